@@ -1,0 +1,92 @@
+"""The three things that travel: an Event goes in, a Reconstruction comes out, a Truth is known where the event was simulated."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icestream.detector import DOM_COUNT
+
+MAX_PULSES = 200_000  # the brightest events of the competition have some 10^5 pulses; more is a damaged entry
+INT64 = range(-(2**63), 2**63)
+
+
+class InvalidEvent(ValueError):
+    """An event that can never be reconstructed.
+
+    Attributes:
+        reason: one of a few words, fit for a metric's label.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Event:
+    """The pulses of one trigger. Checks itself; arrays are read-only by convention.
+
+    An event is known by the pair (run_id, event_id): a second pass over the same data is another run.
+
+    Raises:
+        InvalidEvent: empty, absurdly large, columns of unequal length, unknown sensor, or a number that is not finite.
+    """
+
+    run_id: int  # int64
+    event_id: int  # int64
+    emitted_ns: int  # Unix time at which the emitter wrote it, ns
+    sensor_id: NDArray[np.int16]  # (pulses,) 0…5159
+    time_ns: NDArray[np.float32]  # (pulses,) ns since the start of the readout window; exact below 2^24 ns
+    charge_pe: NDArray[np.float32]  # (pulses,) photo-electrons
+    auxiliary: NDArray[np.bool_]  # (pulses,) False = passed hard local coincidence
+
+    def __post_init__(self) -> None:
+        count = len(self.sensor_id)
+        if not len(self.time_ns) == len(self.charge_pe) == len(self.auxiliary) == count:
+            raise InvalidEvent("ragged", "sensor_id, time, charge and auxiliary differ in length")
+        if count == 0:
+            raise InvalidEvent("empty", "an event needs at least one pulse")
+        if count > MAX_PULSES:
+            raise InvalidEvent("too_large", f"{count} pulses, at most {MAX_PULSES} are accepted")
+        if self.sensor_id.min() < 0 or self.sensor_id.max() >= DOM_COUNT:
+            raise InvalidEvent("unknown_sensor", f"sensor_id must lie in 0…{DOM_COUNT - 1}")
+        # A sum is finite only if every term is; the terms are small enough not to overflow it.
+        if not np.isfinite(self.time_ns.sum(dtype=np.float64)) or not np.isfinite(self.charge_pe.sum(dtype=np.float64)):
+            raise InvalidEvent("not_finite", "time and charge must be finite numbers")
+
+    @property
+    def n_pulses(self) -> int:
+        """Number of pulses."""
+        return len(self.sensor_id)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The direction an event really had. Never shown to the bridge."""
+
+    run_id: int
+    event_id: int
+    azimuth: float  # rad, [0, 2π)
+    zenith: float  # rad, [0, π]
+    kind: str = ""  # "through-going", "starting", "cascade", or "" where it is not known
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the stream answers for one event."""
+
+    run_id: int
+    event_id: int
+    direction: tuple[float, float, float]  # unit vector to where the particle came from
+    kappa: float  # von Mises–Fisher concentration, ≥ 0
+    linefit: tuple[float, float, float]  # unit vector of the LineFit first guess; zeros where it is undefined
+    n_pulses: int  # pulses of the event
+    n_used: int  # pulses the model was given
+    model: str
+    model_version: str
+    emitted_ns: int  # Unix times in ns: written by the emitter,
+    read_ns: int  # read by the bridge,
+    sent_ns: int  # sent to Triton,
+    answered_ns: int  # answered by Triton,
+    stored_ns: int  # handed to Redis to be stored

@@ -42,7 +42,7 @@ class HeldOut:
         truth, kind, number = [], [], 0
         while len(self.events) < events:
             chunk = numpy_chunk(ice, seed, number)
-            self.events += events_of(chunk, first_id=len(self.events))
+            self.events += events_of(chunk, number=number)
             truth.append(chunk.came_from)
             kind.append(chunk.kind)
             number += 1

@@ -73,7 +73,8 @@ class Features(NamedTuple):
 def fourier(x: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
     """(...,) → (..., dim): sines, then cosines, of x at dim/2 frequencies from 1 down to almost 1/base."""
     half = dim // 2
-    frequency = torch.exp(torch.arange(half, device=x.device) * (-math.log(base) / half))
+    # Constants, not an exp in the graph: an argument is some 1000 rad, so a frequency's last bit would show in the answer.
+    frequency = torch.tensor([math.exp(-k * math.log(base) / half) for k in range(half)], device=x.device)
     phase = x.unsqueeze(-1) * frequency
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 

@@ -39,24 +39,27 @@ def numpy_chunk(ice: Ice, seed: int, number: int) -> Chunk:
     return simulate_chunk(ice, NumpyDraws(np.random.default_rng([seed, number])))
 
 
-def events_of(chunk: Chunk, run_id: int = 0, first_id: int = 0) -> list[Event]:
-    """The accepted events of a chunk, event_id counting up from `first_id`."""
+def events_of(chunk: Chunk, run_id: int = 0, number: int = 0) -> list[Event]:
+    """The accepted events of chunk `number`; an event_id tells its chunk: number·CHUNK + place among the accepted."""
     pulses = chunk.pulses
     sensor_id, time, charge = pulses.sensor_id.astype(np.int16), pulses.time_ns.astype(np.float32), pulses.charge_pe
     edges = np.searchsorted(pulses.event, np.arange(len(chunk.kind) + 1)).tolist()
     return [
-        Event(run_id, first_id + index, 0, sensor_id[low:high], time[low:high], charge[low:high], pulses.auxiliary[low:high])
+        Event(run_id, number * CHUNK + index, 0, sensor_id[low:high], time[low:high], charge[low:high], pulses.auxiliary[low:high])
         for index, (low, high) in enumerate(pairwise(edges))
     ]
 
 
-def simulated_events(detector: Detector, seed: int, run_id: int) -> Iterator[tuple[Event, Truth]]:
-    """Events with their truth, event_id counting from 0. The same seed gives the same events, always."""
+def simulated_events(detector: Detector, seed: int, run_id: int, after: int | None = None) -> Iterator[tuple[Event, Truth]]:
+    """Events with their truth. The same seed gives the same events, always.
+
+    Args:
+        after: begin behind this event_id.
+    """
     ice = Ice(detector, NumpyDraws(np.random.default_rng()))
-    first_id = 0
-    for number in count():
+    for number in count(0 if after is None else after // CHUNK):
         chunk = numpy_chunk(ice, seed, number)
         azimuth, zenith = direction.to_angles(chunk.came_from)
-        for index, event in enumerate(events_of(chunk, run_id, first_id)):
-            yield event, Truth(run_id, event.event_id, float(azimuth[index]), float(zenith[index]), KINDS[chunk.kind[index]])
-        first_id += len(chunk.kind)
+        for index, event in enumerate(events_of(chunk, run_id, number)):
+            if after is None or event.event_id > after:
+                yield event, Truth(run_id, event.event_id, float(azimuth[index]), float(zenith[index]), KINDS[chunk.kind[index]])

@@ -1,0 +1,50 @@
+"""`python -m emitter`: the composition of cube 1."""
+
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from emitter.emission import Emission
+from emitter.metrics import EmitterMetrics
+from emitter.pacing import Pacing
+from emitter.publisher import Publisher
+from emitter.settings import EmitterSettings
+from emitter.source import Replay, Simulation, Source
+from icestream.detector import DetectorFileError, load_detector
+from icestream.kaggle import KaggleError
+from icestream.settings import load
+from icestream.telemetry import configure_logs
+
+
+def main() -> None:
+    settings = load(EmitterSettings, "emitter")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    log = configure_logs("emitter")
+    metrics = EmitterMetrics(CollectorRegistry())
+    metrics.serve(settings.metrics_host, settings.metrics_port)
+    rate = None if settings.rate == "max" else settings.rate
+    metrics.target(rate)
+    run_id = time.time_ns() // 1_000_000 if settings.run_id is None else settings.run_id
+    try:
+        source = _source(settings)
+        emission = Emission(Publisher(settings.redis_url, run_id), Pacing(rate, np.random.default_rng(settings.seed)), metrics, log, stop)
+        emission.run(source, run_id, settings.count, settings.max_backlog)
+    except (KaggleError, DetectorFileError) as error:
+        sys.exit(f"emitter: {error}")
+
+
+def _source(settings: EmitterSettings) -> Source:
+    if settings.source == "simulate":
+        return Simulation(load_detector(settings.geometry, settings.ice), settings.seed)
+    return Replay(Path(settings.source.removeprefix("kaggle:")), settings.loop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The competition's files ⇄ events: `batch_N.parquet` with one row per pulse, `*_meta.parquet` with the truth.
+
+A folder holds the files directly or as the competition ships them (train/batch_1.parquet, train_meta.parquet).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from icestream.event import Event, InvalidEvent, Truth
+
+PULSE_COLUMNS = ["event_id", "sensor_id", "time", "charge", "auxiliary"]
+EVENTS_PER_FILE = 200_000
+
+
+class KaggleError(ValueError):
+    """A folder that cannot be replayed; the message names the file, the cause and the cure."""
+
+
+@dataclass(frozen=True)
+class KaggleFolder:
+    """A folder that was found to hold pulses."""
+
+    batches: list[Path]  # in the order of their numbers
+    truth: dict[int, tuple[float, float]]  # event_id → azimuth, zenith (rad); empty for a test set
+
+    def events(self, run_id: int, after: int | None = None) -> Iterator[tuple[Event, Truth | None]]:
+        """All events, in the files' order.
+
+        Args:
+            after: leave out everything up to and including this event_id.
+
+        Raises:
+            KaggleError: a file is damaged, or an event cannot be one.
+        """
+        for path in self.batches:
+            table = _read(path, PULSE_COLUMNS)
+            event_id = table["event_id"].to_numpy()
+            edges = np.concatenate([[0], np.flatnonzero(np.diff(event_id)) + 1, [len(event_id)]])
+            if after is not None:
+                passed = np.flatnonzero(event_id == after)
+                if len(passed) == 0:
+                    continue
+                edges = edges[edges > passed[-1]]
+                after = None
+            sensor_id, time = _column(path, table, "sensor_id", np.int16), _column(path, table, "time", np.float32)
+            charge, auxiliary = _column(path, table, "charge", np.float32), _column(path, table, "auxiliary", np.bool_)
+            for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+                number, part = int(event_id[low]), slice(low, high)
+                try:
+                    event = Event(run_id, number, 0, sensor_id[part], time[part], charge[part], auxiliary[part])
+                except InvalidEvent as error:
+                    raise KaggleError(f"{path}: event {number}: {error}") from None
+                angles = self.truth.get(number)
+                yield event, None if angles is None else Truth(run_id, number, *angles)
+
+
+def open_folder(folder: Path) -> KaggleFolder:
+    """Find the pulses and the truth in a folder.
+
+    Raises:
+        KaggleError: there is nothing to replay, or a file has other columns than the competition's.
+    """
+    if not folder.is_dir():
+        raise KaggleError(f"{folder}: no such folder; name one that holds batch_1.parquet or train/batch_1.parquet")
+    numbered = {}
+    for path in [*folder.glob("batch_*.parquet"), *folder.glob("train/batch_*.parquet"), *folder.glob("test/batch_*.parquet")]:
+        if match := re.fullmatch(r"batch_(\d+)\.parquet", path.name):
+            numbered[(int(match[1]), path.parent.name)] = path
+    if not numbered:
+        raise KaggleError(f"{folder}: no batch_N.parquet in it, nor in its train/ or test/")
+    for path in numbered.values():
+        _check_columns(path, PULSE_COLUMNS)
+    truth: dict[int, tuple[float, float]] = {}
+    for meta in sorted(folder.glob("*meta.parquet")):
+        if {"event_id", "azimuth", "zenith"} <= set(pq.read_schema(meta).names):
+            table = _read(meta, ["event_id", "azimuth", "zenith"])
+            truth.update(zip(table["event_id"].to_pylist(), zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True), strict=True))
+    return KaggleFolder([numbered[key] for key in sorted(numbered)], truth)
+
+
+def write_folder(folder: Path, events: Iterable[tuple[Event, Truth]]) -> None:
+    """Write simulated events in the competition's form: train/batch_N.parquet and train_meta.parquet."""
+    (folder / "train").mkdir(parents=True, exist_ok=True)
+    metas = []
+    remaining = iter(events)
+    for number in count(1):
+        part = list(islice(remaining, EVENTS_PER_FILE))
+        if not part:
+            break
+        lengths = np.array([event.n_pulses for event, _ in part])
+        ends = np.cumsum(lengths)
+        ids = np.array([event.event_id for event, _ in part], np.int64)
+        pulses = pa.table({
+            "event_id": np.repeat(ids, lengths),
+            "sensor_id": np.concatenate([event.sensor_id for event, _ in part]).astype(np.int16),
+            "time": np.concatenate([event.time_ns for event, _ in part]).astype(np.int64),
+            "charge": np.concatenate([event.charge_pe for event, _ in part]).astype(np.float64),
+            "auxiliary": np.concatenate([event.auxiliary for event, _ in part]),
+        })  # fmt: skip
+        pq.write_table(pulses, folder / "train" / f"batch_{number}.parquet")
+        metas.append(pa.table({
+            "batch_id": np.full(len(part), number, np.int32),
+            "event_id": ids,
+            "first_pulse_index": ends - lengths,
+            "last_pulse_index": ends - 1,
+            "azimuth": [truth.azimuth for _, truth in part],
+            "zenith": [truth.zenith for _, truth in part],
+        }))  # fmt: skip
+    pq.write_table(pa.concat_tables(metas), folder / "train_meta.parquet")
+
+
+def _check_columns(path: Path, wanted: list[str]) -> None:
+    try:
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise KaggleError(f"{path}: not a readable Parquet file ({error})") from None
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise KaggleError(f"{path}: column {missing[0]} is missing; expected {', '.join(wanted)}")
+
+
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=columns, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise KaggleError(f"{path}: cannot be read ({error})") from None
+
+
+def _column(path: Path, table: pa.Table, name: str, dtype: type[np.generic]) -> NDArray[np.generic]:
+    column = table[name]
+    if column.null_count:
+        raise KaggleError(f"{path}: column {name} has {column.null_count} empty values")
+    if name == "sensor_id" and len(column) and (pc.min(column).as_py() < 0 or pc.max(column).as_py() > np.iinfo(np.int16).max):
+        raise KaggleError(f"{path}: column sensor_id has values that are no sensor")
+    return column.to_numpy().astype(dtype)

@@ -1,0 +1,43 @@
+"""Settings of a process: typed, frozen, from the environment or the command line, and nothing unknown."""
+
+import difflib
+import os
+import sys
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseSettings):
+    """Base of each process's settings; a subclass sets `env_prefix`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True)
+
+
+def load(settings: type[S], program: str) -> S:
+    """Settings from the environment, overridden by the command line; a slip ends the program with a sentence."""
+    try:
+        refuse_unknown(settings)
+        return settings(**{"_cli_parse_args": True, "_cli_prog_name": program})
+    except ValidationError as error:
+        prefix = settings.model_config["env_prefix"]
+        for problem in error.errors():
+            name = "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{program}: {prefix}{name}: {problem['msg']} (got {problem.get('input')!r})", file=sys.stderr)
+        sys.exit(2)
+    except ValueError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def refuse_unknown(settings: type[Settings], environment: Any = os.environ) -> None:
+    """Raise ValueError for a variable that bears the process's prefix but names no setting."""
+    prefix = settings.model_config["env_prefix"]
+    known = [prefix + name.upper() for name in settings.model_fields]
+    for name in environment:
+        if name.startswith(prefix) and name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise ValueError(f"unknown setting {name}" + (f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"))

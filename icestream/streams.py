@@ -1,0 +1,25 @@
+"""The streams in Redis, who reads them, and how to connect."""
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+EVENTS = "icestream:events"  # emitter → bridge; an entry leaves when its result is stored, so its length is the backlog
+TRUTH = "icestream:truth"  # emitter → recorder; an entry leaves when it is recorded
+DIRECTIONS = "icestream:directions"  # bridge → recorder and anyone who reads
+REJECTED = "icestream:rejected"  # entries that can never succeed, with reason and bytes
+DONE = "icestream:done"  # prefix of the sets of lately finished (run_id, event_id)
+EMITTED = "icestream:emitted"  # prefix of the hashes that say how far each emitter's run has come
+
+BRIDGE_GROUP = "bridge"  # reads EVENTS
+RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
+
+REJECTED_KEPT = 10_000  # entries; the counters go on beyond
+
+SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
+BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop is noticed
+
+
+def connect(url: str) -> "Redis[bytes]":
+    """A client for asyncio that never retries by itself: a write that is sent twice is the caller's decision."""
+    return Redis.from_url(url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 0))

@@ -10,6 +10,7 @@ DIRECTIONS = "icestream:directions"  # bridge → recorder and anyone who reads
 REJECTED = "icestream:rejected"  # entries that can never succeed, with reason and bytes
 DONE = "icestream:done"  # prefix of the sets of lately finished (run_id, event_id)
 EMITTED = "icestream:emitted"  # prefix of the hashes that say how far each emitter's run has come
+MODEL = "icestream:model"  # prefix of the hashes that say what a bridge found served: MODEL:name
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH

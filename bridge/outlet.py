@@ -1,0 +1,79 @@
+"""Stores what became of an event and removes its entry: one atomic step in Redis, so it happens exactly once.
+
+All calls may be repeated until they return: an entry that is no longer pending is passed over.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from bridge.inference import Model
+from icestream import streams, wire
+from icestream.event import Reconstruction
+
+DONE_SPAN_S = 300  # finished events are remembered for one to two of these: far longer than a write is tried again
+
+# KEYS: events, directions, prefix of the done sets. ARGV: group, field, span, then entry id, event's name, result of each.
+# Returns for each entry 1 = stored, 2 = a result for this event was there, 0 = another bridge was faster.
+_STORE = """
+local span = tonumber(ARGV[3])
+local now = math.floor(tonumber(redis.call('TIME')[1]) / span)
+local current, previous = KEYS[3] .. ':' .. now, KEYS[3] .. ':' .. (now - 1)
+local outcomes = {}
+for i = 4, #ARGV, 3 do
+    local outcome = 0
+    if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
+        redis.call('XDEL', KEYS[1], ARGV[i])
+        outcome = 2
+        if redis.call('SISMEMBER', previous, ARGV[i + 1]) == 0 and redis.call('SADD', current, ARGV[i + 1]) == 1 then
+            redis.call('XADD', KEYS[2], '*', ARGV[2], ARGV[i + 2])
+            outcome = 1
+        end
+    end
+    outcomes[#outcomes + 1] = outcome
+end
+redis.call('EXPIRE', current, 2 * span)
+return outcomes
+"""
+
+# KEYS: events, rejected. ARGV: group, kept, entry id, field, payload, reason, detail, tries. Returns 1 if it was rejected now.
+_REJECT = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[3]) == 0 then return 0 end
+redis.call('XDEL', KEYS[1], ARGV[3])
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', ARGV[4], ARGV[5], 'reason', ARGV[6], 'detail', ARGV[7], 'tries', ARGV[8], 'entry', ARGV[3])
+return 1
+"""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What became of the results of one call."""
+
+    duplicates: int  # an earlier entry of the same event has a result
+    taken_over: int  # another bridge was faster
+
+
+class Outlet:
+    """Where results and rejected entries go."""
+
+    def __init__(self, redis: "Redis[bytes]"):
+        self._redis = redis
+        self._store, self._reject = redis.register_script(_STORE), redis.register_script(_REJECT)
+
+    async def store(self, results: Sequence[tuple[bytes, Reconstruction]]) -> Stored:
+        """Store results, each with the id of its event's entry; raises redis.RedisError if it is not known that they are."""
+        arguments: list[bytes | str | int] = [streams.BRIDGE_GROUP, wire.FIELD, DONE_SPAN_S]
+        for entry_id, result in results:
+            arguments += [entry_id, f"{result.run_id}:{result.event_id}", wire.RECONSTRUCTION.encode(result)]
+        outcomes = await self._store(keys=[streams.EVENTS, streams.DIRECTIONS, streams.DONE], args=arguments)
+        return Stored(duplicates=outcomes.count(2), taken_over=outcomes.count(0))
+
+    async def announce(self, model: Model) -> None:
+        """Tell which weights are served, so that results can be traced to them."""
+        await self._redis.hset(f"{streams.MODEL}:{model.name}", mapping={"checkpoint": model.checkpoint, "max_pulses": model.max_pulses})
+
+    async def reject(self, entry_id: bytes, payload: bytes, reason: str, detail: str, tries: int) -> bool:
+        """Put an entry aside for good; False if another bridge has dealt with it."""
+        arguments = [streams.BRIDGE_GROUP, streams.REJECTED_KEPT, entry_id, wire.FIELD, payload, reason, detail, tries]
+        return bool(await self._reject(keys=[streams.EVENTS, streams.REJECTED], args=arguments))

@@ -1,0 +1,127 @@
+"""Reads results and truths, joins them, and puts a window of them into the spool every few seconds.
+
+Results are acknowledged after they are on disk; after a crash in between they come again and are known by the spool's
+position. A truth is in its stream before its event, so whoever reads results first and truths then misses none.
+"""
+
+from collections import deque
+
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from bridge.recorder.metrics import RecorderMetrics
+from bridge.recorder.spool import Spool
+from icestream import streams, wire
+from icestream.event import InvalidEvent, Reconstruction, Truth
+from icestream.predictions import table
+
+CONSUMER = "recorder"  # there is one
+READ_AT_ONCE = 2000
+WINDOW_ROWS = 10_000  # a window is closed early when it has so many
+KEPT_DIRECTIONS = 10_000  # recorded entries that stay in the stream for others to read
+KEPT_TRUTHS = 200_000  # truths that may wait for a result; those of rejected events never get one
+
+EntryId = tuple[int, int]
+
+
+class Collector:
+    """One reader of DIRECTIONS and TRUTH. Every method may raise redis.RedisError and be called again."""
+
+    def __init__(self, redis: "Redis[bytes]", spool: Spool, metrics: RecorderMetrics):
+        self._redis, self._spool, self._metrics = redis, spool, metrics
+        self._results: dict[bytes, Reconstruction | None] = {}  # entries of the open window; None where undecodable
+        self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry, truth
+        self._settled: list[bytes] = []  # truth entries to acknowledge with the window
+        self._recorded: deque[bytes] = deque(maxlen=KEPT_DIRECTIONS)
+
+    def prepare(self) -> None:
+        """Join the groups and take up what an earlier recorder has read but not recorded."""
+        for stream in (streams.DIRECTIONS, streams.TRUTH):
+            try:
+                self._redis.xgroup_create(stream, streams.RECORDER_GROUP, id="0", mkstream=True)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+        position = self._spool.position()
+        for entry_id, data in self._read(streams.DIRECTIONS, "0"):
+            if _order(entry_id) <= position:
+                self._redis.xack(streams.DIRECTIONS, streams.RECORDER_GROUP, entry_id)
+            else:
+                self._add_result(entry_id, data)
+        for entry_id, data in self._read(streams.TRUTH, "0"):
+            self._add_truth(entry_id, data)
+
+    def read(self, block_ms: int | None) -> int:
+        """Take up new results, waiting for at most `block_ms` (None: not at all), and the truths there are; returns how many results."""
+        entries = self._read(streams.DIRECTIONS, ">", READ_AT_ONCE, block_ms)
+        for entry_id, data in entries:
+            self._add_result(entry_id, data)
+        while truths := self._read(streams.TRUTH, ">", READ_AT_ONCE):
+            for entry_id, data in truths:
+                self._add_truth(entry_id, data)
+        self._metrics.unmatched(len(self._truths))
+        return len(entries)
+
+    @property
+    def full(self) -> bool:
+        """The open window should be closed now."""
+        return len(self._results) >= WINDOW_ROWS
+
+    def close_window(self) -> None:
+        """Put the open window into the spool and acknowledge its entries."""
+        if not self._results:
+            return
+        results = [result for result in self._results.values() if result is not None]
+        last = max(map(_order, self._results))
+        if last > self._spool.position():  # else an earlier call wrote it and failed to acknowledge
+            found = [self._truths.get((result.run_id, result.event_id)) for result in results]
+            if results:
+                self._spool.write(table(results, [pair[1] if pair else None for pair in found]), last)
+            self._metrics.spooled(len(results), sum(pair is not None for pair in found))
+        for result in results:
+            if pair := self._truths.pop((result.run_id, result.event_id), None):
+                self._settled.append(pair[0])
+        while len(self._truths) > KEPT_TRUTHS:
+            self._settled.append(self._truths.pop(next(iter(self._truths)))[0])
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(streams.DIRECTIONS, streams.RECORDER_GROUP, *self._results)
+            if self._settled:
+                pipe.xack(streams.TRUTH, streams.RECORDER_GROUP, *self._settled)
+                pipe.xdel(streams.TRUTH, *self._settled)
+            if len(self._recorded) == KEPT_DIRECTIONS:
+                pipe.xtrim(streams.DIRECTIONS, minid=self._recorded[0])
+            pipe.execute()
+        self._recorded.extend(self._results)
+        self._results.clear()
+        self._settled.clear()
+
+    def _read(self, stream: str, start: str, count: int | None = None, block_ms: int | None = None) -> list[tuple[bytes, bytes]]:
+        answer = self._redis.xreadgroup(streams.RECORDER_GROUP, CONSUMER, {stream: start}, count=count, block=block_ms)
+        return [(entry_id, (fields or {}).get(wire.FIELD, b"")) for _, entries in answer for entry_id, fields in entries]
+
+    def _add_result(self, entry_id: bytes, data: bytes) -> None:
+        try:
+            self._results[entry_id] = wire.RECONSTRUCTION.decode(data)
+        except InvalidEvent:
+            self._metrics.undecodable()
+            self._results[entry_id] = None
+
+    def _add_truth(self, entry_id: bytes, data: bytes) -> None:
+        try:
+            truth = wire.TRUTH.decode(data)
+        except InvalidEvent:
+            self._metrics.undecodable()
+            self._settled.append(entry_id)
+            return
+        earlier = self._truths.pop((truth.run_id, truth.event_id), None)
+        if earlier and earlier[0] != entry_id:
+            self._settled.append(earlier[0])
+        self._truths[(truth.run_id, truth.event_id)] = (entry_id, truth)
+
+
+def _order(entry_id: bytes) -> EntryId:
+    milliseconds, sequence = entry_id.split(b"-")
+    return int(milliseconds), int(sequence)

@@ -1,0 +1,38 @@
+"""What is told of the results of a few seconds: the points of MLflow's charts."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from icestream.predictions import latency_s, numbers
+
+
+def aggregates(rows: pa.Table) -> dict[str, float]:
+    """Metrics of one window's results, by name; there must be a row."""
+    stored = numbers(rows, "stored_ns")
+    span_s = max((stored.max() - stored.min()) * 1e-9, 1e-3)
+    latency = latency_s(rows)
+    values = {
+        "events": float(rows.num_rows),
+        "stream/events_per_second": rows.num_rows / span_s if rows.num_rows > 1 else 0.0,
+        "stream/pulses_mean": float(numbers(rows, "n_pulses").mean()),
+        "stream/cut_share": float(np.mean(numbers(rows, "n_used") < numbers(rows, "n_pulses"))),
+        "latency/p50_seconds": float(np.quantile(latency, 0.5)),
+        "latency/p95_seconds": float(np.quantile(latency, 0.95)),
+        "latency/p99_seconds": float(np.quantile(latency, 0.99)),
+        "latency/triton_mean_seconds": float((numbers(rows, "answered_ns") - numbers(rows, "sent_ns")).mean() * 1e-9),
+        "direction/cos_zenith_mean": float(np.cos(numbers(rows, "zenith")).mean()),
+        "direction/kappa_mean": float(numbers(rows, "kappa").mean()),
+        "direction/kappa_median": float(np.median(numbers(rows, "kappa"))),
+    }
+    for column, name in (("opening_angle_deg", "network"), ("linefit_opening_angle_deg", "linefit")):
+        groups = {"all": rows, "cascades": rows.filter(pc.equal(rows["kind"], "cascade")), "tracks": rows.filter(pc.is_in(rows["kind"], _TRACKS))}
+        for group, members in groups.items():
+            angles = numbers(members, column)
+            if len(angles):
+                values[f"truth/{name}_{group}_mean_deg"] = float(angles.mean())
+                values[f"truth/{name}_{group}_median_deg"] = float(np.median(angles))
+    return values
+
+
+_TRACKS = pa.array(["through-going", "starting"])

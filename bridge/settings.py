@@ -1,0 +1,28 @@
+"""The bridge's settings."""
+
+import os
+import socket
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from icestream.settings import Settings
+
+
+class BridgeSettings(Settings):
+    """Reconstruct the stream's events with a model that Triton serves."""
+
+    model_config = SettingsConfigDict(env_prefix="ICESTREAM_BRIDGE_")
+
+    redis_url: str = Field("redis://127.0.0.1:6379", description="where the streams live")
+    triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service")
+    model: str = Field("icemix", description="the model's name in Triton's repository")
+    max_batch: int = Field(32, ge=1, description="events in one request, at most")
+    in_flight: int = Field(4, ge=1, description="requests that Triton is given at a time, at most")
+    max_held: int = Field(1024, ge=1, description="events read and not yet stored, at most")
+    request_timeout_s: float = Field(60.0, gt=0, description="seconds after which a request counts as lost and is sent again")
+    claim_idle_s: float = Field(10.0, ge=0.5, description="seconds without a sign of life after which another bridge's events are taken over")
+    drain_s: float = Field(20.0, ge=0, description="seconds to finish what is in flight after SIGTERM; the rest goes to other bridges")
+    consumer: str = Field(f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges")
+    metrics_host: str = Field("127.0.0.1", description="address of /metrics")
+    metrics_port: int = Field(9102, ge=0, le=65535, description="port of /metrics")

@@ -1,0 +1,76 @@
+"""The table of results as it is recorded: one row per event, its columns named once, and what is read from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from icestream import direction
+from icestream.event import Reconstruction, Truth
+
+SCHEMA = pa.schema([
+    ("run_id", pa.int64()),
+    ("event_id", pa.int64()),
+    ("azimuth", pa.float64()),  # rad
+    ("zenith", pa.float64()),  # rad
+    ("kappa", pa.float64()),
+    ("n_pulses", pa.int32()),
+    ("n_used", pa.int32()),
+    ("linefit_azimuth", pa.float64()),  # rad, null where LineFit is undefined
+    ("linefit_zenith", pa.float64()),
+    ("true_azimuth", pa.float64()),  # rad, null where the truth is not known
+    ("true_zenith", pa.float64()),
+    ("kind", pa.string()),
+    ("opening_angle_deg", pa.float64()),  # null where the truth is not known
+    ("linefit_opening_angle_deg", pa.float64()),
+    ("model", pa.string()),
+    ("model_version", pa.string()),
+    ("emitted_ns", pa.int64()),  # Unix times
+    ("read_ns", pa.int64()),
+    ("sent_ns", pa.int64()),
+    ("answered_ns", pa.int64()),
+    ("stored_ns", pa.int64()),
+])  # fmt: skip
+
+
+def table(results: Sequence[Reconstruction], truths: Sequence[Truth | None]) -> pa.Table:
+    """Results with the truth of each, where it is known."""
+    vector = np.array([result.direction for result in results]).reshape(-1, 3)
+    guess = np.array([result.linefit for result in results]).reshape(-1, 3)
+    known = np.array([truth is not None for truth in truths], bool)
+    true_azimuth = np.array([truth.azimuth if truth else np.nan for truth in truths])
+    true_zenith = np.array([truth.zenith if truth else np.nan for truth in truths])
+    true_vector = direction.to_vector(true_azimuth, true_zenith)
+    guessed = guess.any(axis=1)
+    columns: dict[str, Any] = {name: [getattr(result, name) for result in results] for name in SCHEMA.names if name in Reconstruction.__dataclass_fields__}
+    columns["azimuth"], columns["zenith"] = direction.to_angles(vector)
+    for name, values in zip(("linefit_azimuth", "linefit_zenith"), direction.to_angles(guess), strict=True):
+        columns[name] = _nullable(values, guessed)
+    columns["true_azimuth"], columns["true_zenith"] = _nullable(true_azimuth, known), _nullable(true_zenith, known)
+    columns["kind"] = [truth.kind if truth else None for truth in truths]
+    columns["opening_angle_deg"] = _nullable(np.degrees(direction.opening_angle(vector, true_vector)), known)
+    columns["linefit_opening_angle_deg"] = _nullable(np.degrees(direction.opening_angle(guess, true_vector)), known & guessed)
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def numbers(rows: pa.Table, name: str) -> NDArray[np.float64]:
+    """The values of a column that are not null."""
+    values: NDArray[np.float64] = rows[name].drop_null().to_numpy().astype(np.float64)
+    return values
+
+
+def latency_s(rows: pa.Table) -> NDArray[np.float64]:
+    """Seconds from emitted to stored of each row."""
+    seconds: NDArray[np.float64] = (numbers(rows, "stored_ns") - numbers(rows, "emitted_ns")) * 1e-9
+    return seconds
+
+
+def mean_median(values: NDArray[np.float64]) -> dict[str, float] | None:
+    """Mean and median, or None of nothing."""
+    return {"mean": float(values.mean()), "median": float(np.median(values))} if len(values) else None
+
+
+def _nullable(values: NDArray[np.float64], known: NDArray[np.bool_]) -> pa.Array:
+    return pa.array(values, mask=~known)

@@ -8,6 +8,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from icestream.event import Event
+from icestream.tensors import padded_length
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,6 @@ class Batch:
         """The batch cut in two; it must have at least two events."""
         middle = len(self.items) // 2
         return Batch(self.items[:middle], self.length), Batch(self.items[middle:], self.length)
-
-
-def padded_length(n_pulses: int, limit: int) -> int:
-    """The length an event is padded to: the next multiple of 16, of 32 above 128, of 64 above 256; at most the limit."""
-    step = 16 if n_pulses <= 128 else 32 if n_pulses <= 256 else 64
-    return min(-(-n_pulses // step) * step, limit)
 
 
 class Waiting:

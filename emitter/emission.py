@@ -49,6 +49,7 @@ class Emission:
         self._log.info("emitting", run_id=run_id, already_emitted=emitted, limit=limit)
         events = Ahead(islice(source.events(run_id, position), None if limit is None else max(limit - emitted, 0)))
         backlog = self._persistently(self._publisher.backlog)
+        self._pacing.start()
         while not self._stop.is_set():
             self._metrics.beat()
             if backlog >= max_backlog:
@@ -92,20 +93,21 @@ class Ahead(Iterator[Pair]):
     """A source's events, made ahead of time by a thread."""
 
     def __init__(self, events: Iterator[Pair]):
-        self._ready: queue.Queue[Pair | BaseException | None] = queue.Queue(READY_EVENTS)
+        self._ready: queue.Queue[Pair | BaseException] = queue.Queue(READY_EVENTS)
         threading.Thread(target=self._fill, args=(events,), daemon=True).start()
+        self._next = self._ready.get()  # the first event is there when this returns
 
     def _fill(self, events: Iterator[Pair]) -> None:
         try:
             for pair in events:
                 self._ready.put(pair)
-            self._ready.put(None)
-        except BaseException as error:  # raised again where the events are taken
+            self._ready.put(StopIteration())
+        except Exception as error:  # raised again where the events are taken
             self._ready.put(error)
 
     def __next__(self) -> Pair:
-        item = self._ready.get()
-        if item is None or isinstance(item, BaseException):
-            self._ready.put(item)
-            raise StopIteration if item is None else item
+        item = self._next
+        if isinstance(item, BaseException):
+            raise item
+        self._next = self._ready.get()
         return item

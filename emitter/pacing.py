@@ -21,6 +21,10 @@ class Pacing:
         self._rate, self._generator, self._clock = rate, generator, clock
         self._next = clock()
 
+    def start(self) -> None:
+        """Begin the schedule now."""
+        self._next = self._clock()
+
     def due(self) -> int:
         """How many events are due now; taking them moves the schedule on."""
         if self._rate is None:

@@ -47,6 +47,12 @@ def choose_pulses(auxiliary: NDArray[np.bool_], limit: int, seed: int) -> NDArra
     return np.sort(chosen)
 
 
+def padded_length(n_pulses: int, limit: int) -> int:
+    """The length an event is padded to: the next multiple of 16, of 32 above 128, of 64 above 256; at most the limit."""
+    step = 16 if n_pulses <= 128 else 32 if n_pulses <= 256 else 64
+    return min(-(-n_pulses // step) * step, limit)
+
+
 def pad(events: Sequence[Event], length: int) -> Arrays:
     """A batch of events as the model's inputs.
 

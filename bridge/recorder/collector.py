@@ -76,8 +76,9 @@ class Collector:
         if last > self._spool.position():  # else an earlier call wrote it and failed to acknowledge
             found = [self._truths.get((result.run_id, result.event_id)) for result in results]
             if results:
-                self._spool.write(table(results, [pair[1] if pair else None for pair in found]), last)
-            self._metrics.spooled(len(results), sum(pair is not None for pair in found))
+                rows = table(results, [pair[1] if pair else None for pair in found])
+                self._spool.write(rows, last)
+                self._metrics.spooled(rows)
         for result in results:
             if pair := self._truths.pop((result.run_id, result.event_id), None):
                 self._settled.append(pair[0])

@@ -13,7 +13,6 @@ from pathlib import Path
 from icestream.up.errors import MissingPart
 
 WHEEL = "nvidia-pytriton"
-SHARED_MEMORY_BYTES = 16 << 20  # of each instance's process; it grows when a batch needs more
 
 
 class TritonServer:
@@ -40,6 +39,7 @@ class TritonServer:
         if not self._stub.exists():
             raise MissingPart(f"{WHEEL} {importlib.metadata.version(WHEEL)} has no stub for Python {version}: use Python 3.11 or 3.12")
         self._backends = state_dir / "triton" / "backends"
+        self._shared_memory = f"icestream-{os.getpid()}"  # prefix of the regions through which server and instances talk
 
     def lay_out(self) -> None:
         """Put the backends where the server finds them."""
@@ -57,9 +57,15 @@ class TritonServer:
             f"--backend-directory={self._backends}",
             f"--http-address={host}", f"--http-port={http}",
             f"--grpc-address={host}", f"--grpc-port={grpc}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             f"--metrics-address={host}", f"--metrics-port={metrics}",
             "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
         ]  # fmt: skip
+
+    def clean_up(self) -> None:
+        """Remove the shared memory that killed servers have left."""
+        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
 
     def environment(self) -> dict[str, str]:
         """Variables the server needs. Its embedded Python takes its packages from the `python3` that is first on the PATH."""

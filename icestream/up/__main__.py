@@ -1,0 +1,79 @@
+"""`icestream up`: the whole stream on this machine, without Docker."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from icestream import __version__
+from icestream.up.errors import MissingPart
+from icestream.up.plan import ROOT, Options, Plan
+from icestream.up.session import Session
+from icestream.up.supervisor import PartFailed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="icestream", description="A live stream of neutrino events goes in, directions come out.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True)
+    up = commands.add_parser("up", help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    up.add_argument("--events", type=_positive, default=None, metavar="N", help="end when N events are through (default: run until Ctrl-C)")
+    up.add_argument("--rate", type=_rate, default="100", metavar="R", help="events/s with Poisson gaps, or max")
+    up.add_argument("--source", type=_source, default="simulate", help="simulate, or kaggle:DIR")
+    up.add_argument("--seed", type=int, default=1, help="of the simulation")
+    up.add_argument("--bridges", type=_positive, default=1, help="bridges that share the work")
+    up.add_argument("--state-dir", type=Path, default=Path(".icestream"), help="data, logs, pids.json, pictures")
+    up.add_argument("--report", type=Path, default=None, metavar="FILE", help="the report as JSON (default: STATE_DIR/report.json)")
+    up.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", help="what Triton serves")
+    up.add_argument("--port", type=_port, action="append", default=[], metavar="NAME=NUMBER", help="a port that must be this one; may be given again")
+    given = parser.parse_args()
+    # MLflow's progress bars would break the live table.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    options = Options(
+        given.events, given.rate, given.source, given.seed, given.bridges, given.state_dir,
+        given.report or given.state_dir / "report.json", given.model_repository, dict(given.port),
+    )  # fmt: skip
+    try:
+        status = asyncio.run(_up(options))
+    except (MissingPart, PartFailed) as error:
+        sys.exit(f"icestream: {error}")
+    sys.exit(status)
+
+
+async def _up(options: Options) -> int:
+    return await Session(Plan(options), Console()).run()
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _rate(text: str) -> str:
+    try:
+        if text != "max" and not 0 < float(text) < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither `max` nor a number of events/s above 0") from None
+    return text
+
+
+def _source(text: str) -> str:
+    if text != "simulate" and not text.startswith("kaggle:"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither `simulate` nor `kaggle:DIR`")
+    return text if text == "simulate" else f"kaggle:{Path(text.removeprefix('kaggle:')).resolve()}"
+
+
+def _port(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not number.isdigit() or not 0 < int(number) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER")
+    return name, int(number)
+
+
+if __name__ == "__main__":
+    main()

@@ -47,7 +47,9 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
     log.info("stopped")
 
 
-async def _served_model(triton: Triton, metrics: BridgeMetrics, stopping: asyncio.Event, log: structlog.stdlib.BoundLogger) -> Model | None:
+async def _served_model(
+    triton: Triton, metrics: BridgeMetrics, stopping: asyncio.Event, log: structlog.stdlib.BoundLogger
+) -> Model | None:
     """The model, as soon as Triton serves it; None if a stop came first."""
     while not stopping.is_set():
         metrics.beat()

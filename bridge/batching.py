@@ -57,7 +57,9 @@ class Waiting:
 
     def take(self) -> Batch:
         """The events of the length whose first has waited longest; there must be an event."""
-        length, queue = min(((length, queue) for length, queue in self._queues.items() if queue), key=lambda pair: pair[1][0].read_ns)
+        length, queue = min(
+            ((length, queue) for length, queue in self._queues.items() if queue), key=lambda pair: pair[1][0].read_ns
+        )
         items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
         self._count -= len(items)
         return Batch(items, length)

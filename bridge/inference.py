@@ -69,7 +69,10 @@ class Triton:
         except (InferenceServerException, grpc.RpcError) as error:
             raise TritonAway(str(error)) from None
         for kind, expected in (("inputs", INPUTS), ("outputs", OUTPUTS)):
-            found = {tensor["name"]: (tensor["datatype"], [int(dim) for dim in tensor["shape"]]) for tensor in metadata.get(kind, [])}
+            found = {
+                tensor["name"]: (tensor["datatype"], [int(dim) for dim in tensor["shape"]])
+                for tensor in metadata.get(kind, [])
+            }
             wanted = {name: (datatype, [-1, *dims]) for name, (datatype, dims) in expected.items()}
             for name in wanted.keys() | found.keys():
                 if found.get(name) != wanted.get(name):
@@ -80,8 +83,12 @@ class Triton:
         config = reply["config"]
         parameters = {name: value["string_value"] for name, value in config.get("parameters", {}).items()}
         if not parameters.get("max_pulses", "").isdigit():
-            raise Mismatch(f"model {self._model} does not say how many pulses it takes: its config.pbtxt needs the parameter max_pulses")
-        return Model(self._model, int(parameters["max_pulses"]), int(config["max_batch_size"]), parameters.get("checkpoint", ""))
+            raise Mismatch(
+                f"model {self._model} does not say how many pulses it takes: its config.pbtxt needs the parameter max_pulses"
+            )
+        return Model(
+            self._model, int(parameters["max_pulses"]), int(config["max_batch_size"]), parameters.get("checkpoint", "")
+        )
 
     async def infer(self, inputs: Arrays) -> Answer:
         """Directions of a padded batch.
@@ -96,7 +103,9 @@ class Triton:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         try:
-            result = await self._client.infer(self._model, tensors, outputs=self._outputs, client_timeout=self._timeout_s)
+            result = await self._client.infer(
+                self._model, tensors, outputs=self._outputs, client_timeout=self._timeout_s
+            )
         except InferenceServerException as error:
             state = str(error.status()).removeprefix("StatusCode.")
             if state in _AWAY:

@@ -40,7 +40,7 @@ class Intake:
     renewed and comes back by `claim`.
     """
 
-    def __init__(self, redis: "Redis[bytes]", consumer: str, claim_idle_s: float):
+    def __init__(self, redis: Redis, consumer: str, claim_idle_s: float):
         self._redis, self._consumer, self._idle_ms = redis, consumer, int(claim_idle_s * 1000)
 
     async def prepare(self) -> None:
@@ -53,7 +53,7 @@ class Intake:
 
     async def read(self, count: int) -> list[Entry]:
         """Up to `count` new entries; waits for the first for at most `streams.BLOCK_MS`."""
-        answer = await self._redis.xreadgroup(
+        answer: Any = await self._redis.xreadgroup(
             streams.BRIDGE_GROUP, self._consumer, {streams.EVENTS: ">"}, count=count, block=streams.BLOCK_MS
         )
         now = time.time_ns()
@@ -69,7 +69,12 @@ class Intake:
         if not left:
             return []
         details = await self._redis.xpending_range(
-            streams.EVENTS, streams.BRIDGE_GROUP, left[0][0], left[-1][0], count=max(10 * len(left), 1000), consumername=self._consumer
+            streams.EVENTS,
+            streams.BRIDGE_GROUP,
+            left[0][0],
+            left[-1][0],
+            count=max(10 * len(left), 1000),
+            consumername=self._consumer,
         )
         tries = {detail["message_id"]: int(detail["times_delivered"]) for detail in details}
         now = time.time_ns()
@@ -77,7 +82,7 @@ class Intake:
 
     async def renew(self, held: Iterable[bytes]) -> None:
         """Show that this bridge is alive and still works on these entries."""
-        ids = list(held)
+        ids: list[Any] = list(held)
         if ids:
             await self._redis.xclaim(streams.EVENTS, streams.BRIDGE_GROUP, self._consumer, 0, ids, justid=True)
 
@@ -92,7 +97,9 @@ class Intake:
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still held: those must stay claimable."""
-        waiting = await self._redis.xpending_range(streams.EVENTS, streams.BRIDGE_GROUP, "-", "+", count=1, consumername=self._consumer)
+        waiting = await self._redis.xpending_range(
+            streams.EVENTS, streams.BRIDGE_GROUP, "-", "+", count=1, consumername=self._consumer
+        )
         if not waiting:
             await self._redis.xgroup_delconsumer(streams.EVENTS, streams.BRIDGE_GROUP, self._consumer)
 

@@ -11,27 +11,66 @@ NS = 1e-9
 class BridgeMetrics(ProcessMetrics):
     def __init__(self, registry: CollectorRegistry):
         super().__init__(registry, "bridge")
-        self._events = Counter("icestream_bridge_events_total", "Events by what became of them", ["outcome"], registry=registry)
+        self._events = Counter(
+            "icestream_bridge_events_total", "Events by what became of them", ["outcome"], registry=registry
+        )
         for outcome in ("stored", "rejected", "duplicate", "taken_over"):
             self._events.labels(outcome)
-        self._rejected = Counter("icestream_bridge_rejected_total", "Rejected entries by reason", ["reason"], registry=registry)
-        self._latency = Histogram("icestream_bridge_event_latency_seconds", "From emitted to stored", buckets=LATENCY_BUCKETS, registry=registry)
-        stage = Histogram("icestream_bridge_stage_duration_seconds", "Each stage of an event's way", ["stage"], buckets=LATENCY_BUCKETS, registry=registry)
+        self._rejected = Counter(
+            "icestream_bridge_rejected_total", "Rejected entries by reason", ["reason"], registry=registry
+        )
+        self._latency = Histogram(
+            "icestream_bridge_event_latency_seconds",
+            "From emitted to stored",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        stage = Histogram(
+            "icestream_bridge_stage_duration_seconds",
+            "Each stage of an event's way",
+            ["stage"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
         self._stages = {name: stage.labels(name) for name in ("queued", "waiting", "triton", "store")}
-        self._batch = Histogram("icestream_bridge_batch_size_events", "Events of one request", buckets=COUNT_BUCKETS, registry=registry)
-        self._pulses = Counter("icestream_bridge_pulses_total", "Pulses of events that were sent to Triton", registry=registry)
-        self._slots = Counter("icestream_bridge_padded_pulses_total", "Pulses and padding sent to Triton", registry=registry)
-        self._cut = Counter("icestream_bridge_cut_events_total", "Events with more pulses than the model is given", registry=registry)
-        self._in_flight = Gauge("icestream_bridge_in_flight_requests", "Requests that Triton is working on", registry=registry)
+        self._batch = Histogram(
+            "icestream_bridge_batch_size_events", "Events of one request", buckets=COUNT_BUCKETS, registry=registry
+        )
+        self._pulses = Counter(
+            "icestream_bridge_pulses_total", "Pulses of events that were sent to Triton", registry=registry
+        )
+        self._slots = Counter(
+            "icestream_bridge_padded_pulses_total", "Pulses and padding sent to Triton", registry=registry
+        )
+        self._cut = Counter(
+            "icestream_bridge_cut_events_total", "Events with more pulses than the model is given", registry=registry
+        )
+        self._in_flight = Gauge(
+            "icestream_bridge_in_flight_requests", "Requests that Triton is working on", registry=registry
+        )
         self._held = Gauge("icestream_bridge_held_events", "Events read and not yet stored", registry=registry)
-        self._claimed = Counter("icestream_bridge_claimed_events_total", "Events taken over from another bridge", registry=registry)
-        self._retries = Counter("icestream_bridge_retries_total", "Calls that failed and are tried again", ["target"], registry=registry)
+        self._claimed = Counter(
+            "icestream_bridge_claimed_events_total", "Events taken over from another bridge", registry=registry
+        )
+        self._retries = Counter(
+            "icestream_bridge_retries_total", "Calls that failed and are tried again", ["target"], registry=registry
+        )
         for target in ("redis", "triton"):
             self._retries.labels(target)
-        self._splits = Counter("icestream_bridge_split_requests_total", "Requests that Triton refused and that were halved", registry=registry)
-        self._backlog = Gauge("icestream_stream_backlog_entries", "Entries of the event stream without a result", registry=registry)
-        self._pending = Gauge("icestream_stream_pending_entries", "Entries that some bridge has read and not finished", registry=registry)
-        self._oldest = Gauge("icestream_stream_oldest_pending_age_seconds", "Age of the oldest of those", registry=registry)
+        self._splits = Counter(
+            "icestream_bridge_split_requests_total",
+            "Requests that Triton refused and that were halved",
+            registry=registry,
+        )
+        self._backlog = Gauge(
+            "icestream_stream_backlog_entries", "Entries of the event stream without a result", registry=registry
+        )
+        self._pending = Gauge(
+            "icestream_stream_pending_entries", "Entries that some bridge has read and not finished", registry=registry
+        )
+        self._oldest = Gauge(
+            "icestream_stream_oldest_pending_age_seconds", "Age of the oldest of those", registry=registry
+        )
 
     def stored(self, results: list[Reconstruction], duplicates: int, taken_over: int) -> None:
         self._events.labels("stored").inc(len(results) - duplicates - taken_over)

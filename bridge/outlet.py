@@ -57,7 +57,7 @@ class Stored:
 class Outlet:
     """Where results and rejected entries go."""
 
-    def __init__(self, redis: "Redis[bytes]"):
+    def __init__(self, redis: Redis):
         self._redis = redis
         self._store, self._reject = redis.register_script(_STORE), redis.register_script(_REJECT)
 
@@ -71,9 +71,20 @@ class Outlet:
 
     async def announce(self, model: Model) -> None:
         """Tell which weights are served, so that results can be traced to them."""
-        await self._redis.hset(f"{streams.MODEL}:{model.name}", mapping={"checkpoint": model.checkpoint, "max_pulses": model.max_pulses})
+        await self._redis.hset(
+            f"{streams.MODEL}:{model.name}", mapping={"checkpoint": model.checkpoint, "max_pulses": model.max_pulses}
+        )
 
     async def reject(self, entry_id: bytes, payload: bytes, reason: str, detail: str, tries: int) -> bool:
         """Put an entry aside for good; False if another bridge has dealt with it."""
-        arguments = [streams.BRIDGE_GROUP, streams.REJECTED_KEPT, entry_id, wire.FIELD, payload, reason, detail, tries]
+        arguments: list[bytes | str | int] = [
+            streams.BRIDGE_GROUP,
+            streams.REJECTED_KEPT,
+            entry_id,
+            wire.FIELD,
+            payload,
+            reason,
+            detail,
+            tries,
+        ]
         return bool(await self._reject(keys=[streams.EVENTS, streams.REJECTED], args=arguments))

@@ -20,9 +20,17 @@ class BridgeSettings(Settings):
     max_batch: int = Field(32, ge=1, description="events in one request, at most")
     in_flight: int = Field(4, ge=1, description="requests that Triton is given at a time, at most")
     max_held: int = Field(1024, ge=1, description="events read and not yet stored, at most")
-    request_timeout_s: float = Field(60.0, gt=0, description="seconds after which a request counts as lost and is sent again")
-    claim_idle_s: float = Field(10.0, ge=0.5, description="seconds without a sign of life after which another bridge's events are taken over")
-    drain_s: float = Field(20.0, ge=0, description="seconds to finish what is in flight after SIGTERM; the rest goes to other bridges")
-    consumer: str = Field(f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges")
+    request_timeout_s: float = Field(
+        60.0, gt=0, description="seconds after which a request counts as lost and is sent again"
+    )
+    claim_idle_s: float = Field(
+        10.0, ge=0.5, description="seconds without a sign of life after which another bridge's events are taken over"
+    )
+    drain_s: float = Field(
+        20.0, ge=0, description="seconds to finish what is in flight after SIGTERM; the rest goes to other bridges"
+    )
+    consumer: str = Field(
+        f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges"
+    )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics")
     metrics_port: int = Field(9102, ge=0, le=65535, description="port of /metrics")

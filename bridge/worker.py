@@ -199,7 +199,9 @@ class Worker:
         guesses = linefit(inputs, self._position_m).tolist()
         started, stored_ns = time.monotonic(), time.time_ns()
         results = []
-        for item, direction, kappa, guess in zip(batch.items, answer.direction.tolist(), answer.kappa.tolist(), guesses, strict=True):
+        for item, direction, kappa, guess in zip(
+            batch.items, answer.direction.tolist(), answer.kappa.tolist(), guesses, strict=True
+        ):
             event = item.event
             used = min(event.n_pulses, batch.length)
             result = Reconstruction(

@@ -34,7 +34,13 @@ def main() -> None:
     run_id = time.time_ns() // 1_000_000 if settings.run_id is None else settings.run_id
     try:
         source = _source(settings)
-        emission = Emission(Publisher(settings.redis_url, run_id), Pacing(rate, np.random.default_rng(settings.seed)), metrics, log, stop)
+        emission = Emission(
+            Publisher(settings.redis_url, run_id),
+            Pacing(rate, np.random.default_rng(settings.seed)),
+            metrics,
+            log,
+            stop,
+        )
         emission.run(source, run_id, settings.count, settings.max_backlog)
     except (KaggleError, DetectorFileError) as error:
         sys.exit(f"emitter: {error}")

@@ -34,7 +34,14 @@ class Emission:
         stop: set from outside to end after what is being written.
     """
 
-    def __init__(self, publisher: Publisher, pacing: Pacing, metrics: EmitterMetrics, log: structlog.stdlib.BoundLogger, stop: threading.Event):
+    def __init__(
+        self,
+        publisher: Publisher,
+        pacing: Pacing,
+        metrics: EmitterMetrics,
+        log: structlog.stdlib.BoundLogger,
+        stop: threading.Event,
+    ):
         self._publisher, self._pacing, self._metrics, self._log, self._stop = publisher, pacing, metrics, log, stop
 
     def run(self, source: Source, run_id: int, limit: int | None, max_backlog: int) -> None:

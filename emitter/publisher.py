@@ -1,6 +1,7 @@
 """Writes events and their truth into Redis: all of a batch or nothing, and never twice."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -38,13 +39,16 @@ class Publisher:
     """
 
     def __init__(self, url: str, run_id: int):
-        self._redis = Redis.from_url(url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
+        self._redis = Redis.from_url(
+            url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
         self._script = self._redis.register_script(_PUBLISH)
         self._key = f"{streams.EMITTED}:{run_id}"
 
     def position(self) -> tuple[int, Position | None]:
         """How many events of the run are in the stream, and the last of them."""
-        emitted, run_id, event_id = self._redis.hmget(self._key, "emitted", "run_id", "event_id")
+        values: Any = self._redis.hmget(self._key, "emitted", "run_id", "event_id")
+        emitted, run_id, event_id = values
         return (0, None) if emitted is None else (int(emitted), Position(int(run_id), int(event_id)))
 
     def publish(self, first: int, pairs: Sequence[Pair], now_ns: int) -> int:

@@ -21,13 +21,23 @@ class EmitterSettings(Settings):
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_EMITTER_")
 
     redis_url: str = Field("redis://127.0.0.1:6379", description="where the streams live")
-    source: Annotated[str, AfterValidator(_known_source)] = Field("simulate", description="simulate, or kaggle:DIR for the competition's Parquet files")
-    rate: Annotated[float, Field(gt=0)] | Literal["max"] = Field(100.0, description="events/s with Poisson gaps, or max for as fast as possible")
-    count: int | None = Field(None, ge=1, description="stop after this many events (default: never, or at the end of the files)")
+    source: Annotated[str, AfterValidator(_known_source)] = Field(
+        "simulate", description="simulate, or kaggle:DIR for the competition's Parquet files"
+    )
+    rate: Annotated[float, Field(gt=0)] | Literal["max"] = Field(
+        100.0, description="events/s with Poisson gaps, or max for as fast as possible"
+    )
+    count: int | None = Field(
+        None, ge=1, description="stop after this many events (default: never, or at the end of the files)"
+    )
     loop: bool = Field(False, description="start a replayed folder over at its end; each pass is a run of its own")
     seed: int = Field(1, ge=0, description="of the simulation and of the gaps")
-    run_id: int | None = Field(None, ge=0, description="names this run; one that was begun is continued (default: the time in ms)")
-    geometry: Path | None = Field(None, description="sensor_geometry.csv to simulate with (default: nominal IceCube-86)")
+    run_id: int | None = Field(
+        None, ge=0, description="names this run; one that was begun is continued (default: the time in ms)"
+    )
+    geometry: Path | None = Field(
+        None, description="sensor_geometry.csv to simulate with (default: nominal IceCube-86)"
+    )
     ice: Path | None = Field(None, description="ice_transparency.txt to simulate with")
     max_backlog: int = Field(10_000, ge=1, description="entries in the stream at which the emitter waits")
     metrics_host: str = Field("127.0.0.1", description="address of /metrics")

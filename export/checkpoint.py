@@ -47,14 +47,18 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     elif "config" in metadata:
         config = IceMixConfig(**json.loads(metadata["config"]))
     else:
-        raise CheckpointError(f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}")
+        raise CheckpointError(
+            f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}"
+        )
     network = IceMix(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             here, there = found.get(name, "missing"), wanted.get(name, "unknown")
-            raise CheckpointError(f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network")
+            raise CheckpointError(
+                f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network"
+            )
     network.load_state_dict(state)
     return network.eval(), json.loads(metadata.get("card", "{}"))
 
@@ -63,7 +67,8 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None

@@ -1,7 +1,7 @@
 """How good a network is, beside LineFit, on simulated events it has never seen.
 
-    python export/evaluate.py                       # the shipped weights
-    python export/evaluate.py --checkpoint FILE --events 20000
+python export/evaluate.py                       # the shipped weights
+python export/evaluate.py --checkpoint FILE --events 20000
 """
 
 import argparse
@@ -48,7 +48,9 @@ class HeldOut:
             number += 1
         self.truth = np.concatenate(truth)  # (events, 3)
         self.kind = np.concatenate(kind)  # (events,)
-        self.linefit = np.concatenate([linefit(pad([event], event.n_pulses), self.detector.position_m) for event in self.events])
+        self.linefit = np.concatenate(
+            [linefit(pad([event], event.n_pulses), self.detector.position_m) for event in self.events]
+        )
         # An undefined LineFit counts as a right angle: what guessing gives in the mean.
         self.linefit_deg = np.degrees(opening_angle(self.linefit, self.truth))
         self.linefit_deg[~self.linefit.any(axis=1)] = 90.0
@@ -70,12 +72,19 @@ class HeldOut:
     def groups(self, angle: NDArray[np.float64], kappa: NDArray[np.float64]) -> Angles:
         """The angles of all events, of tracks, of each kind, and of the half with the larger κ."""
         of_kind = {name: angle[self.kind == number] for number, name in enumerate(KINDS)}
-        return {"all": angle, "tracks": angle[self.kind < 2], **of_kind, "confident half": angle[kappa >= np.median(kappa)]}
+        return {
+            "all": angle,
+            "tracks": angle[self.kind < 2],
+            **of_kind,
+            "confident half": angle[kappa >= np.median(kappa)],
+        }
 
 
 def table(network: Angles, reference: Angles) -> str:
     """Mean and median of both, and their ratios, as lines of text."""
-    lines = [f"{'opening angle, degrees':<22} {'events':>7} {'network mean/median':>21} {'LineFit mean/median':>21} {'ratio mean/median':>18}"]
+    lines = [
+        f"{'opening angle, degrees':<22} {'events':>7} {'network mean/median':>21} {'LineFit mean/median':>21} {'ratio mean/median':>18}"
+    ]
     for name, angles in network.items():
         mean, median, other = angles.mean(), np.median(angles), reference[name]
         pair = f"{mean:.1f} / {median:.1f}"
@@ -98,7 +107,9 @@ def main() -> None:
         sys.exit(f"evaluate: {error}")
     print(f"{options.checkpoint.name}: {card or 'no card'}")
     held_out = HeldOut(options.events)
-    angle, kappa = held_out.answers(ServedIceMix(network, held_out.detector).eval(), options.limit or network.config.max_pulses)
+    angle, kappa = held_out.answers(
+        ServedIceMix(network, held_out.detector).eval(), options.limit or network.config.max_pulses
+    )
     print(table(held_out.groups(angle, kappa), held_out.groups(held_out.linefit_deg, kappa)))
 
 

@@ -99,8 +99,17 @@ def raw_features(f: Features) -> Tensor:
     delay = f.time - (weight * f.time).sum(1, keepdim=True)  # (B, L)
     delay = (delay * (TIME_SCALE_NS * LIGHT_M_PER_NS / LENGTH_SCALE_M)).clamp(-4, 4)  # in units of 500 m / c
     # LineFit: the charge-weighted regression of position on time.
-    drift = (weight * delay).unsqueeze(-1).mul(from_centre).sum(1) / ((weight * delay.square()).sum(1, keepdim=True) + 1e-4)
-    per_pulse = [from_centre * 2, delay.unsqueeze(-1) * 2, f.position, f.charge.unsqueeze(-1), f.qe.unsqueeze(-1), f.ice]
+    drift = (weight * delay).unsqueeze(-1).mul(from_centre).sum(1) / (
+        (weight * delay.square()).sum(1, keepdim=True) + 1e-4
+    )
+    per_pulse = [
+        from_centre * 2,
+        delay.unsqueeze(-1) * 2,
+        f.position,
+        f.charge.unsqueeze(-1),
+        f.qe.unsqueeze(-1),
+        f.ice,
+    ]
     share = torch.log10(weight + 1e-4) / 2 + 1
     per_event = torch.cat([torch.tanh(2 * drift), torch.log10(f.n_pulses).unsqueeze(-1) - 2], dim=-1)  # (B, 4)
     return torch.cat([*per_pulse, share.unsqueeze(-1), per_event.unsqueeze(1).expand(-1, f.time.shape[1], -1)], dim=-1)
@@ -114,7 +123,9 @@ class PulseEmbedding(nn.Module):
         self.base, self.small = c.dim_base, c.small
         width = 6 * c.dim_base
         self.aux_emb = nn.Embedding(2, c.dim_base // 2)
-        self.proj = nn.Sequential(nn.Linear(width + RAW_FEATURES * c.small, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, c.dim))
+        self.proj = nn.Sequential(
+            nn.Linear(width + RAW_FEATURES * c.small, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, c.dim)
+        )
 
     def forward(self, f: Features) -> Tensor:
         """→ (B, L, D)"""
@@ -186,7 +197,10 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor, code: Tensor | None, bias: Tensor | None) -> Tensor:
         """x (B, L, D); padding (B, 1, 1, L), 0 or MASKED; code (B, L, L, C); bias (B, H, L, L) → (B, L, D)"""
-        q, k, v = (proj(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for proj in (self.proj_q, self.proj_k, self.proj_v))
+        q, k, v = (
+            proj(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
+            for proj in (self.proj_q, self.proj_k, self.proj_v)
+        )
         q = q * self.head_size**-0.5  # (B, H, L, C)
         scores = q @ k.transpose(-2, -1) + padding  # (B, H, L, L)
         if bias is not None:
@@ -215,7 +229,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
         """x (B, L, D); padding (B, 1, 1, L) → (B, L, D)"""
         joined = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = (part.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2) for part in joined.chunk(3, dim=-1))
+        q, k, v = (
+            part.reshape(*part.shape[:-1], self.heads, self.head_size).transpose(1, 2)
+            for part in joined.chunk(3, dim=-1)
+        )
         share = ((q * self.head_size**-0.5) @ k.transpose(-2, -1) + padding).softmax(-1)
         projected: Tensor = self.out_proj((share @ v).transpose(1, 2).flatten(-2))
         return projected
@@ -248,7 +265,10 @@ class Block(nn.Module):
     def __init__(self, c: IceMixConfig):
         super().__init__()
         start = 1.0 if c.small else LAYER_SCALE
-        self.gamma_1, self.gamma_2 = nn.Parameter(torch.full((c.dim,), start)), nn.Parameter(torch.full((c.dim,), start))
+        self.gamma_1, self.gamma_2 = (
+            nn.Parameter(torch.full((c.dim,), start)),
+            nn.Parameter(torch.full((c.dim,), start)),
+        )
         self.norm1, self.norm2 = nn.LayerNorm(c.dim), nn.LayerNorm(c.dim)
         self.attn, self.mlp = Attention(c), Mlp(c.dim)
 

@@ -6,12 +6,15 @@ look-up, the normalisation, the mask; and behind the network the swap of x and y
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from export.icemix import Features, IceMix
 from icestream.detector import DOM_COUNT, DOMS_PER_STRING, FIRST_DEEP_DOM, FIRST_DEEPCORE_STRING, Detector
 
-TIME_LIMIT = 33.0  # (t − 1e4)/3e4 of about 1 ms: later pulses are artefacts, and beyond it 4096·t loses its meaning in float32
+TIME_LIMIT = (
+    33.0  # (t − 1e4)/3e4 of about 1 ms: later pulses are artefacts, and beyond it 4096·t loses its meaning in float32
+)
 CHARGE_LIMITS_PE = (1e-3, 1e6)
 VECTOR_LIMIT = 1000.0  # the authors clip each component of the network's answer
 
@@ -33,7 +36,9 @@ class ServedIceMix(nn.Module):
         self.register_buffer("qe", torch.tensor(trained_qe(), dtype=torch.float32))  # (5160,)
         self.register_buffer("ice", torch.tensor(scaled_ice(detector), dtype=torch.float32))  # (5160, 2)
 
-    def features(self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor) -> Features:
+    def features(
+        self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor
+    ) -> Features:
         """Raw pulses (B, L), n_pulses (B, 1) → the network's features."""
         mask = (sensor_id >= 0) & (sensor_id < DOM_COUNT) & (time.abs() < torch.inf) & (charge.abs() < torch.inf)
         dom = torch.where(mask, sensor_id, 0).long()
@@ -50,7 +55,9 @@ class ServedIceMix(nn.Module):
             n_pulses=n_pulses[:, 0].clamp_min(1).float(),
         )
 
-    def forward(self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """int32 (B, L), float32 (B, L), float32 (B, L), bool (B, L), int32 (B, 1) → direction (B, 3), kappa (B, 1)"""
         vector = self.network(self.features(sensor_id, time, charge, auxiliary, n_pulses))
         vector = torch.where(vector == vector, vector, 0.0).clamp(-VECTOR_LIMIT, VECTOR_LIMIT)
@@ -60,14 +67,15 @@ class ServedIceMix(nn.Module):
         return torch.where(kappa > 1e-9, vector / kappa.clamp_min(1e-9), up), kappa
 
 
-def trained_qe() -> np.ndarray:
+def trained_qe() -> NDArray[np.bool_]:
     """(5160,) the efficiency flag as the published weights saw it: one DOM too deep, and with a slip at dom 0."""
     string, dom = np.divmod(np.arange(DOM_COUNT), DOMS_PER_STRING)
     deep = (string >= FIRST_DEEPCORE_STRING) & (dom > FIRST_DEEP_DOM)
-    return deep | ((string > FIRST_DEEPCORE_STRING) & (dom == 0))
+    flag: NDArray[np.bool_] = deep | ((string > FIRST_DEEPCORE_STRING) & (dom == 0))
+    return flag
 
 
-def scaled_ice(detector: Detector) -> np.ndarray:
+def scaled_ice(detector: Detector) -> NDArray[np.float64]:
     """(5160, 2) scattering and absorption lengths at each DOM, as (value − median) / IQR over the table's rows.
 
     The authors looked them up at −z (they took z = depth − 1950 m); the weights keep that.

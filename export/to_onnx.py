@@ -9,7 +9,6 @@ The result is compared with PyTorch over lengths 1…limit and random padding be
 
 import argparse
 import hashlib
-import io
 import logging
 import sys
 import warnings
@@ -42,8 +41,9 @@ def export_onnx(served: ServedIceMix, limit: int) -> onnx.ModelProto:
     example = example_inputs(np.random.default_rng(0), batch=3, length=min(limit, 20), padded=28)
     batch, pulses = torch.export.Dim("batch", min=1), torch.export.Dim("pulses", min=1)
     shapes = tuple({0: batch} if name == "n_pulses" else {0: batch, 1: pulses} for name in INPUTS)
-    buffer = io.BytesIO()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports each torchvision operator that is not installed
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it reports each torchvision operator that is not installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -56,8 +56,8 @@ def export_onnx(served: ServedIceMix, limit: int) -> onnx.ModelProto:
             dynamo=True,
             verbose=False,
         )
-    program.save(buffer)
-    model = onnx.load_from_string(buffer.getvalue())
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
     _forget_origin(model)
     return model
 
@@ -68,7 +68,14 @@ def _forget_origin(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
     model.graph.doc_string = ""
     del model.graph.metadata_props[:]
-    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer, *model.functions):
+    for part in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+        *model.functions,
+    ):
         part.doc_string = ""
         del part.metadata_props[:]
 
@@ -107,7 +114,10 @@ def triton_config(name: str, limit: int, checkpoint: str) -> str:
     """The config.pbtxt of a served network."""
 
     def tensors(kind: str, specification: dict[str, tuple[str, list[int]]]) -> str:
-        entries = ",\n".join(f'  {{ name: "{name}" data_type: TYPE_{dtype} dims: {dims} }}' for name, (dtype, dims) in specification.items())
+        entries = ",\n".join(
+            f'  {{ name: "{name}" data_type: TYPE_{dtype} dims: {dims} }}'
+            for name, (dtype, dims) in specification.items()
+        )
         return f"{kind} [\n{entries}\n]\n"
 
     return f"""# Written by export/to_onnx.py: change it there.
@@ -137,7 +147,9 @@ def export(checkpoint: Path, variant: str | None, detector: Detector, output: Pa
     model = export_onnx(served, limit).SerializeToString(deterministic=True)
     worst = worst_angle_deg(served, model, limit)
     if not worst <= TOLERANCE_DEG:
-        raise ValueError(f"ONNX Runtime differs from PyTorch by {worst:.2e}°, more than {TOLERANCE_DEG}°; nothing was written")
+        raise ValueError(
+            f"ONNX Runtime differs from PyTorch by {worst:.2e}°, more than {TOLERANCE_DEG}°; nothing was written"
+        )
     folder = output / MODEL
     (folder / "1").mkdir(parents=True, exist_ok=True)
     fingerprint = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
@@ -152,14 +164,20 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help="which network they are, where the file does not say")
     parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (nominal IceCube-86)")
     parser.add_argument("--ice", type=Path, help="ice_transparency.txt (a rounded table)")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "model_repository", help="the model repository")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parents[1] / "model_repository", help="the model repository"
+    )
     options = parser.parse_args()
     try:
-        worst = export(options.checkpoint, options.variant, load_detector(options.geometry, options.ice), options.output)
+        worst = export(
+            options.checkpoint, options.variant, load_detector(options.geometry, options.ice), options.output
+        )
     except (CheckpointError, DetectorFileError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")
     size = (options.output / MODEL / "1" / "model.onnx").stat().st_size / 1e6
-    print(f"wrote {options.output / MODEL} ({size:.1f} MB); worst opening angle between PyTorch and ONNX Runtime: {worst:.1e}°")
+    print(
+        f"wrote {options.output / MODEL} ({size:.1f} MB); worst opening angle between PyTorch and ONNX Runtime: {worst:.1e}°"
+    )
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def vmf_loss(vector: Tensor, truth: Tensor) -> Tensor:
     log κ − κ − log(1 − e^−2κ) − log 2π + κ cos ψ with the sign turned, stable for small and large κ.
     """
     kappa = vector.norm(dim=1).clamp_min(1e-6)
-    return -(kappa.log() - kappa - torch.log1p(-torch.exp(-2 * kappa)) - math.log(2 * math.pi)) - (vector * truth).sum(1)
+    log_norm = kappa.log() - kappa - torch.log1p(-torch.exp(-2 * kappa)) - math.log(2 * math.pi)
+    return -log_norm - (vector * truth).sum(1)
 
 
 def angle_loss(vector: Tensor, truth: Tensor) -> Tensor:
@@ -70,7 +71,10 @@ class Training:
         torch.manual_seed(seed)
         self.progress = Progress(seed)
         self.network = IceMix(VARIANTS[variant])
-        self.average = torch.optim.swa_utils.AveragedModel(self.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY))
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.network,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY),  # type: ignore[no-untyped-call]
+        )
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -85,7 +89,9 @@ class Training:
 
     def step(self, inputs: tuple[Tensor, ...], truth: Tensor, share: float) -> float:
         """One optimiser step at this share of the time; returns the mean opening angle in degrees."""
-        rate = PEAK_RATE * min((self.progress.steps + 1) / WARM_UP_STEPS, 0.5 * (1 + math.cos(math.pi * min(share, 1.0))) + 0.01)
+        rate = PEAK_RATE * min(
+            (self.progress.steps + 1) / WARM_UP_STEPS, 0.5 * (1 + math.cos(math.pi * min(share, 1.0))) + 0.01
+        )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         vector = self.network(self.served.features(*inputs))
@@ -93,7 +99,7 @@ class Training:
         angle, density = angle_loss(vector, truth).mean(), vmf_loss(vector, truth).mean()
         loss = density if share < ANGLE_FROM else angle + VMF_SHARE * density
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimiser.step()
         self.average.update_parameters(self.network)
@@ -102,7 +108,12 @@ class Training:
         return math.degrees(angle.item())
 
     def save(self, path: Path) -> None:
-        state = {"network": self.network.state_dict(), "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict(), "progress": vars(self.progress)}
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": vars(self.progress),
+        }
         part = path.with_suffix(".part")
         torch.save(state, part)
         part.replace(path)
@@ -121,14 +132,18 @@ def train(options: argparse.Namespace, console: Console) -> None:
     training = Training("small", options.seed)
     if resume.exists():
         training.load(resume)
-        console.print(f"continuing {resume}: {training.progress.events} events, {training.progress.seconds / 60:.0f} minutes so far")
+        console.print(
+            f"continuing {resume}: {training.progress.events} events, {training.progress.seconds / 60:.0f} minutes so far"
+        )
     held_out = HeldOut(options.check_events)
     limit = training.network.config.max_pulses
     progress = training.progress
     while progress.seconds < budget:
         short = progress.seconds < SHORT_SHARE * budget
         until = SHORT_SHARE * budget if short else budget
-        data = SimulatedBatches(nominal_icecube86(), progress.seed, progress.next_chunk, BATCH, SHORT_LIMIT if short else limit)
+        data = SimulatedBatches(
+            nominal_icecube86(), progress.seed, progress.next_chunk, BATCH, SHORT_LIMIT if short else limit
+        )
         clock, checked, recent = time.monotonic(), progress.seconds, []
         for inputs, truth, number in loader(data, options.workers):
             recent.append(training.step(inputs, truth, progress.seconds / budget))
@@ -137,10 +152,14 @@ def train(options: argparse.Namespace, console: Console) -> None:
             progress.seconds, clock = progress.seconds + now - clock, now
             if progress.steps % 100 == 0:
                 mean = sum(recent[-100:]) / len(recent[-100:])
-                console.print(f"{progress.seconds / 60:6.1f} of {options.minutes} min  {progress.events:>8} events  {progress.events / progress.seconds:5.0f}/s  training angle {mean:5.1f}°")
+                console.print(
+                    f"{progress.seconds / 60:6.1f} of {options.minutes} min  {progress.events:>8} events  {progress.events / progress.seconds:5.0f}/s  training angle {mean:5.1f}°"
+                )
                 mlflow.log_metric("training_angle_deg", mean, step=progress.events)
                 if progress.events >= PLATEAU_EVENTS and mean > PLATEAU_DEG:
-                    raise SystemExit(f"still above {PLATEAU_DEG}° after {progress.events} events: remove {resume} and start with another --seed")
+                    raise SystemExit(
+                        f"still above {PLATEAU_DEG}° after {progress.events} events: remove {resume} and start with another --seed"
+                    )
             if progress.seconds - checked > options.check_minutes * 60 or progress.seconds >= until:
                 checked = progress.seconds
                 check(training, held_out, limit, console)
@@ -149,7 +168,12 @@ def train(options: argparse.Namespace, console: Console) -> None:
             if progress.seconds >= until:
                 break
     metrics = check(training, held_out, limit, console)
-    card = {"trained_on": f"simulation version {simulator.VERSION}, {held_out.detector.name}", **vars(progress), "minutes": round(progress.seconds / 60, 1), "held_out": metrics}
+    card = {
+        "trained_on": f"simulation version {simulator.VERSION}, {held_out.detector.name}",
+        **vars(progress),
+        "minutes": round(progress.seconds / 60, 1),
+        "held_out": metrics,
+    }
     save_checkpoint(options.output, training.averaged, card)
     resume.unlink(missing_ok=True)
     console.print(f"wrote {options.output}")
@@ -160,7 +184,11 @@ def check(training: Training, held_out: HeldOut, limit: int, console: Console) -
     angle, kappa = held_out.answers(ServedIceMix(training.averaged, held_out.detector).eval(), limit)
     groups = held_out.groups(angle, kappa)
     console.print(table(groups, held_out.groups(held_out.linefit_deg, kappa)))
-    metrics = {f"{name.replace(' ', '_')}_{what}_deg": round(float(value), 2) for name, a in groups.items() for what, value in (("mean", a.mean()), ("median", float(torch.tensor(a).median())))}
+    metrics = {
+        f"{name.replace(' ', '_')}_{what}_deg": round(float(value), 2)
+        for name, a in groups.items()
+        for what, value in (("mean", a.mean()), ("median", float(torch.tensor(a).median())))
+    }
     mlflow.log_metrics(metrics, step=training.progress.events)
     return metrics
 

@@ -50,5 +50,7 @@ class SimulatedBatches(IterableDataset[tuple[Arrays, NDArray[np.float32], int]])
 
 def loader(dataset: SimulatedBatches, workers: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor, int]]:
     """Batches as tensors, made by worker processes."""
-    for inputs, truth, number in DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=64 if workers else None):
+    for inputs, truth, number in DataLoader(
+        dataset, batch_size=None, num_workers=workers, prefetch_factor=64 if workers else None
+    ):
         yield tuple(inputs.values()), truth, number

@@ -17,14 +17,34 @@ FIRST_DEEPCORE_STRING = 78  # counted from 0, as sensor_id // 60
 FIRST_DEEP_DOM = 10  # DeepCore's dense, high-efficiency part begins at its 11th DOM
 
 # (row j of the lattice, first i, last i): strings 1–78 are numbered row by row from the south.
-_LATTICE_ROWS = [(-4, -1, 4), (-3, -2, 4), (-2, -3, 4), (-1, -4, 4), (0, -5, 4), (1, -5, 4), (2, -5, 3), (3, -5, 2), (4, -5, 1), (5, -5, -2)]
+_LATTICE_ROWS = [
+    (-4, -1, 4),
+    (-3, -2, 4),
+    (-2, -3, 4),
+    (-1, -4, 4),
+    (0, -5, 4),
+    (1, -5, 4),
+    (2, -5, 3),
+    (3, -5, 2),
+    (4, -5, 1),
+    (5, -5, -2),
+]
 _ORIGIN_M = np.array([45.9, -33.7])  # string 36
 _SPACING_M = 125.0
 _OFF_LATTICE_M = {
     37: (25, -17), 47: (-19, 23), 19: (7, 18), 49: (11, -15), 30: (5, 13), 74: (-9, 10), 39: (-4, -13), 50: (-8, 8),
     40: (5, 10), 21: (-7, -6), 48: (-7, 4), 57: (-1, -8), 31: (0, 8), 67: (4, -5),
 }  # fmt: skip
-_DEEPCORE_M = [(-15.0, -38.1), (26.1, -31.7), (-4.7, 70.4), (60.6, 62.0), (66.9, -25.6), (10.9, -70.6), (-56.0, -44.6), (-57.3, 41.6)]
+_DEEPCORE_M = [
+    (-15.0, -38.1),
+    (26.1, -31.7),
+    (-4.7, 70.4),
+    (60.6, 62.0),
+    (66.9, -25.6),
+    (10.9, -70.6),
+    (-56.0, -44.6),
+    (-57.3, 41.6),
+]
 
 # z (m), scattering length (m), absorption length (m): the layers of the South Pole ice, rounded.
 _ICE_LAYERS = np.array([
@@ -74,7 +94,7 @@ def nominal_icecube86() -> Detector:
     position = np.empty((STRINGS, DOMS_PER_STRING, 3))
     position[:, :, :2] = np.array(strings)[:, None, :]
     position[:, :, 2] = np.where(np.arange(STRINGS)[:, None] < FIRST_DEEPCORE_STRING, regular_z, deepcore_z)
-    z = np.arange(-550, 551, _TABLE_STEP_M)  # the depths that the competition's table covers
+    z = np.arange(-550.0, 551.0, _TABLE_STEP_M)  # the depths that the competition's table covers
     ice = np.stack([z, *(np.interp(z, _ICE_LAYERS[:, 0], _ICE_LAYERS[:, k]) for k in (1, 2))], axis=1)
     return Detector(position.reshape(DOM_COUNT, 3), ice, "IceCube-86 nominal")
 
@@ -109,7 +129,9 @@ def _read_table(path: Path, delimiter: str | None, columns: int, layout: str) ->
 def _read_geometry(path: Path) -> NDArray[np.float64]:
     table = _read_table(path, ",", 4, "sensor_id,x,y,z")
     if not np.array_equal(np.sort(table[:, 0]), np.arange(DOM_COUNT)):
-        raise DetectorFileError(f"{path}: expected each sensor_id from 0 to {DOM_COUNT - 1} once, found {len(table)} rows")
+        raise DetectorFileError(
+            f"{path}: expected each sensor_id from 0 to {DOM_COUNT - 1} once, found {len(table)} rows"
+        )
     return table[np.argsort(table[:, 0]), 1:]
 
 

@@ -36,7 +36,8 @@ def opening_angle(one: ArrayLike, other: ArrayLike) -> Array:
     """The angle between vectors of shape (..., 3), in radians, exact near 0 and π where arccos is not."""
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     cross = np.linalg.norm(np.cross(one, other), axis=-1)
-    return np.arctan2(cross, np.sum(one * other, axis=-1))
+    angle: Array = np.arctan2(cross, np.sum(one * other, axis=-1))
+    return angle
 
 
 def containment_radius(kappa: ArrayLike, share: float) -> Array:
@@ -54,4 +55,5 @@ def containment_radius(kappa: ArrayLike, share: float) -> Array:
     """
     kappa = np.maximum(np.asarray(kappa, np.float64), 1e-6)
     cos_radius = 1 + np.log1p(share * np.expm1(-2 * kappa)) / kappa
-    return np.arccos(np.clip(cos_radius, -1.0, 1.0))
+    radius: Array = np.arccos(np.clip(cos_radius, -1.0, 1.0))
+    return radius

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,7 +73,11 @@ def open_folder(folder: Path) -> KaggleFolder:
     if not folder.is_dir():
         raise KaggleError(f"{folder}: no such folder; name one that holds batch_1.parquet or train/batch_1.parquet")
     numbered = {}
-    for path in [*folder.glob("batch_*.parquet"), *folder.glob("train/batch_*.parquet"), *folder.glob("test/batch_*.parquet")]:
+    for path in [
+        *folder.glob("batch_*.parquet"),
+        *folder.glob("train/batch_*.parquet"),
+        *folder.glob("test/batch_*.parquet"),
+    ]:
         if match := re.fullmatch(r"batch_(\d+)\.parquet", path.name):
             numbered[(int(match[1]), path.parent.name)] = path
     if not numbered:
@@ -83,7 +88,13 @@ def open_folder(folder: Path) -> KaggleFolder:
     for meta in sorted(folder.glob("*meta.parquet")):
         if {"event_id", "azimuth", "zenith"} <= set(pq.read_schema(meta).names):
             table = _read(meta, ["event_id", "azimuth", "zenith"])
-            truth.update(zip(table["event_id"].to_pylist(), zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True), strict=True))
+            truth.update(
+                zip(
+                    table["event_id"].to_pylist(),
+                    zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True),
+                    strict=True,
+                )
+            )
     return KaggleFolder([numbered[key] for key in sorted(numbered)], truth)
 
 
@@ -135,10 +146,15 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
         raise KaggleError(f"{path}: cannot be read ({error})") from None
 
 
-def _column(path: Path, table: pa.Table, name: str, dtype: type[np.generic]) -> NDArray[np.generic]:
+def _column(path: Path, table: pa.Table, name: str, dtype: type[np.generic]) -> NDArray[Any]:
     column = table[name]
     if column.null_count:
         raise KaggleError(f"{path}: column {name} has {column.null_count} empty values")
-    if name == "sensor_id" and len(column) and (pc.min(column).as_py() < 0 or pc.max(column).as_py() > np.iinfo(np.int16).max):
+    if (
+        name == "sensor_id"
+        and len(column)
+        and (pc.min(column).as_py() < 0 or pc.max(column).as_py() > np.iinfo(np.int16).max)
+    ):
         raise KaggleError(f"{path}: column sensor_id has values that are no sensor")
-    return column.to_numpy().astype(dtype)
+    values: NDArray[Any] = column.to_numpy().astype(dtype)
+    return values

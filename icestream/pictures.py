@@ -20,7 +20,15 @@ def sky_map(rows: pa.Table, path: Path) -> None:
     axes = figure.add_subplot(projection="mollweide")
     order = np.argsort(kappa)
     points = axes.scatter(
-        (azimuth[order] + np.pi) % (2 * np.pi) - np.pi, elevation[order], c=np.log10(kappa[order]), s=9, cmap="viridis", vmin=-1, vmax=3, alpha=0.8, linewidths=0
+        (azimuth[order] + np.pi) % (2 * np.pi) - np.pi,
+        elevation[order],
+        c=np.log10(kappa[order]),
+        s=9,
+        cmap="viridis",
+        vmin=-1,
+        vmax=3,
+        alpha=0.8,
+        linewidths=0,
     )
     axes.grid(alpha=0.3)
     axes.set_title(f"{len(azimuth)} neutrino directions in detector coordinates", pad=14)
@@ -35,18 +43,36 @@ def opening_angles(rows: pa.Table, path: Path) -> None:
     axes = figure.add_subplot()
     kinds = np.array(rows["kind"].to_pylist(), dtype=object)
     cascade = kinds == "cascade"
-    groups = [("all", np.ones(len(kinds), bool), "#333333"), ("tracks", np.isin(kinds, ["through-going", "starting"]), "#0072b2"), ("cascades", cascade, "#d55e00")]
+    groups = [
+        ("all", np.ones(len(kinds), bool), "#333333"),
+        ("tracks", np.isin(kinds, ["through-going", "starting"]), "#0072b2"),
+        ("cascades", cascade, "#d55e00"),
+    ]
     for column, style, label in (("opening_angle_deg", "-", "network"), ("linefit_opening_angle_deg", ":", "LineFit")):
         values = rows[column].to_numpy()
         for name, chosen, colour in groups:
             angles = np.sort(values[chosen & np.isfinite(values)])
             if len(angles):
-                axes.plot(angles, np.arange(1, len(angles) + 1) / len(angles), style, color=colour, label=f"{label}, {name}: median {np.median(angles):.1f}°")
-    axes.set(xscale="log", xlim=(0.3, 180), ylim=(0, 1), xlabel="opening angle to the truth (degrees)", ylabel="share of events within it")
+                axes.plot(
+                    angles,
+                    np.arange(1, len(angles) + 1) / len(angles),
+                    style,
+                    color=colour,
+                    label=f"{label}, {name}: median {np.median(angles):.1f}°",
+                )
+    axes.set(
+        xscale="log",
+        xlim=(0.3, 180),
+        ylim=(0, 1),
+        xlabel="opening angle to the truth (degrees)",
+        ylabel="share of events within it",
+    )
     axes.set_title("How close the answers are")
     axes.grid(alpha=0.3, which="both")
     if axes.lines:
         axes.legend(loc="upper left", fontsize=8)
     else:
-        axes.text(0.5, 0.5, "the truth of these events is not known", ha="center", va="center", transform=axes.transAxes)
+        axes.text(
+            0.5, 0.5, "the truth of these events is not known", ha="center", va="center", transform=axes.transAxes
+        )
     figure.savefig(path, dpi=110)

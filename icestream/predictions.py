@@ -43,15 +43,21 @@ def table(results: Sequence[Reconstruction], truths: Sequence[Truth | None]) -> 
     true_azimuth = np.array([truth.azimuth if truth else np.nan for truth in truths])
     true_zenith = np.array([truth.zenith if truth else np.nan for truth in truths])
     true_vector = direction.to_vector(true_azimuth, true_zenith)
-    guessed = guess.any(axis=1)
-    columns: dict[str, Any] = {name: [getattr(result, name) for result in results] for name in SCHEMA.names if name in Reconstruction.__dataclass_fields__}
+    guessed: NDArray[np.bool_] = np.any(guess != 0, axis=1)
+    columns: dict[str, Any] = {
+        name: [getattr(result, name) for result in results]
+        for name in SCHEMA.names
+        if name in Reconstruction.__dataclass_fields__
+    }
     columns["azimuth"], columns["zenith"] = direction.to_angles(vector)
     for name, values in zip(("linefit_azimuth", "linefit_zenith"), direction.to_angles(guess), strict=True):
         columns[name] = _nullable(values, guessed)
     columns["true_azimuth"], columns["true_zenith"] = _nullable(true_azimuth, known), _nullable(true_zenith, known)
     columns["kind"] = [truth.kind if truth else None for truth in truths]
     columns["opening_angle_deg"] = _nullable(np.degrees(direction.opening_angle(vector, true_vector)), known)
-    columns["linefit_opening_angle_deg"] = _nullable(np.degrees(direction.opening_angle(guess, true_vector)), known & guessed)
+    columns["linefit_opening_angle_deg"] = _nullable(
+        np.degrees(direction.opening_angle(guess, true_vector)), known & guessed
+    )
     return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
 
 

@@ -14,14 +14,17 @@ S = TypeVar("S", bound="Settings")
 class Settings(BaseSettings):
     """Base of each process's settings; a subclass sets `env_prefix`."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True
+    )
 
 
 def load(settings: type[S], program: str) -> S:
     """Settings from the environment, overridden by the command line; a slip ends the program with a sentence."""
     try:
         refuse_unknown(settings)
-        return settings(**{"_cli_parse_args": True, "_cli_prog_name": program})
+        command_line: dict[str, Any] = {"_cli_parse_args": True, "_cli_prog_name": program}
+        return settings(**command_line)
     except ValidationError as error:
         prefix = settings.model_config["env_prefix"]
         for problem in error.errors():
@@ -40,4 +43,7 @@ def refuse_unknown(settings: type[Settings], environment: Any = os.environ) -> N
     for name in environment:
         if name.startswith(prefix) and name not in known:
             close = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"unknown setting {name}" + (f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"))
+            raise ValueError(
+                f"unknown setting {name}"
+                + (f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}")
+            )

@@ -21,6 +21,8 @@ SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
 BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop is noticed
 
 
-def connect(url: str) -> "Redis[bytes]":
+def connect(url: str) -> Redis:
     """A client for asyncio that never retries by itself: a write that is sent twice is the caller's decision."""
-    return Redis.from_url(url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 0))
+    return Redis.from_url(
+        url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 0)
+    )

@@ -36,9 +36,13 @@ class ProcessMetrics:
 
     def __init__(self, registry: CollectorRegistry, process: str):
         self.registry = registry
-        Info("icestream_build", "Version of this process", registry=registry).info({"process": process, "version": __version__})
+        Info("icestream_build", "Version of this process", registry=registry).info(
+            {"process": process, "version": __version__}
+        )
         self._heartbeat = Gauge(
-            f"icestream_{process}_heartbeat_timestamp_seconds", "Unix time at which the main loop last came round", registry=registry
+            f"icestream_{process}_heartbeat_timestamp_seconds",
+            "Unix time at which the main loop last came round",
+            registry=registry,
         )
         ProcessCollector(registry=registry)
 

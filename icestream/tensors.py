@@ -1,6 +1,7 @@
 """The model's inputs and outputs, named once, and how events become its arrays."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ OUTPUTS: dict[str, tuple[str, list[int]]] = {
 }
 PADDING_SENSOR = -1
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 
 def choose_pulses(auxiliary: NDArray[np.bool_], limit: int, seed: int) -> NDArray[np.intp]:

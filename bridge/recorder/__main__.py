@@ -32,7 +32,13 @@ RETRY_S = (0.5, 10.0)
 CLOSING_S = 45.0  # after SIGTERM: time for MLflow to take what is left; the rest is for the next start
 
 
-def collect(collector: Collector, window_s: float, stop: threading.Event, metrics: RecorderMetrics, log: structlog.stdlib.BoundLogger) -> None:
+def collect(
+    collector: Collector,
+    window_s: float,
+    stop: threading.Event,
+    metrics: RecorderMetrics,
+    log: structlog.stdlib.BoundLogger,
+) -> None:
     """Read and spool until stopped, then spool what there is."""
     prepared, due = False, time.monotonic() + window_s
     pause = RETRY_S[0]
@@ -59,7 +65,13 @@ def collect(collector: Collector, window_s: float, stop: threading.Event, metric
             pause = min(2 * pause, RETRY_S[1])
 
 
-def upload(uploader: Uploader, interval_s: float, stop: threading.Event, metrics: RecorderMetrics, log: structlog.stdlib.BoundLogger) -> None:
+def upload(
+    uploader: Uploader,
+    interval_s: float,
+    stop: threading.Event,
+    metrics: RecorderMetrics,
+    log: structlog.stdlib.BoundLogger,
+) -> None:
     """Upload until stopped, then all that is left."""
     pause = RETRY_S[0]
     give_up = None
@@ -91,9 +103,13 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     metrics = RecorderMetrics(CollectorRegistry())
     metrics.serve(settings.metrics_host, settings.metrics_port)
-    redis = Redis.from_url(settings.redis_url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
+    redis = Redis.from_url(
+        settings.redis_url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+    )
     spool = Spool(settings.spool_dir)
-    uploader = Uploader(spool, settings.mlflow_url, settings.experiment, settings.session, settings.part_s, redis, metrics)
+    uploader = Uploader(
+        spool, settings.mlflow_url, settings.experiment, settings.session, settings.part_s, redis, metrics
+    )
     uploading = threading.Thread(target=upload, args=(uploader, settings.window_s / 2, collected, metrics, log))
     uploading.start()
     try:

@@ -5,6 +5,7 @@ position. A truth is in its stream before its event, so whoever reads results fi
 """
 
 from collections import deque
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -27,7 +28,7 @@ EntryId = tuple[int, int]
 class Collector:
     """One reader of DIRECTIONS and TRUTH. Every method may raise redis.RedisError and be called again."""
 
-    def __init__(self, redis: "Redis[bytes]", spool: Spool, metrics: RecorderMetrics):
+    def __init__(self, redis: Redis, spool: Spool, metrics: RecorderMetrics):
         self._redis, self._spool, self._metrics = redis, spool, metrics
         self._results: dict[bytes, Reconstruction | None] = {}  # entries of the open window; None where undecodable
         self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry, truth
@@ -99,9 +100,15 @@ class Collector:
         self._results.clear()
         self._settled.clear()
 
-    def _read(self, stream: str, start: str, count: int | None = None, block_ms: int | None = None) -> list[tuple[bytes, bytes]]:
-        answer = self._redis.xreadgroup(streams.RECORDER_GROUP, CONSUMER, {stream: start}, count=count, block=block_ms)
-        return [(entry_id, (fields or {}).get(wire.FIELD, b"")) for _, entries in answer for entry_id, fields in entries]
+    def _read(
+        self, stream: str, start: str, count: int | None = None, block_ms: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        answer: Any = self._redis.xreadgroup(
+            streams.RECORDER_GROUP, CONSUMER, {stream: start}, count=count, block=block_ms
+        )
+        return [
+            (entry_id, (fields or {}).get(wire.FIELD, b"")) for _, entries in answer for entry_id, fields in entries
+        ]
 
     def _add_result(self, entry_id: bytes, data: bytes) -> None:
         try:

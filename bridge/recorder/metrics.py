@@ -16,23 +16,58 @@ COS_BUCKETS = [step / 5 for step in range(-4, 6)]
 class RecorderMetrics(ProcessMetrics):
     def __init__(self, registry: CollectorRegistry):
         super().__init__(registry, "recorder")
-        self._events = Counter("icestream_recorder_events_total", "Results put into the spool, by whether the truth is known", ["truth"], registry=registry)
+        self._events = Counter(
+            "icestream_recorder_events_total",
+            "Results put into the spool, by whether the truth is known",
+            ["truth"],
+            registry=registry,
+        )
         for truth in ("known", "unknown"):
             self._events.labels(truth)
-        angle = Histogram("icestream_recorder_opening_angle_degrees", "Angle to the truth, where it is known", ["by"], buckets=ANGLE_BUCKETS, registry=registry)
+        angle = Histogram(
+            "icestream_recorder_opening_angle_degrees",
+            "Angle to the truth, where it is known",
+            ["by"],
+            buckets=ANGLE_BUCKETS,
+            registry=registry,
+        )
         self._angles = {by: angle.labels(by) for by in ("network", "linefit")}
-        self._kappa = Histogram("icestream_recorder_kappa", "Concentration of the answers", buckets=KAPPA_BUCKETS, registry=registry)
-        self._cos_zenith = Histogram("icestream_recorder_cos_zenith", "Cosine of the zenith of the answers", buckets=COS_BUCKETS, registry=registry)
-        self._unmatched = Gauge("icestream_recorder_unmatched_truths", "Truths whose result has not come yet", registry=registry)
-        self._undecodable = Counter("icestream_recorder_undecodable_entries_total", "Entries that are no result or no truth", registry=registry)
+        self._kappa = Histogram(
+            "icestream_recorder_kappa", "Concentration of the answers", buckets=KAPPA_BUCKETS, registry=registry
+        )
+        self._cos_zenith = Histogram(
+            "icestream_recorder_cos_zenith",
+            "Cosine of the zenith of the answers",
+            buckets=COS_BUCKETS,
+            registry=registry,
+        )
+        self._unmatched = Gauge(
+            "icestream_recorder_unmatched_truths", "Truths whose result has not come yet", registry=registry
+        )
+        self._undecodable = Counter(
+            "icestream_recorder_undecodable_entries_total", "Entries that are no result or no truth", registry=registry
+        )
         self._uploads = Counter("icestream_recorder_uploads_total", "Uploads to MLflow", ["outcome"], registry=registry)
         for outcome in ("done", "failed"):
             self._uploads.labels(outcome)
-        self._upload = Histogram("icestream_recorder_upload_duration_seconds", "Time of an upload", buckets=LATENCY_BUCKETS, registry=registry)
-        self._last = Gauge("icestream_recorder_last_upload_timestamp_seconds", "Unix time at which MLflow last took something", registry=registry)
+        self._upload = Histogram(
+            "icestream_recorder_upload_duration_seconds",
+            "Time of an upload",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self._last = Gauge(
+            "icestream_recorder_last_upload_timestamp_seconds",
+            "Unix time at which MLflow last took something",
+            registry=registry,
+        )
         self._spool_files = Gauge("icestream_recorder_spool_files", "Files that wait for MLflow", registry=registry)
         self._spool_bytes = Gauge("icestream_recorder_spool_bytes", "Their size", registry=registry)
-        self._redis = Counter("icestream_recorder_redis_failures_total", "Calls to Redis that failed and are tried again", registry=registry)
+        self._redis = Counter(
+            "icestream_recorder_redis_failures_total",
+            "Calls to Redis that failed and are tried again",
+            registry=registry,
+        )
 
     def spooled(self, rows: pa.Table) -> None:
         angles = {"network": numbers(rows, "opening_angle_deg"), "linefit": numbers(rows, "linefit_opening_angle_deg")}

@@ -17,7 +17,9 @@ class RecorderSettings(Settings):
     mlflow_url: str = Field("http://127.0.0.1:5000", description="the MLflow tracking server")
     experiment: str = Field("icestream", description="the MLflow experiment that runs are put in")
     session: str = Field("", description="a name that is put on the run as the tag icestream.session")
-    spool_dir: Path = Field(Path("spool"), description="folder for results that MLflow does not have yet; keep it on a disk that stays")
+    spool_dir: Path = Field(
+        Path("spool"), description="folder for results that MLflow does not have yet; keep it on a disk that stays"
+    )
     window_s: float = Field(5.0, gt=0, description="seconds between two points of the charts")
     part_s: float = Field(60.0, gt=0, description="seconds between two Parquet parts and two sets of pictures")
     metrics_host: str = Field("127.0.0.1", description="address of /metrics")

@@ -7,6 +7,7 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -30,8 +31,24 @@ LISTED_ROWS = 200  # results in the CSV that MLflow shows as a table
 class Uploader:
     """Uploads the spool's starts, each as a run of its own. Methods raise MlflowException or OSError while MLflow is away."""
 
-    def __init__(self, spool: Spool, url: str, experiment: str, session: str, part_s: float, redis: "Redis[bytes]", metrics: RecorderMetrics):
-        self._spool, self._experiment, self._session, self._part_s, self._redis, self._metrics = spool, experiment, session, part_s, redis, metrics
+    def __init__(
+        self,
+        spool: Spool,
+        url: str,
+        experiment: str,
+        session: str,
+        part_s: float,
+        redis: Redis,
+        metrics: RecorderMetrics,
+    ):
+        self._spool, self._experiment, self._session, self._part_s, self._redis, self._metrics = (
+            spool,
+            experiment,
+            session,
+            part_s,
+            redis,
+            metrics,
+        )
         self._client = MlflowClient(url)
         self._of = ""  # the start that the next two belong to
         self._logged = 0  # its last window whose points were logged
@@ -68,7 +85,9 @@ class Uploader:
             experiment = self._client.get_experiment_by_name(self._experiment)
             experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
             tags = {"icestream.version": __version__, "icestream.session": self._session, "icestream.start": start.name}
-            run = self._client.create_run(experiment_id, start_time=int(start.name), tags=tags, run_name=f"stream {began:%Y-%m-%d %H:%M:%S}")
+            run = self._client.create_run(
+                experiment_id, start_time=int(start.name), tags=tags, run_name=f"stream {began:%Y-%m-%d %H:%M:%S}"
+            )
             start.mlflow_run = run_id = run.info.run_id
         return run_id
 
@@ -84,10 +103,16 @@ class Uploader:
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
         """Say on the run which model, version and checkpoint its results come from."""
-        found = {(run_id, *pair) for pair in zip(rows["model"].to_pylist(), rows["model_version"].to_pylist(), strict=True)}
+        found = {
+            (run_id, *pair) for pair in zip(rows["model"].to_pylist(), rows["model_version"].to_pylist(), strict=True)
+        }
         for _, name, version in sorted(found - self._tagged):
-            checkpoint = (self._redis.hget(f"{streams.MODEL}:{name}", "checkpoint") or b"").decode()
-            for tag, value in (("model.name", name), ("model.version", version), ("model.checkpoint", checkpoint)):
+            checkpoint: Any = self._redis.hget(f"{streams.MODEL}:{name}", "checkpoint") or b""
+            for tag, value in (
+                ("model.name", name),
+                ("model.version", version),
+                ("model.checkpoint", checkpoint.decode()),
+            ):
                 self._client.set_tag(run_id, tag, value)
         self._tagged |= found
 
@@ -104,7 +129,9 @@ class Uploader:
             self._client.log_artifact(run_id, str(part), "predictions")
             sky_map(self._recent, folder / "sky.png")
             opening_angles(self._recent, folder / "opening_angle.png")
-            pyarrow.csv.write_csv(self._recent.slice(max(0, self._recent.num_rows - LISTED_ROWS)), folder / "predictions.csv")
+            pyarrow.csv.write_csv(
+                self._recent.slice(max(0, self._recent.num_rows - LISTED_ROWS)), folder / "predictions.csv"
+            )
             for picture in ("sky.png", "opening_angle.png", "predictions.csv"):
                 self._client.log_artifact(run_id, str(folder / picture), "latest")
         self._spool.forget(windows)

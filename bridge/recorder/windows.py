@@ -26,7 +26,11 @@ def aggregates(rows: pa.Table) -> dict[str, float]:
         "direction/kappa_median": float(np.median(numbers(rows, "kappa"))),
     }
     for column, name in (("opening_angle_deg", "network"), ("linefit_opening_angle_deg", "linefit")):
-        groups = {"all": rows, "cascades": rows.filter(pc.equal(rows["kind"], "cascade")), "tracks": rows.filter(pc.is_in(rows["kind"], _TRACKS))}
+        groups = {
+            "all": rows,
+            "cascades": rows.filter(pc.equal(rows["kind"], "cascade")),
+            "tracks": rows.filter(pc.is_in(rows["kind"], _TRACKS)),
+        }
         for group, members in groups.items():
             angles = numbers(members, column)
             if len(angles):

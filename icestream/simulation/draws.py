@@ -11,7 +11,9 @@ Array = Any  # of whatever library `Draws.xp` is: the array API has no common ty
 class Draws(Protocol):
     """Random numbers as arrays of one library. All arrays are float32 unless said otherwise."""
 
-    xp: Any  # an array API namespace
+    @property
+    def xp(self) -> Any:
+        """The array API namespace."""
 
     def asarray(self, values: Any, dtype: Any) -> Array: ...
     def uniform(self, *shape: int) -> Array:

@@ -78,9 +78,14 @@ class Ice:
 
 def detected_photons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     """The photons that all particles leave in all DOMs."""
-    parts = [_from_muons(particles, ice, draws), *(_from_flashes(particles, k, ice, draws) for k in range(particles.flash_m.shape[1]))]
+    parts = [
+        _from_muons(particles, ice, draws),
+        *(_from_flashes(particles, k, ice, draws) for k in range(particles.flash_m.shape[1])),
+    ]
     xp = draws.xp
-    return Photons(*(xp.concat([getattr(part, name) for part in parts]) for name in ("particle", "sensor_id", "time_ns", "weight")))
+    return Photons(
+        *(xp.concat([getattr(part, name) for part in parts]) for name in ("particle", "sensor_id", "time_ns", "weight"))
+    )
 
 
 def _sight_m(draws: Draws, photons: Array) -> Array:
@@ -92,7 +97,9 @@ def _sight_m(draws: Draws, photons: Array) -> Array:
 def _distance2(ice: Ice, points: Array) -> Array:
     """(points, DOMs) squared distances in m², good to 1 m²: enough to leave out what is far."""
     xp = ice.xp
-    return xp.sum(ice.position_m**2, axis=1)[None] + xp.sum(points**2, axis=1)[:, None] - 2 * (points @ ice.position_m.T)
+    return (
+        xp.sum(ice.position_m**2, axis=1)[None] + xp.sum(points**2, axis=1)[:, None] - 2 * (points @ ice.position_m.T)
+    )
 
 
 def _length(xp: Any, vectors: Array) -> Array:
@@ -102,7 +109,9 @@ def _length(xp: Any, vectors: Array) -> Array:
 
 def _from_muons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     xp = draws.xp
-    along = particles.travel @ ice.position_m.T - xp.sum(particles.travel * particles.anchor_m, axis=1)[:, None]  # (n, DOMs)
+    along = (
+        particles.travel @ ice.position_m.T - xp.sum(particles.travel * particles.anchor_m, axis=1)[:, None]
+    )  # (n, DOMs)
     sight = _sight_m(draws, particles.photons_per_m / 20)
     near = _distance2(ice, particles.anchor_m) - along * along < (sight**2)[:, None]
     # Light that reaches a DOM left the track before it was abreast.
@@ -146,7 +155,16 @@ def _from_flashes(particles: Particles, k: int, ice: Ice, draws: Draws) -> Photo
 
 
 def _arrivals(
-    who: Array, dom: Array, expected: Array, start_ns: Array, path: Array, upward: Array, scattering: Array, absorption: Array, ice: Ice, draws: Draws
+    who: Array,
+    dom: Array,
+    expected: Array,
+    start_ns: Array,
+    path: Array,
+    upward: Array,
+    scattering: Array,
+    absorption: Array,
+    ice: Ice,
+    draws: Draws,
 ) -> Photons:
     """Draw how many photons each pair of source and DOM sees, and when. All arguments: (pairs,)."""
     xp = draws.xp

@@ -47,7 +47,9 @@ def draw_particles(draws: Draws, n: int) -> Particles:
     """n particles of all kinds, isotropic."""
     xp = draws.xp
     u = draws.uniform(9, n)
-    kind = xp.astype(u[0] > GENERATED_SHARES[0], xp.int64) + xp.astype(u[0] > GENERATED_SHARES[0] + GENERATED_SHARES[1], xp.int64)
+    kind = xp.astype(u[0] > GENERATED_SHARES[0], xp.int64) + xp.astype(
+        u[0] > GENERATED_SHARES[0] + GENERATED_SHARES[1], xp.int64
+    )
     through, cascade = kind == 0, kind == 2
     low, high = (edge**-0.5 for edge in ENERGY_GEV)
     energy = (low + u[1] * (high - low)) ** -2  # GeV
@@ -76,7 +78,9 @@ def draw_particles(draws: Draws, n: int) -> Particles:
 
     shares = draws.exponential(FLASHES, n) * (FLASH_SHARE * LOSS_B_PER_M * 2 * FLASH_SPAN_M / FLASHES)
     losses = xp.clip(shares, 0, 0.5) * muon_energy
-    loss_m = xp.where(through, 0 * reach - FLASH_SPAN_M, 0 * reach) + FLASH_SPAN_M * xp.where(through, 0 * reach + 2, 0 * reach + 1) * draws.uniform(FLASHES, n)
+    loss_m = xp.where(through, 0 * reach - FLASH_SPAN_M, 0 * reach) + FLASH_SPAN_M * xp.where(
+        through, 0 * reach + 2, 0 * reach + 1
+    ) * draws.uniform(FLASHES, n)
     losses = xp.where(loss_m < stop, losses, 0 * losses)
     flash_m = xp.concat([0 * energy[None], loss_m], axis=0).T
     flash_photons = PHOTONS_PER_GEV * xp.concat([vertex_energy[None], losses], axis=0).T

@@ -40,7 +40,7 @@ def read_out(photons: Photons, n: int, draws: Draws) -> tuple[Pulses, Array]:
     xp = draws.xp
     charge = photons.weight * _photo_electron(draws, photons.weight.shape[0])
     time = xp.clip(photons.time_ns + _TIMES / 2, 0, _TIMES - 1)
-    key, charge = _merged(_key(xp, photons.particle, photons.sensor_id, xp.astype(time, xp.int64)), charge, draws)
+    key, charge = _merged(_key(photons.particle, photons.sensor_id, xp.astype(time, xp.int64)), charge, draws)
 
     # The trigger looks at the light alone; noise joins below, in the window that the trigger opens.
     coincident = key[_coincident(xp, key)]
@@ -55,18 +55,22 @@ def read_out(photons: Photons, n: int, draws: Draws) -> tuple[Pulses, Array]:
     event_of = xp.searchsorted(accepted, _arange(draws, n))
     particle = key // (_TIMES * DOM_COUNT)
     event = event_of[particle]
-    kept = xp.nonzero((event < events) & (accepted[xp.clip(event, 0, max(events - 1, 0))] == particle))[0] if events else key[:0]
+    kept = (
+        xp.nonzero((event < events) & (accepted[xp.clip(event, 0, max(events - 1, 0))] == particle))[0]
+        if events
+        else key[:0]
+    )
     key, charge, event = key[kept], charge[kept], event[kept]
     time = key % _TIMES + opened[event]
     in_window = xp.nonzero((time >= WINDOW_NS[0]) & (time < WINDOW_NS[1]))[0]
-    signal_key = _key(xp, event[in_window], (key // _TIMES % DOM_COUNT)[in_window], time[in_window])
+    signal_key = _key(event[in_window], (key // _TIMES % DOM_COUNT)[in_window], time[in_window])
 
     mean_noise = NOISE_HZ * 1e-9 * (WINDOW_NS[1] - WINDOW_NS[0]) * DOM_COUNT
     noise_event = xp.repeat(_arange(draws, events), draws.poisson(0 * xp.astype(accepted, xp.float32) + mean_noise))
     noise = noise_event.shape[0]
     noise_dom = xp.astype(draws.uniform(noise) * DOM_COUNT, xp.int64)
     noise_time = WINDOW_NS[0] + xp.astype(draws.uniform(noise) * (WINDOW_NS[1] - WINDOW_NS[0]), xp.int64)
-    noise_key = _key(xp, noise_event, xp.clip(noise_dom, 0, DOM_COUNT - 1), noise_time)
+    noise_key = _key(noise_event, xp.clip(noise_dom, 0, DOM_COUNT - 1), noise_time)
 
     key = xp.concat([signal_key, noise_key])
     key, charge = _merged(key, xp.concat([charge[in_window], _photo_electron(draws, noise)]), draws)
@@ -81,7 +85,7 @@ def _arange(draws: Draws, n: int) -> Array:
     return draws.asarray(range(n), draws.xp.int64)
 
 
-def _key(xp: object, event: Array, sensor_id: Array, time: Array) -> Array:
+def _key(event: Array, sensor_id: Array, time: Array) -> Array:
     return (event * DOM_COUNT + sensor_id) * _TIMES + time
 
 

@@ -45,12 +45,22 @@ def events_of(chunk: Chunk, run_id: int = 0, number: int = 0) -> list[Event]:
     sensor_id, time, charge = pulses.sensor_id.astype(np.int16), pulses.time_ns.astype(np.float32), pulses.charge_pe
     edges = np.searchsorted(pulses.event, np.arange(len(chunk.kind) + 1)).tolist()
     return [
-        Event(run_id, number * CHUNK + index, 0, sensor_id[low:high], time[low:high], charge[low:high], pulses.auxiliary[low:high])
+        Event(
+            run_id,
+            number * CHUNK + index,
+            0,
+            sensor_id[low:high],
+            time[low:high],
+            charge[low:high],
+            pulses.auxiliary[low:high],
+        )
         for index, (low, high) in enumerate(pairwise(edges))
     ]
 
 
-def simulated_events(detector: Detector, seed: int, run_id: int, after: int | None = None) -> Iterator[tuple[Event, Truth]]:
+def simulated_events(
+    detector: Detector, seed: int, run_id: int, after: int | None = None
+) -> Iterator[tuple[Event, Truth]]:
     """Events with their truth. The same seed gives the same events, always.
 
     Args:
@@ -62,4 +72,9 @@ def simulated_events(detector: Detector, seed: int, run_id: int, after: int | No
         azimuth, zenith = direction.to_angles(chunk.came_from)
         for index, event in enumerate(events_of(chunk, run_id, number)):
             if after is None or event.event_id > after:
-                yield event, Truth(run_id, event.event_id, float(azimuth[index]), float(zenith[index]), KINDS[chunk.kind[index]])
+                yield (
+                    event,
+                    Truth(
+                        run_id, event.event_id, float(azimuth[index]), float(zenith[index]), KINDS[chunk.kind[index]]
+                    ),
+                )

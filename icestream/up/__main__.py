@@ -16,19 +16,40 @@ from icestream.up.supervisor import PartFailed
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="icestream", description="A live stream of neutrino events goes in, directions come out.")
+    parser = argparse.ArgumentParser(
+        prog="icestream", description="A live stream of neutrino events goes in, directions come out."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True)
-    up = commands.add_parser("up", help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    up.add_argument("--events", type=_positive, default=None, metavar="N", help="end when N events are through (default: run until Ctrl-C)")
+    up = commands.add_parser(
+        "up",
+        help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    up.add_argument(
+        "--events",
+        type=_positive,
+        default=None,
+        metavar="N",
+        help="end when N events are through (default: run until Ctrl-C)",
+    )
     up.add_argument("--rate", type=_rate, default="100", metavar="R", help="events/s with Poisson gaps, or max")
     up.add_argument("--source", type=_source, default="simulate", help="simulate, or kaggle:DIR")
     up.add_argument("--seed", type=int, default=1, help="of the simulation")
     up.add_argument("--bridges", type=_positive, default=1, help="bridges that share the work")
     up.add_argument("--state-dir", type=Path, default=Path(".icestream"), help="data, logs, pids.json, pictures")
-    up.add_argument("--report", type=Path, default=None, metavar="FILE", help="the report as JSON (default: STATE_DIR/report.json)")
+    up.add_argument(
+        "--report", type=Path, default=None, metavar="FILE", help="the report as JSON (default: STATE_DIR/report.json)"
+    )
     up.add_argument("--model-repository", type=Path, default=ROOT / "model_repository", help="what Triton serves")
-    up.add_argument("--port", type=_port, action="append", default=[], metavar="NAME=NUMBER", help="a port that must be this one; may be given again")
+    up.add_argument(
+        "--port",
+        type=_port,
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="a port that must be this one; may be given again",
+    )
     given = parser.parse_args()
     # MLflow's progress bars would break the live table.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -20,7 +20,9 @@ class TritonPythonModel:
 
     def initialize(self, args):
         config = json.loads(args["model_config"])
-        path = Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.onnx")
+        path = (
+            Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.onnx")
+        )
         options = onnxruntime.SessionOptions()
         threads = config["parameters"].get("intra_op_thread_count", {"string_value": "0"})
         options.intra_op_num_threads = int(threads["string_value"])
@@ -30,8 +32,15 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """Answer requests that Triton has merged: equal shapes but for the first dimension, so one run does."""
-        feeds = [{name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name)) for name in self.inputs} for request in requests]
-        joined = feeds[0] if len(feeds) == 1 else {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
+        feeds = [
+            {name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name)) for name in self.inputs}
+            for request in requests
+        ]
+        joined = (
+            feeds[0]
+            if len(feeds) == 1
+            else {name: np.concatenate([feed[name] for feed in feeds]) for name in self.inputs}
+        )
         try:
             results = self.session.run(self.outputs, joined)
         except Exception as error:
@@ -40,6 +49,8 @@ class TritonPythonModel:
         edges = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
         parts = zip(*(np.split(result, edges) for result in results), strict=True)
         return [
-            pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack(name, array) for name, array in zip(self.outputs, part, strict=True)])
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor.from_dlpack(name, array) for name, array in zip(self.outputs, part, strict=True)]
+            )
             for part in parts
         ]

@@ -54,16 +54,22 @@ class Plan:
             self._lock = open(self.state_dir / "lock", "w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MissingPart(f"another `icestream up` uses {self.state_dir}: stop it, or give another --state-dir") from None
+            raise MissingPart(
+                f"another `icestream up` uses {self.state_dir}: stop it, or give another --state-dir"
+            ) from None
         except OSError as error:
             raise MissingPart(f"{self.state_dir} cannot be used ({error.strerror}): give another --state-dir") from None
         self.redis: RedisServer = find_redis()
-        self.mlflow = shutil.which("mlflow", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+        self.mlflow = shutil.which(
+            "mlflow", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        )
         if self.mlflow is None:
             raise MissingPart("MLflow is not installed: pip install mlflow, or run make")
         self.repository = options.model_repository.resolve()
         if not list(self.repository.glob("*/config.pbtxt")):
-            raise MissingPart(f"{self.repository} holds no model: run `python export/to_onnx.py`, or give another --model-repository")
+            raise MissingPart(
+                f"{self.repository} holds no model: run `python export/to_onnx.py`, or give another --model-repository"
+            )
         if options.source.startswith("kaggle:"):
             try:
                 open_folder(Path(options.source.removeprefix("kaggle:")))
@@ -97,7 +103,9 @@ class Plan:
             sys.executable, self.mlflow, "server", "--host", HOST, "--port", str(self.port["mlflow"]), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{mlflow_dir / 'mlflow.db'}", "--artifacts-destination", str(mlflow_dir / "artifacts"),
         ]  # fmt: skip
-        triton = self.triton.command(self.repository, HOST, self.port["triton_http"], self.port["triton_grpc"], self.port["triton_metrics"])
+        triton = self.triton.command(
+            self.repository, HOST, self.port["triton_http"], self.port["triton_grpc"], self.port["triton_metrics"]
+        )
         return [
             Part("redis", self.redis.command(redis_dir, HOST, self.port["redis"])),
             Part("triton", triton, self.triton.environment()),
@@ -136,7 +144,12 @@ class Plan:
         }
         if self.options.events is not None:
             settings["COUNT"] = str(self.options.events)
-        return Part("emitter", [sys.executable, "-m", "emitter"], {f"ICESTREAM_EMITTER_{name}": value for name, value in settings.items()}, ends=True)
+        return Part(
+            "emitter",
+            [sys.executable, "-m", "emitter"],
+            {f"ICESTREAM_EMITTER_{name}": value for name, value in settings.items()},
+            ends=True,
+        )
 
     def write_addresses(self) -> None:
         """Leave the ports in the state dir, for whoever wants to look."""
@@ -148,7 +161,7 @@ def _ports(wanted: dict[str, int], told: dict[str, int]) -> dict[str, int]:
     unknown = told.keys() - wanted.keys()
     if unknown:
         raise MissingPart(f"no port is called {', '.join(sorted(unknown))}; known are {', '.join(wanted)}")
-    found = {}
+    found: dict[str, int] = {}
     for name, usual in wanted.items():
         number = told.get(name, usual)
         if number in found.values() or not _free(number):

@@ -23,11 +23,15 @@ def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, lis
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return SCHEMA.empty_table(), []
-    runs = client.search_runs([experiment.experiment_id], f"tags.`icestream.session` = '{session}'", order_by=["start_time ASC"])
+    runs = client.search_runs(
+        [experiment.experiment_id], f"tags.`icestream.session` = '{session}'", order_by=["start_time ASC"]
+    )
     parts = [SCHEMA.empty_table()]
     for run in runs:
         for artifact in client.list_artifacts(run.info.run_id, "predictions"):
-            parts.append(pq.read_table(client.download_artifacts(run.info.run_id, artifact.path, str(folder)), partitioning=None))
+            parts.append(
+                pq.read_table(client.download_artifacts(run.info.run_id, artifact.path, str(folder)), partitioning=None)
+            )
     return pa.concat_tables(parts), [run.info.run_id for run in runs]
 
 
@@ -57,7 +61,9 @@ def report(rows: pa.Table, emitted: int, rejected: int, max_pulses: int) -> dict
         "mean_batch_size": None,
     }
     for kind in sorted(set(rows["kind"].drop_null().to_pylist()) - {""}):
-        figures["by_kind_deg"][kind] = mean_median(numbers(rows.filter(pc.equal(rows["kind"], kind)), "opening_angle_deg"))
+        figures["by_kind_deg"][kind] = mean_median(
+            numbers(rows.filter(pc.equal(rows["kind"], kind)), "opening_angle_deg")
+        )
     if rows.num_rows:
         latency, used = latency_s(rows), rows["n_used"].to_pylist()
         span = (numbers(rows, "stored_ns").max() - numbers(rows, "emitted_ns").min()) * 1e-9

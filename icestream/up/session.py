@@ -71,7 +71,9 @@ class Session:
 
     async def _work(self) -> dict[str, Any] | None:
         plan, view = self._plan, View(self._console, self._plan, self._supervisor)
-        view.say(f"starting {plan.redis.version}, Triton, MLflow, {len(plan.bridges)} bridge(s), recorder; logs in {plan.state_dir / 'logs'}")
+        view.say(
+            f"starting {plan.redis.version}, Triton, MLflow, {len(plan.bridges)} bridge(s), recorder; logs in {plan.state_dir / 'logs'}"
+        )
         plan.write_addresses()
         for part in [*plan.servers(), *plan.cubes()]:
             self._supervisor.start(part)
@@ -107,17 +109,24 @@ class Session:
         wanted, drain_until = self._plan.options.events, None
         status = Status(time.monotonic())
         while True:
-            status = await asyncio.to_thread(self._probe.look) or status
+            status = (await asyncio.to_thread(self._probe.look)) or status
             view.show(status, await asyncio.to_thread(self._probe.mean_angles_deg))
             if self._interrupted.is_set() and drain_until is None:
                 drain_until = time.monotonic() + DRAIN_S
                 await self._supervisor.stop("emitter")
                 continue
             over = not self._supervisor.running("emitter") if drain_until else self._emitter_done(status, wanted)
-            if over and status.backlog == 0 and status.unrecorded == 0 and (time.monotonic() - status.when_s) < 2 * LOOK_S + 1:
+            if (
+                over
+                and status.backlog == 0
+                and status.unrecorded == 0
+                and (time.monotonic() - status.when_s) < 2 * LOOK_S + 1
+            ):
                 return status.emitted, status.rejected
             if drain_until and time.monotonic() > drain_until:
-                view.say(f"stopping with {status.backlog} events in the stream; the next `icestream up` goes on with them")
+                view.say(
+                    f"stopping with {status.backlog} events in the stream; the next `icestream up` goes on with them"
+                )
                 return status.emitted - status.backlog, status.rejected
             await asyncio.sleep(LOOK_S)
 
@@ -154,12 +163,16 @@ class Session:
             for name in ("sky.png", "opening_angle.png"):
                 self._console.print(f"picture      {plan.state_dir / name}", highlight=False, soft_wrap=True)
         store = f"sqlite:///{plan.state_dir / 'mlflow' / 'mlflow.db'}"
-        self._console.print(f"MLflow       mlflow server --backend-store-uri {store} --artifacts-destination {plan.state_dir / 'mlflow' / 'artifacts'}", highlight=False, soft_wrap=True)
+        self._console.print(
+            f"MLflow       mlflow server --backend-store-uri {store} --artifacts-destination {plan.state_dir / 'mlflow' / 'artifacts'}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _stop_order(names: list[str]) -> list[list[str]]:
     """Who is stopped after whom: what writes before what it writes to."""
-    servers = [name for name in ("triton", "mlflow", "redis") if name in names]
+    servers = [name for name in names if name in ("triton", "mlflow", "redis")]
     return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder"], servers]
 
 

@@ -3,6 +3,7 @@
 import time
 import urllib.request
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,7 +37,7 @@ class Probe:
 
     def __init__(self, plan: Plan):
         self._plan = plan
-        self._redis: Redis[bytes] = Redis.from_url(plan.redis_url, protocol=2, socket_timeout=2)
+        self._redis: Redis = Redis.from_url(plan.redis_url, protocol=2, socket_timeout=2)
         self._before: tuple[int, int] | None = None  # results and rejected entries before this session
 
     def ping(self) -> bool:
@@ -57,8 +58,11 @@ class Probe:
         if self._before is None:
             self._before = (stored, rejected)
         emitted = int(self._redis.hget(f"{streams.EMITTED}:{self._plan.run_id}", "emitted") or 0)
-        latest = [wire.RECONSTRUCTION.decode(fields[wire.FIELD]) for _, fields in self._redis.xrevrange(streams.DIRECTIONS, count=SAMPLE)]
-        latency = [(result.stored_ns - result.emitted_ns) * 1e-9 for result in latest if result.run_id >= self._plan.run_id]
+        entries: Any = self._redis.xrevrange(streams.DIRECTIONS, count=SAMPLE)
+        latest = [wire.RECONSTRUCTION.decode(fields[wire.FIELD]) for _, fields in entries]
+        latency = [
+            (result.stored_ns - result.emitted_ns) * 1e-9 for result in latest if result.run_id >= self._plan.run_id
+        ]
         return Status(
             time.monotonic(),
             emitted,
@@ -89,7 +93,9 @@ class Probe:
     def mean_angles_deg(self) -> dict[str, float]:
         """Mean opening angle so far by `network` and `linefit`, where the truth is known; empty while the recorder is away."""
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{self._plan.port['recorder_metrics']}/metrics", timeout=1) as answer:
+            with urllib.request.urlopen(
+                f"http://{HOST}:{self._plan.port['recorder_metrics']}/metrics", timeout=1
+            ) as answer:
                 text = answer.read().decode()
         except OSError:
             return {}

@@ -52,7 +52,9 @@ class Supervisor:
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self.restarts: dict[str, int] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchdog = subprocess.Popen([sys.executable, "-m", "icestream.up.watchdog"], stdin=subprocess.PIPE, start_new_session=True, text=True)
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-m", "icestream.up.watchdog"], stdin=subprocess.PIPE, start_new_session=True, text=True
+        )
         self._write_pids()
 
     def start(self, part: Part) -> None:
@@ -90,11 +92,16 @@ class Supervisor:
 
     async def _keep(self, part: Part) -> None:
         deaths, pause = 0, RESTART_S[0]
-        with open(self.log(part.name), "ab") as log:
+        with open(self.log(part.name), "ab") as log:  # noqa: ASYNC230 (a local file, for the child)
             while True:
                 began = time.monotonic()
                 process = await asyncio.create_subprocess_exec(
-                    *part.command, env={**os.environ, **part.environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    *part.command,
+                    env={**os.environ, **part.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
                 )
                 self._register(part.name, process.pid)
                 try:
@@ -110,7 +117,9 @@ class Supervisor:
                 lived = time.monotonic() - began >= LIVED_S
                 deaths, pause = (1, RESTART_S[0]) if lived else (deaths + 1, pause)
                 if deaths >= MAX_DEATHS:
-                    raise PartFailed(f"{part.name} does not stay up (exit status {status}); the end of {self.log(part.name)}:\n{self._tail(part.name)}")
+                    raise PartFailed(
+                        f"{part.name} does not stay up (exit status {status}); the end of {self.log(part.name)}:\n{self._tail(part.name)}"
+                    )
                 self.restarts[part.name] += 1
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RESTART_S[1])

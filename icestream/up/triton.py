@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from icestream.up.debian import fetch_debian_package
 from icestream.up.errors import MissingPart
 
 WHEEL = "nvidia-pytriton"
@@ -27,7 +28,9 @@ class TritonServer:
 
     def __init__(self, state_dir: Path):
         if sys.platform != "linux" or platform.machine() != "x86_64":
-            raise MissingPart(f"Triton's server runs on Linux x86_64; this is {sys.platform} {platform.machine()}: use docker compose")
+            raise MissingPart(
+                f"Triton's server runs on Linux x86_64; this is {sys.platform} {platform.machine()}: use docker compose"
+            )
         spec = importlib.util.find_spec("pytriton")
         if spec is None or not spec.submodule_search_locations:
             raise MissingPart(f"the wheel {WHEEL} is not installed: pip install --no-deps {WHEEL}, or run make")
@@ -37,9 +40,13 @@ class TritonServer:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         self._stub = self._server / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not self._stub.exists():
-            raise MissingPart(f"{WHEEL} {importlib.metadata.version(WHEEL)} has no stub for Python {version}: use Python 3.11 or 3.12")
+            raise MissingPart(
+                f"{WHEEL} {importlib.metadata.version(WHEEL)} has no stub for Python {version}: use Python 3.11 or 3.12"
+            )
         self._backends = state_dir / "triton" / "backends"
-        self._shared_memory = f"icestream-{os.getpid()}"  # prefix of the regions through which server and instances talk
+        self._shared_memory = (
+            f"icestream-{os.getpid()}"  # prefix of the regions through which server and instances talk
+        )
 
     def lay_out(self) -> None:
         """Put the backends where the server finds them."""
@@ -80,34 +87,25 @@ def libpython_folder(state_dir: Path) -> Path:
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     package = name.removesuffix(".so.1.0")
     fetched = state_dir / "debian"
-    folders = [Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"), Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or "")]
+    folders = [
+        Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"),
+        Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or ""),
+    ]
     folders += [fetched / folder.relative_to("/") for folder in folders]
     for folder in folders:
         if (folder / name).exists():
             return folder
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise MissingPart(f"{name} is missing, which Triton's Python backend links to: install your system's package {package}")
+        raise MissingPart(
+            f"{name} is missing, which Triton's Python backend links to: install your system's package {package}"
+        )
     try:
         fetch_debian_package(package, fetched)
     except subprocess.CalledProcessError as error:
-        raise MissingPart(f"{name} is missing and could not be fetched ({error.stderr.strip()[-200:]}): apt-get install {package}") from None
+        raise MissingPart(
+            f"{name} is missing and could not be fetched ({error.stderr.strip()[-200:]}): apt-get install {package}"
+        ) from None
     for folder in folders:
         if (folder / name).exists():
             return folder
     raise MissingPart(f"{name} is missing: apt-get install {package}")
-
-
-def fetch_debian_package(package: str, folder: Path) -> None:
-    """Unpack a Debian package into a folder, without root."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lists = folder / "lists"
-    (lists / "partial").mkdir(parents=True, exist_ok=True)
-
-    def run(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-
-    options = [f"-oDir::State::Lists={lists}", f"-oDir::Cache={folder / 'cache'}", "-oAPT::Sandbox::User="]
-    run("apt-get", *options, "update")
-    run("apt-get", *options, "download", package)
-    for archive in folder.glob(f"{package}_*.deb"):
-        run("dpkg-deb", "-x", archive.name, ".")

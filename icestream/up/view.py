@@ -53,7 +53,9 @@ class View:
         elif time.monotonic() - self._printed > LINE_S:
             self._printed = time.monotonic()
             latency = f", latency {status.latency_s[0] * 1e3:.0f} ms" if status.latency_s else ""
-            self.say(f"  {status.emitted} emitted, {status.stored} reconstructed ({self._rates[1]:.0f}/s), backlog {status.backlog}{latency}")
+            self.say(
+                f"  {status.emitted} emitted, {status.stored} reconstructed ({self._rates[1]:.0f}/s), backlog {status.backlog}{latency}"
+            )
 
     def _table(self, status: Status, angles_deg: dict[str, float]) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
@@ -75,7 +77,13 @@ class View:
             parts.append(f"● {name}{again}  ", style="green" if up else "red" if name != "emitter" else "dim")
         body: list[RenderableType] = [grid]
         if self._plan.options.events:
-            body.append(ProgressBar(total=self._plan.options.events, completed=min(status.stored + status.rejected, self._plan.options.events), width=64))
+            body.append(
+                ProgressBar(
+                    total=self._plan.options.events,
+                    completed=min(status.stored + status.rejected, self._plan.options.events),
+                    width=64,
+                )
+            )
         body += [parts, Text(self.addresses(), style="dim")]
         return Panel(Group(*body), title="icestream", subtitle="Ctrl-C ends", width=84)
 
@@ -104,11 +112,20 @@ def summary(figures: dict[str, Any]) -> RenderableType:
     if figures["latency_seconds"]:
         latency = figures["latency_seconds"]
         table.add_row("rate", f"{figures['events_per_second']:.0f} events/s")
-        table.add_row("latency", f"p50 {latency['p50'] * 1e3:.0f} ms, p95 {latency['p95'] * 1e3:.0f} ms, p99 {latency['p99'] * 1e3:.0f} ms from emitted to stored")
-        table.add_row("batches", f"{figures['mean_batch_size']:.1f} events in the mean, {100 * figures['padding_waste']:.0f} % of the pulses are padding")
+        table.add_row(
+            "latency",
+            f"p50 {latency['p50'] * 1e3:.0f} ms, p95 {latency['p95'] * 1e3:.0f} ms, p99 {latency['p99'] * 1e3:.0f} ms from emitted to stored",
+        )
+        table.add_row(
+            "batches",
+            f"{figures['mean_batch_size']:.1f} events in the mean, {100 * figures['padding_waste']:.0f} % of the pulses are padding",
+        )
     if angle := figures["opening_angle_deg"]:
         guess = figures["linefit_opening_angle_deg"] or {"mean": float("nan"), "median": float("nan")}
-        table.add_row("opening angle", f"mean {angle['mean']:.1f}°, median {angle['median']:.1f}°   (LineFit {guess['mean']:.1f}°, {guess['median']:.1f}°)")
+        table.add_row(
+            "opening angle",
+            f"mean {angle['mean']:.1f}°, median {angle['median']:.1f}°   (LineFit {guess['mean']:.1f}°, {guess['median']:.1f}°)",
+        )
         for kind, values in figures["by_kind_deg"].items():
             table.add_row("", f"{kind}: mean {values['mean']:.1f}°, median {values['median']:.1f}°")
         table.add_row("score", f"{figures['score_radians']:.4f} (mean angle in radians, as the competition counts)")

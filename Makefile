@@ -1,0 +1,41 @@
+# What a fresh machine needs: python3 (3.11 or 3.12) and make. Everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test check bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.runs  ## 2000 simulated events through the whole stream, without Docker
+	@$(BIN)/icestream up --events 2000 --rate 100
+	@echo 'Next: `make up` runs until Ctrl-C; README.md says how to replay Kaggle data and use your own checkpoint.'
+
+up: .venv/.runs  ## the whole stream until Ctrl-C
+	@$(BIN)/icestream up
+
+test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
+	$(BIN)/pytest
+
+check: .venv/.develops  ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.develops  ## measure every stage side by side and write docs/measurements.md
+	$(BIN)/python -m bench
+
+clean:  ## remove what was installed and what runs have left
+	rm -rf .venv .icestream *.egg-info
+
+# Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
+.venv/.runs: pyproject.toml
+	@bin/make-venv $(PYTHON)
+	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --no-deps nvidia-pytriton==0.7.0
+	@touch $@
+
+.venv/.develops: .venv/.runs
+	$(BIN)/pip install --quiet --editable '.[export,dev]'
+	@touch $@

@@ -55,7 +55,8 @@ def vmf_loss(vector: Tensor, truth: Tensor) -> Tensor:
     """
     kappa = vector.norm(dim=1).clamp_min(1e-6)
     log_norm = kappa.log() - kappa - torch.log1p(-torch.exp(-2 * kappa)) - math.log(2 * math.pi)
-    return -log_norm - (vector * truth).sum(1)
+    density: Tensor = log_norm + (vector * truth).sum(1)
+    return -density
 
 
 def angle_loss(vector: Tensor, truth: Tensor) -> Tensor:

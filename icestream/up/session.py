@@ -109,7 +109,8 @@ class Session:
         wanted, drain_until = self._plan.options.events, None
         status = Status(time.monotonic())
         while True:
-            status = (await asyncio.to_thread(self._probe.look)) or status
+            if (found := await asyncio.to_thread(self._probe.look)) is not None:
+                status = found
             view.show(status, await asyncio.to_thread(self._probe.mean_angles_deg))
             if self._interrupted.is_set() and drain_until is None:
                 drain_until = time.monotonic() + DRAIN_S

@@ -1,0 +1,42 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.batching import Batch, Item, Waiting
+from icestream.tensors import padded_length
+from tests.events import event
+
+
+def item(number: int, pulses: int) -> Item:
+    return Item(f"{number}-0".encode(), b"", event(number, pulses), 1, read_ns=number)
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 8))
+def test_every_event_is_taken_once_and_only_with_its_like(lengths: list[int], max_batch: int) -> None:
+    waiting = Waiting(128, max_batch)
+    for number, pulses in enumerate(lengths):
+        waiting.add(item(number, pulses))
+    taken = []
+    while waiting:
+        batch = waiting.take()
+        assert 1 <= len(batch.items) <= max_batch
+        assert {padded_length(one.event.n_pulses, 128) for one in batch.items} == {batch.length}
+        taken += [one.event.event_id for one in batch.items]
+    assert sorted(taken) == list(range(len(lengths)))
+
+
+@given(st.lists(st.integers(1, 400), min_size=2, max_size=60))
+def test_the_event_that_has_waited_longest_is_always_in_the_next_batch(lengths: list[int]) -> None:
+    waiting, left = Waiting(128, 4), set(range(len(lengths)))
+    for number, pulses in enumerate(lengths):
+        waiting.add(item(number, pulses))
+    while waiting:
+        taken = {one.event.event_id for one in waiting.take().items}
+        assert min(left) in taken
+        left -= taken
+
+
+def test_halves_are_the_whole() -> None:
+    batch = Batch([item(number, 5) for number in range(5)], 16)
+    one, other = batch.halves()
+    assert one.items + other.items == batch.items
+    assert len(one.items) == 2

@@ -1,0 +1,217 @@
+"""The bridge as a process, between a real Redis and a real Triton."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from icestream import streams, wire
+from icestream.detector import nominal_icecube86
+from icestream.direction import opening_angle
+from icestream.simulation.simulator import simulated_events
+from icestream.tensors import pad
+from tests.conftest import ROOT, Program, RedisProcess, TritonProcess, wait_until
+from tests.events import HOSTILE, event, put, results
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def bridge(redis_server: RedisProcess, triton: TritonProcess, program: Start) -> Iterator[Callable[..., Program]]:
+    def start(**settings: object) -> Program:
+        given = {"redis_url": redis_server.url, "triton_url": triton.url, "claim_idle_s": 1, **settings}
+        return program("bridge", **given)
+
+    yield start
+
+
+def finished(redis: Any, number: int) -> Callable[[], bool]:
+    return lambda: redis.xlen(streams.DIRECTIONS) + redis.xlen(streams.REJECTED) >= number and redis.xlen(streams.EVENTS) == 0
+
+
+def test_directions_are_those_of_the_network_whatever_shares_their_batch(redis: Any, bridge: Start) -> None:
+    """The answers of the whole way equal ONNX Runtime's on each event alone, without any padding."""
+    events = [one for one, _ in islice(simulated_events(nominal_icecube86(), 3, 1), 150)]
+    put(redis, *events)
+    bridge()
+    wait_until(finished(redis, len(events)), "all results")
+    session = onnxruntime.InferenceSession(ROOT / "model_repository" / "icemix" / "1" / "model.onnx")
+    found = {one.event_id: one for one in results(redis)}
+    assert len(found) == len(events)
+    for one in events:
+        direction, kappa = session.run(["direction", "kappa"], pad([one], min(one.n_pulses, 128)))
+        answer = found[one.event_id]
+        assert np.degrees(opening_angle(direction[0], answer.direction)) < 0.01
+        assert answer.kappa == pytest.approx(float(kappa[0, 0]), rel=1e-3)
+        assert (answer.n_pulses, answer.n_used) == (one.n_pulses, min(one.n_pulses, 128))
+
+
+def test_a_redelivered_event_gives_the_same_answer(redis: Any, bridge: Start) -> None:
+    long = event(1, pulses=900)
+    put(redis, long)
+    bridge()
+    wait_until(finished(redis, 1), "the first answer")
+    redis.delete(*redis.keys(f"{streams.DONE}:*"))  # so that it is not taken for a duplicate
+    put(redis, long)
+    wait_until(finished(redis, 2), "the second answer")
+    one, other = results(redis)
+    assert one.direction == pytest.approx(other.direction, abs=1e-6)
+
+
+def test_hostile_entries_are_rejected_one_by_one_and_good_ones_get_through(redis: Any, bridge: Start) -> None:
+    for number, (data, _) in enumerate(HOSTILE.values()):
+        put(redis, event(number))
+        redis.xadd(streams.EVENTS, {wire.FIELD: data})
+    redis.xadd(streams.EVENTS, {"another": "field"})
+    process = bridge()
+    wait_until(finished(redis, 2 * len(HOSTILE) + 1), "all are dealt with")
+    assert sorted(one.event_id for one in results(redis)) == list(range(len(HOSTILE)))
+    rejected = [fields for _, fields in redis.xrange(streams.REJECTED)]
+    expected = [(data, reason.encode()) for data, reason in HOSTILE.values()] + [(b"", b"undecodable")]
+    assert Counter((fields[b"e"], fields[b"reason"]) for fields in rejected) == Counter(expected)
+    assert all(fields[b"tries"] == b"1" for fields in rejected)
+    wait_until(lambda: process.metric("icestream_bridge_rejected_total") == len(rejected), "the metric says so")
+
+
+def test_an_event_that_triton_refuses_is_found_alone(redis: Any, bridge: Start) -> None:
+    events = [event(number, charge=13.0 if number in (5, 20) else 1.0) for number in range(40)]
+    put(redis, *events)
+    process = bridge(model="picky", max_batch=32)
+    wait_until(finished(redis, 40), "all are dealt with")
+    assert sorted(one.event_id for one in results(redis)) == [n for n in range(40) if n not in (5, 20)]
+    rejected = [fields for _, fields in redis.xrange(streams.REJECTED)]
+    assert sorted(wire.decode_event(fields[b"e"]).event_id for fields in rejected) == [5, 20]
+    assert {fields[b"reason"] for fields in rejected} == {b"refused_by_model"}
+    assert all(b"13 is refused" in fields[b"detail"] for fields in rejected)
+    assert process.metric("icestream_bridge_split_requests_total") >= 2
+
+
+def test_an_event_at_which_triton_fails_is_tried_again_and_then_rejected(redis: Any, bridge: Start) -> None:
+    put(redis, event(1, charge=17.0), event(2))
+    process = bridge(model="picky")
+    wait_until(finished(redis, 2), "both are dealt with")
+    assert [one.event_id for one in results(redis)] == [2]
+    assert process.metric("icestream_bridge_retries_total") >= 2
+
+
+def test_a_lone_event_is_answered_at_once(redis: Any, bridge: Start) -> None:
+    bridge()
+    put(redis, event(1))
+    wait_until(finished(redis, 1), "the first answer")
+    for number in range(2, 12):
+        put(redis, event(number))
+        wait_until(finished(redis, number), "an answer")
+    waits = sorted((one.sent_ns - one.read_ns) * 1e-9 for one in results(redis))
+    assert waits[len(waits) // 2] < 0.02
+
+
+def test_batches_fill_under_backlog(redis: Any, bridge: Start, triton: TritonProcess) -> None:
+    put(redis, *(event(number, pulses=20) for number in range(320)))
+    executions = triton.metric("nv_inference_exec_count", "icemix")
+    process = bridge(max_batch=32)
+    wait_until(finished(redis, 320), "all results")
+    assert process.metric("icestream_bridge_batch_size_events_sum") == 320
+    assert process.metric("icestream_bridge_batch_size_events_count") <= 14
+    assert triton.metric("nv_inference_exec_count", "icemix") - executions <= 14
+    assert process.metric("icestream_bridge_pulses_total") == 320 * 20
+    assert process.metric("icestream_bridge_padded_pulses_total") == 320 * 32
+
+
+def test_a_model_of_another_kind_is_refused_in_words(bridge: Start) -> None:
+    process = bridge(model="other")
+    assert process.process.wait(30) == 1
+    assert "output kappa is ('FP32', [-1, 2]), expected ('FP32', [-1, 1])" in process.log
+    assert "Traceback" not in process.log
+
+
+def test_two_bridges_share_the_work(redis: Any, bridge: Start) -> None:
+    both = [bridge(max_held=32), bridge(max_held=32)]
+    wait_until(lambda: len(redis.keys(streams.EVENTS)) and len(redis.xinfo_groups(streams.EVENTS)), "the group")
+    put(redis, *(event(number) for number in range(400)))
+    wait_until(finished(redis, 400), "all results")
+    assert sorted(one.event_id for one in results(redis)) == list(range(400))
+    wait_until(lambda: sum(one.metric("icestream_bridge_event_latency_seconds_count") for one in both) == 400, "the metrics")
+    assert min(one.metric("icestream_bridge_event_latency_seconds_count") for one in both) > 50
+
+
+def test_sigterm_finishes_what_is_in_flight(redis: Any, bridge: Start) -> None:
+    put(redis, *(event(number, pulses=120) for number in range(600)))
+    process = bridge()
+    wait_until(lambda: redis.xlen(streams.DIRECTIONS) > 50, "some results")
+    assert process.stop() == 0
+    assert redis.xpending(streams.EVENTS, streams.BRIDGE_GROUP)["pending"] == 0
+    assert redis.xlen(streams.DIRECTIONS) + redis.xlen(streams.EVENTS) == 600
+    assert redis.xinfo_consumers(streams.EVENTS, streams.BRIDGE_GROUP) == []
+
+
+def test_killed_bridges_lose_and_double_nothing(redis: Any, bridge: Start) -> None:
+    put(redis, *(event(number, pulses=60) for number in range(1500)))
+    for share in (200, 600, 1000):
+        process = bridge()
+        wait_until(lambda least=share: redis.xlen(streams.DIRECTIONS) >= least, f"{share} results")
+        process.kill()
+    assert redis.xpending(streams.EVENTS, streams.BRIDGE_GROUP)["pending"] > 0
+    last = bridge()
+    wait_until(finished(redis, 1500), "all results")
+    assert sorted(one.event_id for one in results(redis)) == list(range(1500))
+    assert last.metric("icestream_bridge_claimed_events_total") > 0
+
+
+def test_an_entry_that_outlives_many_bridges_is_put_aside(redis: Any, bridge: Start) -> None:
+    put(redis, event(1), event(2))
+    redis.xgroup_create(streams.EVENTS, streams.BRIDGE_GROUP, id="0")
+    redis.xreadgroup(streams.BRIDGE_GROUP, "dead", {streams.EVENTS: ">"}, count=1)
+    [(entry_id, _)] = redis.xrange(streams.EVENTS, count=1)
+    redis.xclaim(streams.EVENTS, streams.BRIDGE_GROUP, "dead", 0, [entry_id], retrycount=10, idle=60_000)
+    bridge()
+    wait_until(finished(redis, 2), "both are dealt with")
+    [(_, fields)] = redis.xrange(streams.REJECTED)
+    assert (fields[b"reason"], fields[b"tries"]) == (b"too_many_tries", b"11")
+    assert [one.event_id for one in results(redis)] == [2]
+
+
+def test_triton_may_be_killed_under_load(redis: Any, bridge: Start, triton: TritonProcess) -> None:
+    put(redis, *(event(number, pulses=60) for number in range(1200)))
+    process = bridge()
+    wait_until(lambda: redis.xlen(streams.DIRECTIONS) > 200, "some results")
+    triton.kill()
+    try:
+        wait_until(lambda: process.metric("icestream_bridge_retries_total") > 3, "the bridge notices")
+        stored = redis.xlen(streams.DIRECTIONS)
+        assert stored < 1200
+        assert redis.xlen(streams.EVENTS) + stored == 1200
+    finally:
+        triton.start()
+    wait_until(finished(redis, 1200), "all results", 60)
+    assert sorted(one.event_id for one in results(redis)) == list(range(1200))
+    assert redis.xlen(streams.REJECTED) == 0
+
+
+def test_redis_may_be_killed_under_load(tmp_path: Path, bridge: Start) -> None:
+    server = RedisProcess(tmp_path)
+    redis = server.client
+    put(redis, *(event(number, pulses=60) for number in range(1200)))
+    bridge(redis_url=server.url)
+    for least in (200, 500):
+        wait_until(lambda wanted=least: redis.xlen(streams.DIRECTIONS) > wanted, "some results")
+        server.kill()
+        server.start()
+    wait_until(finished(redis, 1200), "all results", 60)
+    assert sorted(one.event_id for one in results(redis)) == list(range(1200))
+    server.close()
+
+
+def test_a_bridge_that_comes_before_triton_waits_for_it(redis: Any, bridge: Start, triton: TritonProcess) -> None:
+    put(redis, event(1))
+    triton.kill()
+    try:
+        process = bridge()
+        wait_until(lambda: "waiting for Triton" in process.log, "the bridge says that it waits")
+    finally:
+        triton.start()
+    wait_until(finished(redis, 1), "the answer", 60)

@@ -1,0 +1,112 @@
+"""The emitter as a process, and its publisher, on a real Redis."""
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from emitter.publisher import Publisher
+from emitter.source import Position, Replay, Simulation
+from icestream import streams, wire
+from icestream.detector import nominal_icecube86
+from icestream.event import Truth
+from icestream.kaggle import write_folder
+from icestream.simulation.simulator import simulated_events
+from tests.conftest import Program, RedisProcess, wait_until
+from tests.events import event
+
+Start = Callable[..., Program]
+
+
+def emitted(redis: Any) -> list[tuple[int, int]]:
+    found = [wire.decode_event(fields[wire.FIELD]) for _, fields in redis.xrange(streams.EVENTS)]
+    return [(one.run_id, one.event_id) for one in found]
+
+
+def test_a_write_whose_reply_was_lost_may_be_sent_again(redis: Any, redis_server: RedisProcess) -> None:
+    publisher = Publisher(redis_server.url, run_id=7)
+    pairs = [(event(number), Truth(7, number, 1.0, 1.0)) for number in range(5)]
+    for _ in range(3):
+        publisher.publish(0, pairs[:3], 1)
+    publisher.publish(3, pairs[3:], 1)
+    assert emitted(redis) == [(7, number) for number in range(5)]
+    assert redis.xlen(streams.TRUTH) == 5
+    assert publisher.position() == (5, Position(7, 4))
+
+
+def test_an_event_without_truth_leaves_none(redis: Any, redis_server: RedisProcess) -> None:
+    Publisher(redis_server.url, run_id=7).publish(0, [(event(), None)], 1)
+    assert redis.xlen(streams.TRUTH) == 0
+
+
+def test_the_bridge_finds_no_truth_in_what_it_reads(redis: Any, redis_server: RedisProcess) -> None:
+    Publisher(redis_server.url, run_id=7).publish(0, [(event(), Truth(7, 1, 1.0, 1.0))], 1)
+    [(_, fields)] = redis.xrange(streams.EVENTS)
+    assert list(fields) == [wire.FIELD]
+    assert wire.decode_event(fields[wire.FIELD]).n_pulses == 20
+
+
+def test_a_count_is_emitted_and_no_more(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, count=150, rate="max", run_id=9)
+    assert emitter.process.wait(60) == 0
+    expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 150)]
+    assert emitted(redis) == expected
+
+
+def test_a_killed_emitter_goes_on_where_it_was(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    first = program("emitter", redis_url=redis_server.url, count=400, rate=300, run_id=9)
+    wait_until(lambda: redis.xlen(streams.EVENTS) > 100, "some events")
+    first.kill()
+    assert redis.xlen(streams.EVENTS) < 400
+    second = program("emitter", redis_url=redis_server.url, count=400, rate="max", run_id=9)
+    assert second.process.wait(60) == 0
+    expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 400)]
+    assert emitted(redis) == expected
+
+
+def test_it_waits_when_the_stream_is_full_and_trims_nothing(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, count=500, rate="max", max_backlog=100)
+    wait_until(lambda: emitter.metric("icestream_emitter_backpressure_seconds_total") > 0.3, "back-pressure")
+    full = redis.xlen(streams.EVENTS)
+    assert 100 <= full < 170
+    redis.xtrim(streams.EVENTS, maxlen=0)  # somebody has worked it off
+    wait_until(lambda: redis.xlen(streams.EVENTS) >= 100, "more events")
+    assert emitter.process.poll() is None
+
+
+def test_it_survives_redis_going_away(tmp_path: Path, program: Start) -> None:
+    server = RedisProcess(tmp_path)
+    emitter = program("emitter", redis_url=server.url, count=600, rate=300, run_id=9)
+    wait_until(lambda: server.client.xlen(streams.EVENTS) > 100, "some events")
+    server.kill()
+    wait_until(lambda: emitter.metric("icestream_emitter_publish_failures_total") > 0, "a failed write")
+    beat = emitter.metric("icestream_emitter_heartbeat_timestamp_seconds")
+    wait_until(lambda: emitter.metric("icestream_emitter_heartbeat_timestamp_seconds") > beat, "a heartbeat meanwhile")
+    server.start()
+    assert emitter.process.wait(60) == 0
+    found = emitted(server.client)
+    assert len(found) == len(set(found)) == 600
+    server.close()
+
+
+def test_sigterm_ends_it_with_status_0(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=redis_server.url)
+    wait_until(lambda: redis.xlen(streams.EVENTS) > 5, "some events")
+    assert emitter.stop() == 0
+
+
+def test_each_pass_over_a_folder_is_a_run_of_its_own(tmp_path: Path) -> None:
+    original = list(islice(simulated_events(nominal_icecube86(), 1, 1), 10))
+    ids = [event.event_id for event, _ in original]
+    write_folder(tmp_path, original)
+    looped = [(event.run_id, event.event_id) for event, _ in islice(Replay(tmp_path, loop=True).events(5, None), 25)]
+    assert looped == [(5, i) for i in ids] + [(6, i) for i in ids] + [(7, i) for i in ids[:5]]
+    resumed = [(event.run_id, event.event_id) for event, _ in islice(Replay(tmp_path, loop=True).events(5, Position(6, ids[7])), 4)]
+    assert resumed == [(6, ids[8]), (6, ids[9]), (7, ids[0]), (7, ids[1])]
+    assert len(list(Replay(tmp_path, loop=False).events(5, None))) == 10
+
+
+def test_a_simulation_resumes_behind_its_last_event() -> None:
+    source = Simulation(nominal_icecube86(), seed=1)
+    events = [event.event_id for event, _ in islice(source.events(1, None), 12)]
+    assert [event.event_id for event, _ in islice(source.events(1, Position(1, events[4])), 7)] == events[5:]

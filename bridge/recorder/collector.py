@@ -32,7 +32,8 @@ class Collector:
         self._redis, self._spool, self._metrics = redis, spool, metrics
         self._results: dict[bytes, Reconstruction | None] = {}  # entries of the open window; None where undecodable
         self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry, truth
-        self._settled: list[bytes] = []  # truth entries to acknowledge with the window
+        self._written: list[bytes] = []  # entries that are on disk and not yet acknowledged
+        self._settled: list[bytes] = []  # truth entries to acknowledge with them
         self._recorded: deque[bytes] = deque(maxlen=KEPT_DIRECTIONS)
 
     def prepare(self) -> None:
@@ -70,34 +71,35 @@ class Collector:
 
     def close_window(self) -> None:
         """Put the open window into the spool and acknowledge its entries."""
+        self._acknowledge()  # what an earlier call has written and failed to acknowledge
         if not self._results:
             return
         results = [result for result in self._results.values() if result is not None]
-        last = max(map(_order, self._results))
-        if last > self._spool.position():  # else an earlier call wrote it and failed to acknowledge
-            found = [self._truths.get((result.run_id, result.event_id)) for result in results]
-            if results:
-                rows = table(results, [pair[1] if pair else None for pair in found])
-                self._spool.write(rows, last)
-                self._metrics.spooled(rows)
-        for result in results:
-            if pair := self._truths.pop((result.run_id, result.event_id), None):
-                self._settled.append(pair[0])
+        if results:
+            found = [self._truths.pop((result.run_id, result.event_id), None) for result in results]
+            rows = table(results, [pair[1] if pair else None for pair in found])
+            self._spool.write(rows, max(map(_order, self._results)))
+            self._metrics.spooled(rows)
+            self._settled += [pair[0] for pair in found if pair]
         while len(self._truths) > KEPT_TRUTHS:
             self._settled.append(self._truths.pop(next(iter(self._truths)))[0])
+        self._written += self._results
+        self._results.clear()
         self._acknowledge()
 
     def _acknowledge(self) -> None:
+        if not self._written:
+            return
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xack(streams.DIRECTIONS, streams.RECORDER_GROUP, *self._results)
+            pipe.xack(streams.DIRECTIONS, streams.RECORDER_GROUP, *self._written)
             if self._settled:
                 pipe.xack(streams.TRUTH, streams.RECORDER_GROUP, *self._settled)
                 pipe.xdel(streams.TRUTH, *self._settled)
             if len(self._recorded) == KEPT_DIRECTIONS:
                 pipe.xtrim(streams.DIRECTIONS, minid=self._recorded[0])
             pipe.execute()
-        self._recorded.extend(self._results)
-        self._results.clear()
+        self._recorded.extend(self._written)
+        self._written.clear()
         self._settled.clear()
 
     def _read(

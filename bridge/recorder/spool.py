@@ -68,7 +68,7 @@ class Spool:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        name = f"{time.time_ns() // 1_000_000}"
+        name = str(time.time_ns())
         (folder / name).mkdir(parents=True)
         self.current = Start(folder / name)
         self._number = 0

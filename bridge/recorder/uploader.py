@@ -81,12 +81,12 @@ class Uploader:
     def _run(self, start: Start) -> str:
         """The MLflow run of a start, made when there is something to log."""
         if (run_id := start.mlflow_run) is None:
-            began = datetime.fromtimestamp(int(start.name) / 1000, UTC)
+            began = datetime.fromtimestamp(int(start.name) / 1e9, UTC)
             experiment = self._client.get_experiment_by_name(self._experiment)
             experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
             tags = {"icestream.version": __version__, "icestream.session": self._session, "icestream.start": start.name}
             run = self._client.create_run(
-                experiment_id, start_time=int(start.name), tags=tags, run_name=f"stream {began:%Y-%m-%d %H:%M:%S}"
+                experiment_id, start_time=int(start.name) // 1_000_000, tags=tags, run_name=f"stream {began:%Y-%m-%d %H:%M:%S}"
             )
             start.mlflow_run = run_id = run.info.run_id
         return run_id

@@ -1,0 +1,202 @@
+"""The recorder on a real Redis and a real MLflow: everything recorded once, whatever is away or dies."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from prometheus_client import CollectorRegistry
+from redis import ConnectionError as RedisAway
+
+from bridge.recorder.collector import Collector
+from bridge.recorder.metrics import RecorderMetrics
+from bridge.recorder.spool import Spool
+from icestream import streams, wire
+from icestream.event import Truth
+from icestream.predictions import SCHEMA, table
+from icestream.up.report import recorded, report
+from tests.conftest import Program, RedisProcess, free_port, wait_until
+from tests.events import reconstruction
+
+Start = Callable[..., Program]
+
+
+def put_results(redis: Any, *numbers: int, truth: bool = True) -> None:
+    """Results as a bridge stores them, their truths before them."""
+    for number in numbers:
+        if truth:
+            known = Truth(7, number, 1.0, 0.5, "cascade")
+            redis.xadd(streams.TRUTH, {wire.FIELD: wire.TRUTH.encode(known)})
+        redis.xadd(streams.DIRECTIONS, {wire.FIELD: wire.RECONSTRUCTION.encode(reconstruction(number))})
+
+
+def spooled(folder: Path) -> list[int]:
+    """The event_ids on disk."""
+    return [event_id for path in sorted(folder.glob("*/window-*.parquet")) for event_id in pq.read_table(path)["event_id"].to_pylist()]
+
+
+def collector(redis: Any, folder: Path) -> Collector:
+    one = Collector(redis, Spool(folder), RecorderMetrics(CollectorRegistry()))
+    one.prepare()
+    return one
+
+
+def test_results_meet_their_truth_and_leave_the_streams(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    put_results(redis, 3, truth=False)
+    one = collector(redis, tmp_path)
+    assert one.read(None) == 3
+    assert spooled(tmp_path) == []
+    one.close_window()
+    assert spooled(tmp_path) == [1, 2, 3]
+    [path] = tmp_path.glob("*/*.parquet")
+    rows = pq.read_table(path)
+    assert rows["kind"].to_pylist() == ["cascade", "cascade", None]
+    assert rows["opening_angle_deg"].null_count == 1
+    assert redis.xlen(streams.TRUTH) == 0
+    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+
+
+def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    with monkeypatch.context() as broken:
+
+        def away(**_: object) -> None:
+            raise RedisAway("gone")
+
+        broken.setattr(redis, "pipeline", away)
+        with pytest.raises(RedisAway):
+            one.close_window()
+    assert spooled(tmp_path) == [1, 2]
+    put_results(redis, 3)
+    second = collector(redis, tmp_path)
+    second.read(None)
+    second.close_window()
+    assert spooled(tmp_path) == [1, 2, 3]
+    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+
+
+def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    with monkeypatch.context() as broken:
+
+        def away(**_: object) -> None:
+            raise RedisAway("gone")
+
+        broken.setattr(redis, "pipeline", away)
+        with pytest.raises(RedisAway):
+            one.close_window()
+    put_results(redis, 3)
+    one.read(None)
+    one.close_window()
+    assert sorted(spooled(tmp_path)) == [1, 2, 3]
+
+
+def test_a_crash_before_the_disk_loses_nothing(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    collector(redis, tmp_path).read(None)
+    second = collector(redis, tmp_path)
+    second.read(None)
+    second.close_window()
+    assert spooled(tmp_path) == [1, 2]
+
+
+def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    one.close_window()
+    spool = Spool(tmp_path)
+    before = spool.position()
+    for start in spool.starts():
+        spool.forget(start.windows())
+    assert spooled(tmp_path) == []
+    assert Spool(tmp_path).position() == before > (0, 0)
+
+
+def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) -> None:
+    redis.xadd(streams.DIRECTIONS, {wire.FIELD: b"\xc1"})
+    redis.xadd(streams.TRUTH, {wire.FIELD: b"\xc1"})
+    put_results(redis, 1)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    one.close_window()
+    assert spooled(tmp_path) == [1]
+    assert redis.xlen(streams.TRUTH) == 0
+
+
+def runs(mlflow_url: str, session: str) -> list[Any]:
+    client = MlflowClient(mlflow_url)
+    experiment = client.get_experiment_by_name("icestream")
+    return list(client.search_runs([experiment.experiment_id], f"tags.`icestream.session` = '{session}'")) if experiment else []
+
+
+def test_mlflow_gets_charts_parts_pictures_and_tags(
+    redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
+) -> None:
+    redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
+    process = program("bridge.recorder", redis_url=redis_server.url, mlflow_url=mlflow_url, spool_dir=tmp_path / "spool", session="s1", window_s=0.5)
+    put_results(redis, *range(50))
+    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
+    put_results(redis, *range(50, 80))
+    assert process.stop(60) == 0
+    [run] = runs(mlflow_url, "s1")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["model.checkpoint"] == "small sha256:abc"
+    assert (run.data.tags["model.name"], run.data.tags["model.version"]) == ("icemix", "1")
+    client = MlflowClient(mlflow_url)
+    assert len(client.get_metric_history(run.info.run_id, "latency/p99_seconds")) >= 2
+    assert "truth/network_cascades_mean_deg" in run.data.metrics
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "latest")} == {
+        "latest/sky.png", "latest/opening_angle.png", "latest/predictions.csv",
+    }  # fmt: skip
+    rows, ids = recorded(mlflow_url, "s1", tmp_path)
+    assert ids == [run.info.run_id]
+    assert rows["event_id"].to_pylist() == list(range(80))
+    assert list((tmp_path / "spool").iterdir()) == [tmp_path / "spool" / "position"]
+
+
+def test_results_wait_on_disk_while_mlflow_is_away(redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    away = program("bridge.recorder", redis_url=redis_server.url, mlflow_url=f"http://127.0.0.1:{free_port()}", spool_dir=spool, session="s2", window_s=0.3)
+    put_results(redis, *range(20))
+    wait_until(lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads")
+    away.kill()
+    put_results(redis, *range(20, 30))
+    back = program("bridge.recorder", redis_url=redis_server.url, mlflow_url=mlflow_url, spool_dir=spool, session="s2", window_s=0.3)
+    wait_until(lambda: sum(run.info.status == "KILLED" for run in runs(mlflow_url, "s2")) == 1, "the earlier start's run")
+    assert back.stop(60) == 0
+    rows, ids = recorded(mlflow_url, "s2", tmp_path)
+    assert sorted(rows["event_id"].to_pylist()) == list(range(30))
+    assert len(ids) == 2  # one run per start
+
+
+def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
+    rows = table([reconstruction(1), reconstruction(2), reconstruction(2)], [Truth(7, 1, 0.0, 0.0), None, None])
+    figures = report(rows, emitted=5, rejected=1, max_pulses=128)
+    assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 1)
+    assert figures["latency_seconds"]["p50"] == pytest.approx(0.004)
+    assert figures["opening_angle_deg"]["mean"] == pytest.approx(36.87, abs=0.01)
+    assert figures["padding_waste"] == pytest.approx(1 - 20 / 32)
+    assert figures["mean_batch_size"] == 3  # all sent at the same time
+
+
+def test_the_report_of_nothing_is_empty_but_whole() -> None:
+    figures = report(SCHEMA.empty_table(), 0, 0, 128)
+    assert figures["latency_seconds"] is figures["opening_angle_deg"] is figures["score_radians"] is None
+    assert pa.table({}).num_rows == figures["reconstructed"] == figures["lost"] == 0
+
+
+def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    (spool.current.folder / "window-00000001-5-0.parquet.part").write_bytes(os.urandom(100))
+    assert Spool(tmp_path).position() == (0, 0)
+    assert list(tmp_path.glob("*/*.part")) == []

@@ -1,0 +1,85 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
+from export.icemix import VARIANTS, IceMix
+from export.to_onnx import TOLERANCE_DEG, export
+from icestream.detector import nominal_icecube86
+from tests.conftest import ROOT
+
+COMMITTED = ROOT / "model_repository" / "icemix"
+
+
+def test_the_committed_model_is_what_the_exporter_makes_of_the_committed_checkpoint(tmp_path: Path) -> None:
+    worst = export(SHIPPED, None, nominal_icecube86(), tmp_path)
+    assert worst <= TOLERANCE_DEG
+    assert (tmp_path / "icemix" / "config.pbtxt").read_text() == (COMMITTED / "config.pbtxt").read_text()
+    made, committed = (onnx.load(folder / "1" / "model.onnx") for folder in (tmp_path / "icemix", COMMITTED))
+    assert made == committed
+    assert (COMMITTED / "1" / "model.onnx").stat().st_size < 10e6
+
+
+def test_the_model_names_no_place_it_was_made_at() -> None:
+    content = (COMMITTED / "1" / "model.onnx").read_bytes()
+    assert b".py" not in content
+    assert b"/home" not in content
+
+
+def test_the_shipped_checkpoint_carries_its_configuration_and_its_making() -> None:
+    network, card = load_checkpoint(SHIPPED)
+    assert network.config == VARIANTS["small"]
+    assert card["minutes"] >= 60
+    assert card["events"] > 100_000
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, IceMix(VARIANTS["small"]), {})
+    return path
+
+
+def test_plain_and_wrapped_state_dicts_are_read(tmp_path: Path) -> None:
+    state = IceMix(VARIANTS["small"]).state_dict()
+    for name, content in (("plain.pth", state), ("wrapped.pth", {"state_dict": state, "epoch": 3})):
+        torch.save(content, tmp_path / name)
+        network, _ = load_checkpoint(tmp_path / name, "small")
+        assert torch.equal(network.proj_out.weight, state["proj_out.weight"])
+
+
+def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path, tiny: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(tmp_path / "nowhere.pth")
+    (tmp_path / "noise.pth").write_bytes(b"noise" * 100)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(tmp_path / "noise.pth", "B_d32")
+    (tmp_path / "noise.safetensors").write_bytes(b"noise" * 100)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / "noise.safetensors", "B_d32")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(CheckpointError, match="not a state dict"):
+        load_checkpoint(tmp_path / "list.pth", "B_d32")
+    state = IceMix(VARIANTS["small"]).state_dict()
+    torch.save(state, tmp_path / "unnamed.pth")
+    with pytest.raises(CheckpointError, match="add --variant"):
+        load_checkpoint(tmp_path / "unnamed.pth")
+    del state["proj_out.bias"]
+    torch.save(state, tmp_path / "short.pth")
+    with pytest.raises(CheckpointError, match=r"parameter proj_out\.bias is missing in the file"):
+        load_checkpoint(tmp_path / "short.pth", "small")
+    with pytest.raises(CheckpointError, match="is not a B_d32"):
+        load_checkpoint(tiny, "B_d32")
+
+
+def test_a_slip_on_the_command_line_is_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "export" / "to_onnx.py", "--checkpoint", "nowhere.pth", "--output", tmp_path], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("to_onnx: nowhere.pth: no such file")
+    assert list(tmp_path.iterdir()) == []

@@ -123,9 +123,13 @@ class TritonProcess:
         config = (self.repository / "icemix" / "config.pbtxt").read_text()
         (self.repository / "picky" / "1").mkdir(parents=True)
         (self.repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
-        config = config.replace('name: "icemix"', 'name: "picky"').replace('backend: "onnxruntime"', 'backend: "python"')
+        config = config.replace('name: "icemix"', 'name: "picky"').replace(
+            'backend: "onnxruntime"', 'backend: "python"'
+        )
         (self.repository / "picky" / "config.pbtxt").write_text(config)
-        other = config.replace('"picky"', '"other"').replace('{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }')
+        other = config.replace('"picky"', '"other"').replace(
+            '{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }'
+        )
         shutil.copytree(self.repository / "picky", self.repository / "other")
         (self.repository / "other" / "config.pbtxt").write_text(other)
         self.http, self.grpc, self.metrics = free_port(), free_port(), free_port()
@@ -136,7 +140,9 @@ class TritonProcess:
     def start(self) -> None:
         command = self._server.command(self.repository, HOST, self.http, self.grpc, self.metrics)
         environment = {**os.environ, **self._server.environment()}
-        self._process = subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True
+        )
         wait_until(lambda: answers(f"http://{HOST}:{self.http}/v2/health/ready"), "Triton is ready", 60)
 
     def metric(self, name: str, model: str) -> float:
@@ -186,10 +192,15 @@ class Program:
         self.port = free_port()
         prefix = {"emitter": "EMITTER", "bridge": "BRIDGE", "bridge.recorder": "RECORDER"}[module]
         given = {"metrics_port": self.port, **settings}
-        environment = {**os.environ, **{f"ICESTREAM_{prefix}_{name.upper()}": str(value) for name, value in given.items()}}
+        environment = {
+            **os.environ,
+            **{f"ICESTREAM_{prefix}_{name.upper()}": str(value) for name, value in given.items()},
+        }
         self._log_path = folder / f"{module}-{self.port}.log"
         with open(self._log_path, "wb") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log, cwd=ROOT)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module], env=environment, stdout=log, stderr=log, cwd=ROOT
+            )
 
     @property
     def log(self) -> str:

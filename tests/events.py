@@ -49,7 +49,15 @@ def raw(version: object = 1, run_id: object = 1, event_id: object = 5, emitted: 
         "sensor_id": np.array([1, 2], "<i2"), "time": np.array([1, 2], "<f4"), "charge": np.array([1, 2], "<f4"), "auxiliary": np.array([0, 1], "u1"),
     }  # fmt: skip
     arrays.update(columns)
-    return msgspec.msgpack.encode([version, run_id, event_id, emitted, *(a if isinstance(a, (bytes, str, int, type(None))) else a.tobytes() for a in arrays.values())])
+    return msgspec.msgpack.encode(
+        [
+            version,
+            run_id,
+            event_id,
+            emitted,
+            *(a if isinstance(a, (bytes, str, int, type(None))) else a.tobytes() for a in arrays.values()),
+        ]
+    )
 
 
 # What may be found in the stream and is no event → the reason it is rejected for.

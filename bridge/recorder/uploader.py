@@ -86,7 +86,10 @@ class Uploader:
             experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
             tags = {"icestream.version": __version__, "icestream.session": self._session, "icestream.start": start.name}
             run = self._client.create_run(
-                experiment_id, start_time=int(start.name) // 1_000_000, tags=tags, run_name=f"stream {began:%Y-%m-%d %H:%M:%S}"
+                experiment_id,
+                start_time=int(start.name) // 1_000_000,
+                tags=tags,
+                run_name=f"stream {began:%Y-%m-%d %H:%M:%S}",
             )
             start.mlflow_run = run_id = run.info.run_id
         return run_id

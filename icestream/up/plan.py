@@ -167,7 +167,7 @@ def _ports(wanted: dict[str, int], told: dict[str, int]) -> dict[str, int]:
         if number in found.values() or not _free(number):
             if name in told:
                 raise MissingPart(f"port {number} for {name} is taken: free it, or give another --port {name}=NUMBER")
-            number = _free_port()
+            number = free_port()
         found[name] = number
     return found
 
@@ -182,7 +182,7 @@ def _free(port: int) -> bool:
         return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -1,7 +1,7 @@
 """The bridge as a process, between a real Redis and a real Triton."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ Start = Callable[..., Program]
 
 
 @pytest.fixture
-def bridge(redis_server: RedisProcess, triton: TritonProcess, program: Start) -> Iterator[Callable[..., Program]]:
+def bridge(redis_server: RedisProcess, triton: TritonProcess, program: Start) -> Start:
     def start(**settings: object) -> Program:
         given = {"redis_url": redis_server.url, "triton_url": triton.url, "claim_idle_s": 1, **settings}
         return program("bridge", **given)
 
-    yield start
+    return start
 
 
 def finished(redis: Any, number: int) -> Callable[[], bool]:
-    return lambda: redis.xlen(streams.DIRECTIONS) + redis.xlen(streams.REJECTED) >= number and redis.xlen(streams.EVENTS) == 0
+    return lambda: (
+        redis.xlen(streams.DIRECTIONS) + redis.xlen(streams.REJECTED) >= number and redis.xlen(streams.EVENTS) == 0
+    )
 
 
 def test_directions_are_those_of_the_network_whatever_shares_their_batch(redis: Any, bridge: Start) -> None:
@@ -135,7 +137,9 @@ def test_two_bridges_share_the_work(redis: Any, bridge: Start) -> None:
     put(redis, *(event(number) for number in range(400)))
     wait_until(finished(redis, 400), "all results")
     assert sorted(one.event_id for one in results(redis)) == list(range(400))
-    wait_until(lambda: sum(one.metric("icestream_bridge_event_latency_seconds_count") for one in both) == 400, "the metrics")
+    wait_until(
+        lambda: sum(one.metric("icestream_bridge_event_latency_seconds_count") for one in both) == 400, "the metrics"
+    )
     assert min(one.metric("icestream_bridge_event_latency_seconds_count") for one in both) > 50
 
 

@@ -36,7 +36,11 @@ def put_results(redis: Any, *numbers: int, truth: bool = True) -> None:
 
 def spooled(folder: Path) -> list[int]:
     """The event_ids on disk."""
-    return [event_id for path in sorted(folder.glob("*/window-*.parquet")) for event_id in pq.read_table(path)["event_id"].to_pylist()]
+    return [
+        event_id
+        for path in sorted(folder.glob("*/window-*.parquet"))
+        for event_id in pq.read_table(path)["event_id"].to_pylist()
+    ]
 
 
 def collector(redis: Any, folder: Path) -> Collector:
@@ -61,7 +65,9 @@ def test_results_meet_their_truth_and_leave_the_streams(redis: Any, tmp_path: Pa
     assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
 
 
-def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
@@ -82,7 +88,9 @@ def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(redis: Any, tm
     assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
 
 
-def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
@@ -136,14 +144,25 @@ def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) ->
 def runs(mlflow_url: str, session: str) -> list[Any]:
     client = MlflowClient(mlflow_url)
     experiment = client.get_experiment_by_name("icestream")
-    return list(client.search_runs([experiment.experiment_id], f"tags.`icestream.session` = '{session}'")) if experiment else []
+    return (
+        list(client.search_runs([experiment.experiment_id], f"tags.`icestream.session` = '{session}'"))
+        if experiment
+        else []
+    )
 
 
 def test_mlflow_gets_charts_parts_pictures_and_tags(
     redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
 ) -> None:
     redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
-    process = program("bridge.recorder", redis_url=redis_server.url, mlflow_url=mlflow_url, spool_dir=tmp_path / "spool", session="s1", window_s=0.5)
+    process = program(
+        "bridge.recorder",
+        redis_url=redis_server.url,
+        mlflow_url=mlflow_url,
+        spool_dir=tmp_path / "spool",
+        session="s1",
+        window_s=0.5,
+    )
     put_results(redis, *range(50))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
     put_results(redis, *range(50, 80))
@@ -164,15 +183,35 @@ def test_mlflow_gets_charts_parts_pictures_and_tags(
     assert list((tmp_path / "spool").iterdir()) == [tmp_path / "spool" / "position"]
 
 
-def test_results_wait_on_disk_while_mlflow_is_away(redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path) -> None:
+def test_results_wait_on_disk_while_mlflow_is_away(
+    redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
+) -> None:
     spool = tmp_path / "spool"
-    away = program("bridge.recorder", redis_url=redis_server.url, mlflow_url=f"http://127.0.0.1:{free_port()}", spool_dir=spool, session="s2", window_s=0.3)
+    away = program(
+        "bridge.recorder",
+        redis_url=redis_server.url,
+        mlflow_url=f"http://127.0.0.1:{free_port()}",
+        spool_dir=spool,
+        session="s2",
+        window_s=0.3,
+    )
     put_results(redis, *range(20))
-    wait_until(lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads")
+    wait_until(
+        lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads"
+    )
     away.kill()
     put_results(redis, *range(20, 30))
-    back = program("bridge.recorder", redis_url=redis_server.url, mlflow_url=mlflow_url, spool_dir=spool, session="s2", window_s=0.3)
-    wait_until(lambda: sum(run.info.status == "KILLED" for run in runs(mlflow_url, "s2")) == 1, "the earlier start's run")
+    back = program(
+        "bridge.recorder",
+        redis_url=redis_server.url,
+        mlflow_url=mlflow_url,
+        spool_dir=spool,
+        session="s2",
+        window_s=0.3,
+    )
+    wait_until(
+        lambda: sum(run.info.status == "KILLED" for run in runs(mlflow_url, "s2")) == 1, "the earlier start's run"
+    )
     assert back.stop(60) == 0
     rows, ids = recorded(mlflow_url, "s2", tmp_path)
     assert sorted(rows["event_id"].to_pylist()) == list(range(30))

@@ -54,7 +54,9 @@ def test_an_event_that_was_written_twice_gives_one_result(redis: Any, redis_serv
         put(redis, event(1), event(2), event(1), event(1, run_id=8))
         entries = await Intake(client, "one", 10).read(10)
         pairs = [(entries[0], 1, 7), (entries[1], 2, 7), (entries[2], 1, 7), (entries[3], 1, 8)]
-        stored = await Outlet(client).store([(entry.entry_id, reconstruction(number, run)) for entry, number, run in pairs])
+        stored = await Outlet(client).store(
+            [(entry.entry_id, reconstruction(number, run)) for entry, number, run in pairs]
+        )
         assert stored == Stored(duplicates=1, taken_over=0)
         assert [(one.run_id, one.event_id) for one in results(redis)] == [(7, 1), (7, 2), (8, 1)]
         assert redis.xlen(streams.EVENTS) == 0
@@ -123,7 +125,13 @@ def test_a_rejected_entry_is_kept_with_its_reason_and_bytes(redis: Any, redis_se
         assert await outlet.reject(entry.entry_id, entry.payload, "undecodable", "why", 3)
         assert not await outlet.reject(entry.entry_id, entry.payload, "undecodable", "why", 3)
         [(_, fields)] = redis.xrange(streams.REJECTED)
-        assert fields == {b"e": b"\x01bad", b"reason": b"undecodable", b"detail": b"why", b"tries": b"3", b"entry": entry.entry_id}
+        assert fields == {
+            b"e": b"\x01bad",
+            b"reason": b"undecodable",
+            b"detail": b"why",
+            b"tries": b"3",
+            b"entry": entry.entry_id,
+        }
         assert redis.xlen(streams.EVENTS) == 0
 
     with_client(redis_server, use)

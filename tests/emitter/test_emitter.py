@@ -64,7 +64,9 @@ def test_a_killed_emitter_goes_on_where_it_was(redis: Any, redis_server: RedisPr
     assert emitted(redis) == expected
 
 
-def test_it_waits_when_the_stream_is_full_and_trims_nothing(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+def test_it_waits_when_the_stream_is_full_and_trims_nothing(
+    redis: Any, redis_server: RedisProcess, program: Start
+) -> None:
     emitter = program("emitter", redis_url=redis_server.url, count=500, rate="max", max_backlog=100)
     wait_until(lambda: emitter.metric("icestream_emitter_backpressure_seconds_total") > 0.3, "back-pressure")
     full = redis.xlen(streams.EVENTS)
@@ -101,7 +103,10 @@ def test_each_pass_over_a_folder_is_a_run_of_its_own(tmp_path: Path) -> None:
     write_folder(tmp_path, original)
     looped = [(event.run_id, event.event_id) for event, _ in islice(Replay(tmp_path, loop=True).events(5, None), 25)]
     assert looped == [(5, i) for i in ids] + [(6, i) for i in ids] + [(7, i) for i in ids[:5]]
-    resumed = [(event.run_id, event.event_id) for event, _ in islice(Replay(tmp_path, loop=True).events(5, Position(6, ids[7])), 4)]
+    resumed = [
+        (event.run_id, event.event_id)
+        for event, _ in islice(Replay(tmp_path, loop=True).events(5, Position(6, ids[7])), 4)
+    ]
     assert resumed == [(6, ids[8]), (6, ids[9]), (7, ids[0]), (7, ids[1])]
     assert len(list(Replay(tmp_path, loop=False).events(5, None))) == 10
 

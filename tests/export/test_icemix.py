@@ -20,7 +20,13 @@ from tests.conftest import DATA
 INPUTS = np.load(DATA / "inputs.npz")
 EXPECTED = np.load(DATA / "expected.npz")
 KINDS = ["deepice", "deepice_4rel"]
-RAW = [INPUTS["sensor_id"], INPUTS["time_ns"], INPUTS["charge_pe"], INPUTS["auxiliary"], INPUTS["n_pulses"][:, None].astype(np.int32)]
+RAW = [
+    INPUTS["sensor_id"],
+    INPUTS["time_ns"],
+    INPUTS["charge_pe"],
+    INPUTS["auxiliary"],
+    INPUTS["n_pulses"][:, None].astype(np.int32),
+]
 
 
 def served(kind: str) -> ServedIceMix:
@@ -36,7 +42,14 @@ def test_features_are_the_authors(kind: str) -> None:
     features = served(kind).features(*map(torch.from_numpy, RAW))
     mask = INPUTS["feature_mask"]
     assert (features.mask.numpy() == mask).all()
-    for name, published in [("position", "pos"), ("time", "time"), ("charge", "charge"), ("auxiliary", "auxiliary"), ("qe", "qe"), ("ice", "ice_properties")]:
+    for name, published in [
+        ("position", "pos"),
+        ("time", "time"),
+        ("charge", "charge"),
+        ("auxiliary", "auxiliary"),
+        ("qe", "qe"),
+        ("ice", "ice_properties"),
+    ]:
         found = getattr(features, name).numpy()[mask]
         np.testing.assert_allclose(found, INPUTS[f"feature_{published}"][mask], atol=1e-6, err_msg=name)
 
@@ -53,7 +66,9 @@ def test_the_network_answers_as_the_authors_own(kind: str) -> None:
 def test_onnx_runtime_answers_as_the_authors_own_with_x_and_y_swapped_back(kind: str) -> None:
     model = export_onnx(served(kind), 64).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    direction, kappa = session.run(["direction", "kappa"], dict(zip(["sensor_id", "time", "charge", "auxiliary", "n_pulses"], RAW, strict=True)))
+    direction, kappa = session.run(
+        ["direction", "kappa"], dict(zip(["sensor_id", "time", "charge", "auxiliary", "n_pulses"], RAW, strict=True))
+    )
     np.testing.assert_allclose((direction * kappa)[:, [1, 0, 2]], EXPECTED[kind], atol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1, atol=1e-6)
 
@@ -76,7 +91,9 @@ def shipped() -> ServedIceMix:
 def session() -> onnxruntime.InferenceSession:
     from tests.conftest import ROOT
 
-    return onnxruntime.InferenceSession(ROOT / "model_repository" / "icemix" / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        ROOT / "model_repository" / "icemix" / "1" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
 
 
 def test_an_answer_does_not_depend_on_padding_or_company(session: onnxruntime.InferenceSession) -> None:
@@ -95,7 +112,9 @@ def test_an_answer_does_not_depend_on_padding_or_company(session: onnxruntime.In
     ("column", "value"),
     [("sensor_id", 5160), ("sensor_id", 2**31 - 1), ("sensor_id", -7), ("time", np.nan), ("time", np.inf), ("time", 1e30), ("charge", np.nan), ("charge", -np.inf), ("charge", 0.0), ("charge", -3.0)],
 )  # fmt: skip
-def test_an_impossible_pulse_touches_neither_the_graph_nor_its_neighbours(session: onnxruntime.InferenceSession, column: str, value: float) -> None:
+def test_an_impossible_pulse_touches_neither_the_graph_nor_its_neighbours(
+    session: onnxruntime.InferenceSession, column: str, value: float
+) -> None:
     inputs = example_inputs(np.random.default_rng(5), 3, 20, 24)
     expected = session.run(None, inputs)
     inputs[column][1, 3] = value

@@ -78,7 +78,10 @@ def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path, tiny: Path) -
 
 def test_a_slip_on_the_command_line_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "export" / "to_onnx.py", "--checkpoint", "nowhere.pth", "--output", tmp_path], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, ROOT / "export" / "to_onnx.py", "--checkpoint", "nowhere.pth", "--output", tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("to_onnx: nowhere.pth: no such file")

@@ -39,8 +39,23 @@ def test_linefit_works_on_tracks_and_not_on_cascades(held_out: HeldOut) -> None:
 def test_training_can_be_interrupted_and_taken_up(tmp_path: Path) -> None:
     output = tmp_path / "weights.safetensors"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-    command = [sys.executable, ROOT / "export" / "train.py", "--output", output, "--check-events", "50", "--check-minutes", "0.05"]
-    interrupted = subprocess.Popen([*command, "--minutes", "60"], env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        ROOT / "export" / "train.py",
+        "--output",
+        output,
+        "--check-events",
+        "50",
+        "--check-minutes",
+        "0.05",
+    ]
+    interrupted = subprocess.Popen(
+        [*command, "--minutes", "60"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     resume = output.with_suffix(".resume.pt")
     from tests.conftest import wait_until
 
@@ -48,7 +63,9 @@ def test_training_can_be_interrupted_and_taken_up(tmp_path: Path) -> None:
     interrupted.kill()
     interrupted.wait()
     assert not output.exists()
-    done = subprocess.run([*command, "--minutes", "0.1"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [*command, "--minutes", "0.1"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert "continuing" in done.stdout
     _, card = load_checkpoint(output)

@@ -13,7 +13,13 @@ def test_the_nominal_detector_is_icecube() -> None:
     assert (np.diff(position[:, :, 2], axis=1) < 0).all()  # DOM 1 is on top
     assert position[:78, -1, 2] == pytest.approx(-502.6, abs=0.1)
     # Published corners of the array, good to the 8 m of the nominal figures: strings 1, 6, 50, 75, 78.
-    for string, x, y in [(1, -256.1, -521.1), (6, 361.0, -422.8), (50, 576.4, 170.9), (75, -347.9, 451.5), (78, 22.1, 509.5)]:
+    for string, x, y in [
+        (1, -256.1, -521.1),
+        (6, 361.0, -422.8),
+        (50, 576.4, 170.9),
+        (75, -347.9, 451.5),
+        (78, 22.1, 509.5),
+    ]:
         assert np.hypot(*(position[string - 1, 0, :2] - [x, y])) < 25, string
     neighbours = np.sort(np.linalg.norm(position[:78, None, 0, :2] - position[None, :78, 0, :2], axis=-1), axis=1)[:, 1]
     assert 90 < neighbours.min() <= neighbours.max() < 135
@@ -27,7 +33,9 @@ def test_dust_makes_the_ice_dark() -> None:
 
 
 def write_geometry(path: Path, rows: int = 5160, header: str = "sensor_id,x,y,z") -> Path:
-    path.write_text(header + "\n" + "\n".join(f"{i},{i * 0.1},{-i * 0.1},{500 - i * 0.2}" for i in reversed(range(rows))) + "\n")
+    path.write_text(
+        header + "\n" + "\n".join(f"{i},{i * 0.1},{-i * 0.1},{500 - i * 0.2}" for i in reversed(range(rows))) + "\n"
+    )
     return path
 
 

@@ -51,7 +51,9 @@ def test_a_replay_goes_on_behind_an_event(tmp_path: Path, simulated: list[tuple[
     assert list(open_folder(tmp_path).events(1, after=ids[-1])) == []
 
 
-def test_several_files_are_taken_in_the_order_of_their_numbers(tmp_path: Path, simulated: list[tuple[Event, Truth]]) -> None:
+def test_several_files_are_taken_in_the_order_of_their_numbers(
+    tmp_path: Path, simulated: list[tuple[Event, Truth]]
+) -> None:
     for number, part in ((10, simulated[40:]), (2, simulated[:40])):
         write_folder(tmp_path / "part", part)
         shutil.move(tmp_path / "part" / "train" / "batch_1.parquet", tmp_path / f"batch_{number}.parquet")
@@ -74,7 +76,13 @@ def test_a_folder_of_another_kind_is_named(tmp_path: Path) -> None:
 
 
 def test_an_event_that_cannot_be_is_named(tmp_path: Path) -> None:
-    table = {"event_id": [1, 2], "sensor_id": [5, 9000], "time": [1, 2], "charge": [1.0, 1.0], "auxiliary": [True, False]}
+    table = {
+        "event_id": [1, 2],
+        "sensor_id": [5, 9000],
+        "time": [1, 2],
+        "charge": [1.0, 1.0],
+        "auxiliary": [True, False],
+    }
     pq.write_table(pa.table(table), tmp_path / "batch_1.parquet")
     with pytest.raises(KaggleError, match="event 2: unknown_sensor"):
         list(open_folder(tmp_path).events(1))

@@ -34,7 +34,9 @@ def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
     ],
 )
 def test_a_slip_on_the_command_line_is_one_sentence(arguments: list[str], message: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *arguments, "--metrics-port", "0"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments, "--metrics-port", "0"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr

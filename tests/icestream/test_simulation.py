@@ -30,11 +30,15 @@ def test_the_same_seed_gives_the_same_events_and_another_others() -> None:
 
 def test_a_run_can_go_on_behind_any_event() -> None:
     events = [event.event_id for event, _ in islice(simulated_events(DETECTOR, 4, 1), 300)]
-    assert [event.event_id for event, _ in islice(simulated_events(DETECTOR, 4, 1, after=events[170]), 20)] == events[171:191]
+    assert [event.event_id for event, _ in islice(simulated_events(DETECTOR, 4, 1, after=events[170]), 20)] == events[
+        171:191
+    ]
 
 
 def test_pulse_counts_are_those_of_the_detector(ice: Ice) -> None:
-    counts = np.concatenate([[event.n_pulses for event in events_of(numpy_chunk(ice, 1, number))] for number in range(12)])
+    counts = np.concatenate(
+        [[event.n_pulses for event in events_of(numpy_chunk(ice, 1, number))] for number in range(12)]
+    )
     # Real events: 42/60/79/147/406 at 1/25/50/75/90 %.
     for share, low, high in [(1, 30, 50), (25, 50, 70), (50, 65, 95), (75, 120, 200), (90, 300, 700)]:
         assert low < np.percentile(counts, share) < high, share
@@ -48,7 +52,9 @@ def test_events_look_like_triggered_ones(ice: Ice) -> None:
         assert event.time_ns.min() >= WINDOW_NS[0]
         assert event.time_ns.max() < WINDOW_NS[1]
         assert event.charge_pe.min() > 0
-    firsts = [event.time_ns[~event.auxiliary].min() for number in range(4) for event in events_of(numpy_chunk(ice, 1, number))]
+    firsts = [
+        event.time_ns[~event.auxiliary].min() for number in range(4) for event in events_of(numpy_chunk(ice, 1, number))
+    ]
     assert np.median(firsts) == pytest.approx(9880, abs=30)
 
 

@@ -57,6 +57,8 @@ def test_no_events_make_an_empty_batch() -> None:
     assert pad([], 16)["sensor_id"].shape == (0, 16)
 
 
-@pytest.mark.parametrize(("n", "length"), [(1, 16), (16, 16), (17, 32), (128, 128), (129, 160), (257, 320), (5000, 768)])
+@pytest.mark.parametrize(
+    ("n", "length"), [(1, 16), (16, 16), (17, 32), (128, 128), (129, 160), (257, 320), (5000, 768)]
+)
 def test_lengths_are_few(n: int, length: int) -> None:
     assert padded_length(n, 768) == length

@@ -64,7 +64,9 @@ def test_a_damaged_event_is_refused_or_still_an_event(at: int, damage: bytes) ->
 
 
 def test_the_bytes_are_the_documented_ones() -> None:
-    one = Event(1, 2, 0, np.array([258], np.int16), np.array([1.0], np.float32), np.array([2.0], np.float32), np.array([True]))
+    one = Event(
+        1, 2, 0, np.array([258], np.int16), np.array([1.0], np.float32), np.array([2.0], np.float32), np.array([True])
+    )
     expected = bytes([0x98, 1, 1, 2, 3, 0xC4, 2, 2, 1, 0xC4, 4, 0, 0, 0x80, 0x3F, 0xC4, 4, 0, 0, 0, 0x40, 0xC4, 1, 1])
     assert wire.encode_event(one, 3) == expected
 

@@ -31,7 +31,9 @@ def up(tmp_path: Path) -> Iterator[Up]:
     def start(*arguments: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "icestream.up", "up", *map(str, arguments)]
         with open(tmp_path / "up.log", "w") as log:
-            process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            process = subprocess.Popen(
+                command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            )
         started.append(process)
         return process
 
@@ -94,12 +96,18 @@ def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up
 def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) -> None:
     process = up("--events", 2000, "--rate", 80)
     log = tmp_path / "up.log"
-    wait_until(lambda: "emitted, 1" in log.read_text() or "emitted, 2" in log.read_text() or "emitted, 3" in log.read_text(), "the stream runs", 120)
+    wait_until(
+        lambda: "emitted, 1" in log.read_text() or "emitted, 2" in log.read_text() or "emitted, 3" in log.read_text(),
+        "the stream runs",
+        120,
+    )
     for name in ("emitter", "bridge", "triton", "redis", "recorder", "mlflow"):
         running = pids(tmp_path)
         assert name in running, f"{name} is over before it could be killed"
         os.kill(running[name], signal.SIGKILL)
-        wait_until(lambda part=name, old=running[name]: pids(tmp_path).get(part, old) != old, f"{name} is started again")
+        wait_until(
+            lambda part=name, old=running[name]: pids(tmp_path).get(part, old) != old, f"{name} is started again"
+        )
         time.sleep(0.5)
     assert process.wait(240) == 0, log.read_text()
     figures = report(tmp_path)
@@ -141,12 +149,22 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
         (["--state-dir", "/proc/nowhere"], "give another --state-dir"),
     ],
 )
-def test_what_is_missing_is_named_with_its_cure_before_anything_starts(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     with socket.socket() as other:
         other.bind((HOST, 0))
         other.listen()
         taken = other.getsockname()[1]
-        command = [sys.executable, "-m", "icestream.up", "up", "--events", "1", *(one.format(taken=taken) for one in arguments)]
+        command = [
+            sys.executable,
+            "-m",
+            "icestream.up",
+            "up",
+            "--events",
+            "1",
+            *(one.format(taken=taken) for one in arguments),
+        ]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode in (1, 2)
     assert message.format(taken=taken) in done.stderr

@@ -1,0 +1,101 @@
+"""`make bench`: everything side by side in one go; writes docs/measurements.md."""
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import contenders
+from bench.mix import MAX_PULSES, by_length, mix
+from bench.trivial import NAME, write_trivial_model
+
+ROOT = Path(__file__).parents[1]
+STREAM_EVENTS, TRIVIAL_EVENTS = 4000, 40_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often each is measured, in turn (3); the median counts"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements.md")
+    options = parser.parse_args()
+    console = Console()
+    repository = ROOT / "model_repository"
+    rates: dict[str, list[float]] = {}
+
+    def measure(name: str, contender: Callable[[], float]) -> None:
+        rate = contender()
+        rates.setdefault(name, []).append(rate)
+        console.print(f"{name}: {rate:.0f} events/s", highlight=False)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_trivial_model(folder / "trivial", MAX_PULSES)
+        for _ in range(options.rounds):
+            measure("ONNX Runtime alone", lambda: contenders.onnx_runtime(repository / "icemix" / "1" / "model.onnx"))
+            with contenders.serving(repository, folder) as url:
+                measure("Triton, perf_analyzer, single events", lambda: contenders.perf_analyzer_singles(url, folder))
+                measure(
+                    "Triton, perf_analyzer, batches by length", lambda: contenders.perf_analyzer_batches(url, folder)
+                )
+                measure("Triton, our client", lambda: contenders.our_client(url))
+            measure("the whole stream", lambda: contenders.whole_stream(repository, "icemix", STREAM_EVENTS, folder))
+            measure(
+                "the whole stream, trivial model",
+                lambda: contenders.whole_stream(folder / "trivial", NAME, TRIVIAL_EVENTS, folder),
+            )
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = medians["Triton, perf_analyzer, batches by length"]
+    table = Table("what", "events/s", "of perf_analyzer's best", "each round")
+    lines = ["| what | events/s | of perf_analyzer's best | each round |", "| --- | --- | --- | --- |"]
+    for name, rate in medians.items():
+        row = [name, f"{rate:.0f}", f"{rate / best:.2f}", ", ".join(f"{value:.0f}" for value in rates[name])]
+        table.add_row(*row)
+        lines.append("| " + " | ".join(row) + " |")
+    console.print(table)
+    options.output.write_text(page("\n".join(lines), options.rounds))
+    console.print(f"wrote {options.output}")
+
+
+def page(rows: str, rounds: int) -> str:
+    """docs/measurements.md around the table."""
+    events = mix()
+    shares = ", ".join(
+        f"{length}: {100 * len(group) / len(events):.0f} %" for length, group in by_length(events).items()
+    )
+    cores = len(os.sched_getaffinity(0))
+    return f"""# Measurements
+
+Written by `make bench`. Everything was measured in turn, {rounds} times, on one machine ({cores} cores, {_processor()}, Python
+{platform.python_version()}); the median counts. Shared machines are noisy: read the ratios, not the rates.
+
+{rows}
+
+All use the shipped model and the same {len(events)} simulated events; padded lengths and their shares: {shares}.
+
+- *ONNX Runtime alone*: {contenders.INSTANCES} sessions of one thread, batches of {contenders.BATCH} of one length, in one process.
+- *Triton, perf_analyzer, single events*: mixed lengths, 32 in flight. Triton merges only requests of equal shape.
+- *Triton, perf_analyzer, batches by length*: `-b {contenders.BATCH}`, {contenders.IN_FLIGHT} in flight, each length on its own, weighted by the mix. The yardstick.
+- *Triton, our client*: the bridge's client with the bridge's settings, without Redis.
+- *the whole stream*: `icestream up --rate max` on a replayed folder: emitter, Redis, bridge, Triton, recorder, MLflow, from the
+  first event written to the last result stored.
+- *the whole stream, trivial model*: the same around a model of three additions: everything but the model.
+"""
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""What is compared: ONNX Runtime alone, Triton asked in three ways, the whole stream. Each gives events/s on the same mix."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from bench.mix import batches, by_length, mix, write_input_data
+from bench.perf_analyzer import throughput
+from bridge.inference import Triton
+from icestream.detector import nominal_icecube86
+from icestream.kaggle import write_folder
+from icestream.simulation.simulator import simulated_events
+from icestream.up.plan import HOST, free_port
+from icestream.up.status import answers
+from icestream.up.triton import TritonServer
+
+BATCH = 32
+IN_FLIGHT = 4  # the bridge's default
+INSTANCES = 2  # of the model in Triton, one thread each
+
+
+def onnx_runtime(model: Path) -> float:
+    """ONNX Runtime without Triton: as many one-thread sessions as Triton has instances, batches of one length."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sessions = [
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(INSTANCES)
+    ]
+    work = batches(mix(), BATCH)
+    order = np.random.default_rng(1).permutation(len(work))
+
+    def run(session: onnxruntime.InferenceSession, mine: list[int]) -> None:
+        for index in mine:
+            session.run(None, work[index])
+
+    with ThreadPoolExecutor(INSTANCES) as pool:
+        for session in sessions:
+            run(session, order[:4].tolist())
+        began = time.perf_counter()
+        shares = [order[start::INSTANCES].tolist() for start in range(INSTANCES)]
+        list(pool.map(run, sessions, shares))
+        seconds = time.perf_counter() - began
+    return len(mix()) / seconds
+
+
+@contextmanager
+def serving(repository: Path, folder: Path) -> Iterator[str]:
+    """A Triton that serves a repository; gives the address of its gRPC service."""
+    server = TritonServer(folder)
+    server.lay_out()
+    http, grpc, metrics = free_port(), free_port(), free_port()
+    with open(folder / "triton.log", "wb") as log:
+        environment = {**os.environ, **server.environment()}
+        process = subprocess.Popen(
+            server.command(repository, HOST, http, grpc, metrics),
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            while not answers(f"http://{HOST}:{http}/v2/health/ready"):
+                if process.poll() is not None:
+                    raise RuntimeError(f"Triton ended: {(folder / 'triton.log').read_text()[-2000:]}")
+                time.sleep(0.2)
+            yield f"{HOST}:{grpc}"
+        finally:
+            process.terminate()
+            process.wait()
+            server.clean_up()
+
+
+def perf_analyzer_singles(url: str, folder: Path) -> float:
+    """perf_analyzer with single events of mixed lengths, 32 in flight: what merging is left to Triton alone."""
+    data = folder / "mix.json"
+    write_input_data(mix(500), data)
+    return throughput("icemix", url, data, batch=1, concurrency=32, folder=folder)
+
+
+def perf_analyzer_batches(url: str, folder: Path) -> float:
+    """perf_analyzer at its best: batches of one length, each length measured and weighted by its share of the mix."""
+    events, seconds_per_event = mix(), 0.0
+    for length, group in by_length(events).items():
+        data = folder / f"mix{length}.json"
+        write_input_data((group * BATCH)[: max(BATCH * (len(group) // BATCH), BATCH)], data)
+        rate = throughput("icemix", url, data, batch=BATCH, concurrency=IN_FLIGHT, folder=folder)
+        seconds_per_event += len(group) / len(events) / rate
+    return 1 / seconds_per_event
+
+
+def our_client(url: str) -> float:
+    """The bridge's own client, its number of batches in flight."""
+    work = batches(mix(), BATCH)
+    order = iter(np.random.default_rng(1).permutation(len(work)).tolist())
+
+    async def ask() -> float:
+        triton = Triton(url, "icemix", 60)
+
+        async def one() -> None:
+            for index in order:
+                await triton.infer(work[index])
+
+        await triton.infer(work[0])
+        began = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(IN_FLIGHT)))
+        seconds = time.perf_counter() - began
+        await triton.close()
+        return len(mix()) / seconds
+
+    return asyncio.run(ask())
+
+
+def whole_stream(repository: Path, model: str, events: int, folder: Path) -> float:
+    """`icestream up` on a replayed folder of the same mix, as fast as it goes: Redis, bridge, Triton, recorder, MLflow."""
+    source = folder / "kaggle"
+    if not source.exists():
+        write_folder(source, islice(simulated_events(nominal_icecube86(), 7, 1), 2000))
+    state = folder / f"up-{model}-{time.time_ns()}"
+    command = [
+        sys.executable,
+        "-m",
+        "icestream.up",
+        "up",
+        "--events",
+        str(events),
+        "--rate",
+        "max",
+        "--source",
+        f"kaggle:{source}",
+    ]
+    environment = {**os.environ, "ICESTREAM_EMITTER_LOOP": "true", "ICESTREAM_BRIDGE_MODEL": model}
+    done = subprocess.run(
+        [*command, "--model-repository", str(repository), "--state-dir", str(state)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"icestream up failed:\n{done.stdout}\n{done.stderr}")
+    figures = json.loads((state / "report.json").read_text())
+    return float(figures["events_per_second"])

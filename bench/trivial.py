@@ -1,0 +1,38 @@
+"""A model that does nothing: the stream's inputs and outputs around a few additions. What is left is everything but the model."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.to_onnx import triton_config
+from icestream.tensors import INPUTS, OUTPUTS
+
+NAME = "trivial"
+_TYPES = {"INT32": TensorProto.INT32, "FP32": TensorProto.FLOAT, "BOOL": TensorProto.BOOL}
+
+
+def write_trivial_model(repository: Path, max_pulses: int) -> None:
+    """Write `repository`/trivial: direction (0, 0, 1), kappa n_pulses."""
+    tensors = {
+        name: helper.make_tensor_value_info(
+            name, _TYPES[dtype], ["batch", *("pulses" if dim == -1 else dim for dim in dims)]
+        )
+        for name, (dtype, dims) in {**INPUTS, **OUTPUTS}.items()
+    }
+    nodes = [
+        helper.make_node("Cast", ["n_pulses"], ["kappa"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["kappa", "kappa"], ["zero"]),
+        helper.make_node("Add", ["zero", "up"], ["direction"]),
+    ]
+    up = numpy_helper.from_array(np.array([[0, 0, 1]], np.float32), "up")
+    graph = helper.make_graph(
+        nodes, NAME, [tensors[name] for name in INPUTS], [tensors[name] for name in OUTPUTS], [up]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    folder = repository / NAME
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, folder / "1" / "model.onnx")
+    (folder / "config.pbtxt").write_text(triton_config(NAME, max_pulses, "none"))

@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench clean
+.PHONY: help demo up test check bench perf-analyzer clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/.runs  ## 2000 simulated events through the whole stream, without Docker
 	@$(BIN)/icestream up --events 2000 --rate 100
@@ -25,6 +25,9 @@ check: .venv/.develops  ## formatting, lint, types
 
 bench: .venv/.develops  ## measure every stage side by side and write docs/measurements.md
 	$(BIN)/python -m bench
+
+perf-analyzer: .venv/.runs  ## put NVIDIA's perf_analyzer into .venv/bin
+	@$(BIN)/python -m bench.perf_analyzer
 
 clean:  ## remove what was installed and what runs have left
 	rm -rf .venv .icestream *.egg-info

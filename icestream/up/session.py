@@ -165,7 +165,7 @@ class Session:
                 self._console.print(f"picture      {plan.state_dir / name}", highlight=False, soft_wrap=True)
         store = f"sqlite:///{plan.state_dir / 'mlflow' / 'mlflow.db'}"
         self._console.print(
-            f"MLflow       mlflow server --backend-store-uri {store} --artifacts-destination {plan.state_dir / 'mlflow' / 'artifacts'}",
+            f"MLflow       {plan.mlflow} server --backend-store-uri {store} --artifacts-destination {plan.state_dir / 'mlflow' / 'artifacts'}",
             highlight=False,
             soft_wrap=True,
         )

@@ -31,6 +31,9 @@ def sky_map(rows: pa.Table, path: Path) -> None:
         linewidths=0,
     )
     axes.grid(alpha=0.3)
+    ticks = np.arange(-150, 151, 30)
+    axes.set_xticks(np.radians(ticks), [f"{tick % 360}°" for tick in ticks], color="grey", fontsize=8)
+    axes.tick_params(axis="y", labelsize=8, labelcolor="grey")
     axes.set_title(f"{len(azimuth)} neutrino directions in detector coordinates", pad=14)
     axes.set_xlabel("azimuth (0° in the middle, above: down-going)")
     figure.colorbar(points, ax=axes, label="log₁₀ κ (confidence)", shrink=0.75)
@@ -64,9 +67,10 @@ def opening_angles(rows: pa.Table, path: Path) -> None:
         xscale="log",
         xlim=(0.3, 180),
         ylim=(0, 1),
-        xlabel="opening angle to the truth (degrees)",
+        xlabel="opening angle to the truth",
         ylabel="share of events within it",
     )
+    axes.xaxis.set_major_formatter("{x:g}°")
     axes.set_title("How close the answers are")
     axes.grid(alpha=0.3, which="both")
     if axes.lines:

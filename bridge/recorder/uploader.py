@@ -25,6 +25,9 @@ from icestream.predictions import SCHEMA
 
 PART_ROWS = 50_000  # a part is closed early when it has so many
 SHOWN_ROWS = 5000  # results in the pictures
+# Without it MLflow's page guesses "GenAI" and hides the charts behind evaluations.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+NOTE = "Directions of the stream since one start of the recorder. Charts: a point for each window. Artifacts: all results as Parquet, the latest as pictures."
 LISTED_ROWS = 200  # results in the CSV that MLflow shows as a table
 
 
@@ -83,8 +86,17 @@ class Uploader:
         if (run_id := start.mlflow_run) is None:
             began = datetime.fromtimestamp(int(start.name) / 1e9, UTC)
             experiment = self._client.get_experiment_by_name(self._experiment)
-            experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
-            tags = {"icestream.version": __version__, "icestream.session": self._session, "icestream.start": start.name}
+            experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else self._client.create_experiment(self._experiment, tags=EXPERIMENT_TAGS)
+            )
+            tags = {
+                "icestream.version": __version__,
+                "icestream.session": self._session,
+                "icestream.start": start.name,
+                "mlflow.note.content": NOTE,
+            }
             run = self._client.create_run(
                 experiment_id,
                 start_time=int(start.name) // 1_000_000,

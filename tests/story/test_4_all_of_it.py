@@ -31,6 +31,7 @@ def test_a_hundred_events_from_the_ice_to_mlflow(
 
     assert emitter.process.wait(60) == 0
     wait_until(lambda: redis.xlen(streams.DIRECTIONS) == 100, "100 results")
+    wait_until(lambda: recorder.metric("icestream_recorder_events_total") == 100, "all are on the recorder's disk")
     assert recorder.stop(60) == 0  # it finishes what it has
 
     rows, [run_id] = recorded(mlflow_url, "story", tmp_path)

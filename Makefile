@@ -35,10 +35,10 @@ clean:  ## remove what was installed and what runs have left
 # Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
 .venv/.runs: pyproject.toml
 	@bin/make-venv $(PYTHON)
-	$(BIN)/pip install --quiet --editable .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable .
 	$(BIN)/pip install --quiet --no-deps nvidia-pytriton==0.7.0
 	@touch $@
 
 .venv/.develops: .venv/.runs
-	$(BIN)/pip install --quiet --editable '.[export,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[export,dev]'
 	@touch $@

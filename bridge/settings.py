@@ -6,7 +6,7 @@ import socket
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import Settings
+from icestream.settings import RedisUrl, Settings
 
 
 class BridgeSettings(Settings):
@@ -14,7 +14,7 @@ class BridgeSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_BRIDGE_")
 
-    redis_url: str = Field("redis://127.0.0.1:6379", description="where the streams live")
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
     triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service")
     model: str = Field("icemix", description="the model's name in Triton's repository")
     max_batch: int = Field(32, ge=1, description="events in one request, at most")

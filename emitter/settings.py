@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import Settings
+from icestream.settings import RedisUrl, Settings
 
 
 def _known_source(text: str) -> str:
@@ -20,7 +20,7 @@ class EmitterSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_EMITTER_")
 
-    redis_url: str = Field("redis://127.0.0.1:6379", description="where the streams live")
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
     source: Annotated[str, AfterValidator(_known_source)] = Field(
         "simulate", description="simulate, or kaggle:DIR for the competition's Parquet files"
     )

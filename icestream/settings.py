@@ -3,12 +3,28 @@
 import difflib
 import os
 import sys
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.connection import parse_url
 
 S = TypeVar("S", bound="Settings")
+
+
+def _redis_url(text: str) -> str:
+    parse_url(text)  # raises ValueError with the schemes it knows
+    return text
+
+
+def _http_url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("an address begins with http:// or https://")
+    return text
+
+
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Settings(BaseSettings):

@@ -35,7 +35,7 @@ class ProcessMetrics:
     """What all processes expose: build information, a heartbeat, the process's own CPU and memory."""
 
     def __init__(self, registry: CollectorRegistry, process: str):
-        self.registry = registry
+        self.registry, self._process = registry, process
         Info("icestream_build", "Version of this process", registry=registry).info(
             {"process": process, "version": __version__}
         )
@@ -52,4 +52,9 @@ class ProcessMetrics:
 
     def serve(self, host: str, port: int) -> None:
         """Serve /metrics from a thread of its own: it answers even when the main loop is stuck."""
-        start_http_server(port, addr=host, registry=self.registry)
+        try:
+            start_http_server(port, addr=host, registry=self.registry)
+        except OSError as error:
+            sys.exit(
+                f"{self._process}: /metrics cannot be served at {host}:{port} ({error.strerror}): give another port"
+            )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -106,7 +107,10 @@ def main() -> None:
     redis = Redis.from_url(
         settings.redis_url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
     )
-    spool = Spool(settings.spool_dir)
+    try:
+        spool = Spool(settings.spool_dir)
+    except OSError as error:
+        sys.exit(f"recorder: {settings.spool_dir} cannot be used as a spool ({error.strerror}): give another folder")
     uploader = Uploader(
         spool, settings.mlflow_url, settings.experiment, settings.session, settings.part_s, redis, metrics
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import Settings
+from icestream.settings import HttpUrl, RedisUrl, Settings
 
 
 class RecorderSettings(Settings):
@@ -13,8 +13,8 @@ class RecorderSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_RECORDER_")
 
-    redis_url: str = Field("redis://127.0.0.1:6379", description="where the streams live")
-    mlflow_url: str = Field("http://127.0.0.1:5000", description="the MLflow tracking server")
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
+    mlflow_url: HttpUrl = Field("http://127.0.0.1:5000", description="the MLflow tracking server")
     experiment: str = Field("icestream", description="the MLflow experiment that runs are put in")
     session: str = Field("", description="a name that is put on the run as the tag icestream.session")
     spool_dir: Path = Field(

@@ -53,6 +53,7 @@ def main() -> None:
     given = parser.parse_args()
     # MLflow's progress bars would break the live table.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     options = Options(
         given.events, given.rate, given.source, given.seed, given.bridges, given.state_dir,
         given.report or given.state_dir / "report.json", given.model_repository, dict(given.port),

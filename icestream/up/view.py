@@ -38,7 +38,7 @@ class View:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def show(self, status: Status, angles_deg: dict[str, float]) -> None:
         """The stream as it stands now."""
@@ -76,14 +76,11 @@ class View:
             again = f" (restarted {restarts}×)" if restarts else ""
             parts.append(f"● {name}{again}  ", style="green" if up else "red" if name != "emitter" else "dim")
         body: list[RenderableType] = [grid]
-        if self._plan.options.events:
-            body.append(
-                ProgressBar(
-                    total=self._plan.options.events,
-                    completed=min(status.stored + status.rejected, self._plan.options.events),
-                    width=64,
-                )
-            )
+        if wanted := self._plan.options.events:
+            through = min(status.stored + status.rejected, wanted)
+            progress = Table.grid(padding=(0, 2))
+            progress.add_row(ProgressBar(total=wanted, completed=through, width=60), f"{through} of {wanted}")
+            body.append(progress)
         body += [parts, Text(self.addresses(), style="dim")]
         return Panel(Group(*body), title="icestream", subtitle="Ctrl-C ends", width=84)
 

@@ -30,7 +30,11 @@ def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
         (["emitter", "--source", "kaggle:/nowhere"], "no such folder"),
         (["emitter", "--geometry", "/nowhere.csv"], "cannot be read"),
         (["bridge", "--max-batch", "many"], "MAX_BATCH"),
+        (["bridge", "--redis-url", "localhost:6379"], "REDIS_URL"),
+        (["bridge", "--metrics-port", "1", "--metrics-host", "192.0.2.1"], "give another port"),
         (["bridge.recorder", "--window-s", "0"], "WINDOW_S"),
+        (["bridge.recorder", "--mlflow-url", "localhost"], "begins with http://"),
+        (["bridge.recorder", "--spool-dir", "/proc/spool"], "give another folder"),
     ],
 )
 def test_a_slip_on_the_command_line_is_one_sentence(arguments: list[str], message: str) -> None:

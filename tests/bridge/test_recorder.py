@@ -49,6 +49,18 @@ def collector(redis: Any, folder: Path) -> Collector:
     return one
 
 
+def close_without_acknowledging(one: Collector, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window reaches the disk, and Redis goes away before it hears of it."""
+
+    def away(**_: object) -> None:
+        raise RedisAway("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(redis, "pipeline", away)
+        with pytest.raises(RedisAway):
+            one.close_window()
+
+
 def test_results_meet_their_truth_and_leave_the_streams(redis: Any, tmp_path: Path) -> None:
     put_results(redis, 1, 2)
     put_results(redis, 3, truth=False)
@@ -71,14 +83,7 @@ def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
-    with monkeypatch.context() as broken:
-
-        def away(**_: object) -> None:
-            raise RedisAway("gone")
-
-        broken.setattr(redis, "pipeline", away)
-        with pytest.raises(RedisAway):
-            one.close_window()
+    close_without_acknowledging(one, redis, monkeypatch)
     assert spooled(tmp_path) == [1, 2]
     put_results(redis, 3)
     second = collector(redis, tmp_path)
@@ -94,14 +99,7 @@ def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
-    with monkeypatch.context() as broken:
-
-        def away(**_: object) -> None:
-            raise RedisAway("gone")
-
-        broken.setattr(redis, "pipeline", away)
-        with pytest.raises(RedisAway):
-            one.close_window()
+    close_without_acknowledging(one, redis, monkeypatch)
     put_results(redis, 3)
     one.read(None)
     one.close_window()

@@ -133,7 +133,7 @@ def test_a_model_of_another_kind_is_refused_in_words(bridge: Start) -> None:
 
 def test_two_bridges_share_the_work(redis: Any, bridge: Start) -> None:
     both = [bridge(max_held=32), bridge(max_held=32)]
-    wait_until(lambda: len(redis.keys(streams.EVENTS)) and len(redis.xinfo_groups(streams.EVENTS)), "the group")
+    wait_until(lambda: all("model fits" in one.log for one in both), "both are ready")
     put(redis, *(event(number) for number in range(400)))
     wait_until(finished(redis, 400), "all results")
     assert sorted(one.event_id for one in results(redis)) == list(range(400))

@@ -34,7 +34,8 @@ MODEL = "icemix"
 OPSET = 18
 MAX_BATCH = 64
 CPU_INSTANCES, THREADS_PER_INSTANCE = 2, 1  # two one-thread instances answer more than one of two threads
-TOLERANCE_DEG = 1e-3
+TOLERANCE_DEG = 1e-3  # of answers with κ ≥ 1
+TOLERANCE_ALL_DEG = 1e-2
 CHECKED_LENGTHS, CHECKED_EVENTS, BATCH = 24, 400, 8
 
 
@@ -96,16 +97,18 @@ def example_inputs(generator: np.random.Generator, batch: int, length: int, padd
     }
 
 
-def worst_angle_deg(served: ServedIceMix, model: bytes, limit: int) -> float:
+def worst_angles_deg(served: ServedIceMix, model: bytes, limit: int) -> tuple[float, float]:
     """The largest opening angle between PyTorch without padding and ONNX Runtime with it, in degrees.
 
-    Over simulated events, cut to lengths from 1 to the limit; the padding's other columns hold random numbers.
+    Over simulated events, cut to lengths from 1 to the limit; the padding's other columns hold random numbers. An answer
+    of small κ is a short vector, and float32's last bits turn it by some 1e-4°/κ; so the first number is of all answers,
+    the second of those with κ ≥ 1, which have a direction.
     """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     generator = np.random.default_rng(1)
     events = [event for event, _ in islice(simulated_events(nominal_icecube86(), seed=0, run_id=0), CHECKED_EVENTS)]
     lengths = sorted({1, 2, 3, limit, *generator.integers(1, limit + 1, CHECKED_LENGTHS).tolist()})
-    worst = 0.0
+    worst = worst_confident = 0.0
     for length in lengths:
         long_enough = [event for event in events if event.n_pulses >= length]
         bare = pad([long_enough[index] for index in generator.integers(len(long_enough), size=BATCH)], length)
@@ -115,10 +118,12 @@ def worst_angle_deg(served: ServedIceMix, model: bytes, limit: int) -> float:
             for name in bare
         }
         with torch.inference_mode():
-            expected, _ = served(*(torch.from_numpy(array) for array in bare.values()))
+            expected, kappa = served(*(torch.from_numpy(array) for array in bare.values()))
         found = session.run(["direction"], padded)[0]
-        worst = max(worst, float(np.degrees(opening_angle(expected.numpy(), found).max())))
-    return worst
+        angle = np.degrees(opening_angle(expected.numpy(), found))
+        worst = max(worst, float(angle.max()))
+        worst_confident = max(worst_confident, float(np.where(kappa[:, 0].numpy() >= 1, angle, 0).max()))
+    return worst, worst_confident
 
 
 def triton_config(name: str, limit: int, checkpoint: str) -> str:
@@ -145,8 +150,8 @@ parameters {{ key: "checkpoint" value: {{ string_value: "{checkpoint}" }} }}
 """
 
 
-def export(checkpoint: Path, variant: str | None, detector: Detector, output: Path) -> float:
-    """Write `output`/icemix; returns the worst angle between PyTorch and ONNX Runtime in degrees.
+def export(checkpoint: Path, variant: str | None, detector: Detector, output: Path) -> tuple[float, float]:
+    """Write `output`/icemix; returns the worst angles between PyTorch and ONNX Runtime (`worst_angles_deg`).
 
     Raises:
         CheckpointError: the checkpoint does not hold the network.
@@ -156,17 +161,18 @@ def export(checkpoint: Path, variant: str | None, detector: Detector, output: Pa
     served = ServedIceMix(network, detector).eval()
     limit = network.config.max_pulses
     model = export_onnx(served, limit).SerializeToString(deterministic=True)
-    worst = worst_angle_deg(served, model, limit)
-    if not worst <= TOLERANCE_DEG:
+    worst, confident = worst_angles_deg(served, model, limit)
+    if not (confident <= TOLERANCE_DEG and worst <= TOLERANCE_ALL_DEG):
         raise ValueError(
-            f"ONNX Runtime differs from PyTorch by {worst:.2e}°, more than {TOLERANCE_DEG}°; nothing was written"
+            f"ONNX Runtime differs from PyTorch by {worst:.1e}°, by {confident:.1e}° where κ ≥ 1; "
+            f"at most {TOLERANCE_ALL_DEG}° and {TOLERANCE_DEG}° are right. Nothing was written"
         )
     folder = output / MODEL
     (folder / "1").mkdir(parents=True, exist_ok=True)
     fingerprint = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
     (folder / "1" / "model.onnx").write_bytes(model)
     (folder / "config.pbtxt").write_text(triton_config(MODEL, limit, f"{checkpoint.name} sha256:{fingerprint}"))
-    return worst
+    return worst, confident
 
 
 def main() -> None:
@@ -180,15 +186,14 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        worst = export(
+        worst, confident = export(
             options.checkpoint, options.variant, load_detector(options.geometry, options.ice), options.output
         )
     except (CheckpointError, DetectorFileError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")
     size = (options.output / MODEL / "1" / "model.onnx").stat().st_size / 1e6
-    print(
-        f"wrote {options.output / MODEL} ({size:.1f} MB); worst opening angle between PyTorch and ONNX Runtime: {worst:.1e}°"
-    )
+    print(f"wrote {options.output / MODEL} ({size:.1f} MB)")
+    print(f"worst opening angle between PyTorch and ONNX Runtime: {worst:.1e}°, {confident:.1e}° where κ ≥ 1")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from icestream.up.debian import fetch_debian_package
 
 WHEEL = "tritonclient==2.51.0"
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.9.79"
+WINDOW_EVENTS = 1200  # of each of the three windows that perf_analyzer compares
 BIN = Path(sysconfig.get_path("scripts"))
 
 
@@ -48,16 +49,8 @@ def throughput(model: str, url: str, data: Path, batch: int, concurrency: int, f
     """Events/s that perf_analyzer measures with a file of events."""
     result = folder / "perf_analyzer.csv"
     arguments = ["-m", model, "-i", "grpc", "-u", url, "--input-data", str(data), "-b", str(batch)]
-    arguments += [
-        "--concurrency-range",
-        str(concurrency),
-        "--measurement-interval",
-        "3000",
-        "--stability-percentage",
-        "30",
-        "--max-trials",
-        "4",
-    ]
+    arguments += ["--concurrency-range", str(concurrency), "--measurement-mode", "count_windows"]
+    arguments += ["--measurement-request-count", str(max(WINDOW_EVENTS // batch, 1)), "--stability-percentage", "50"]
     done = subprocess.run([str(install()), *arguments, "-f", str(result)], capture_output=True, text=True)
     if not result.exists():
         raise RuntimeError(f"perf_analyzer measured nothing:\n{done.stdout}\n{done.stderr}")

@@ -32,7 +32,7 @@ from icestream.tensors import INPUTS, OUTPUTS, PADDING_SENSOR, Arrays, pad
 
 MODEL = "icemix"
 OPSET = 18
-MAX_BATCH = 64
+MAX_BATCH = 32
 CPU_INSTANCES, THREADS_PER_INSTANCE = 2, 1  # two one-thread instances answer more than one of two threads
 TOLERANCE_DEG = 1e-3  # of answers with κ ≥ 1
 TOLERANCE_ALL_DEG = 1e-2

@@ -30,7 +30,7 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     triton = Triton(settings.triton_url, settings.model, settings.request_timeout_s)
-    redis = streams.connect(settings.redis_url)
+    redis = streams.connect_asyncio(settings.redis_url)
     try:
         model = await _served_model(triton, metrics, stopping, log)
         if model is None:

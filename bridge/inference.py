@@ -14,6 +14,7 @@ from icestream.tensors import INPUTS, OUTPUTS, Arrays
 
 # gRPC's states in which asking again later can help, whatever the request was.
 _AWAY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND", "ABORTED"}
+_LOOK_S = 5.0  # a call that only asks what is served
 # A broken connection shows soon: Triton may be gone without a word.
 _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
@@ -53,7 +54,7 @@ class Triton:
 
     def __init__(self, url: str, model: str, timeout_s: float):
         self._client = InferenceServerClient(url, channel_args=_CHANNEL)
-        self._model, self._timeout_s = model, timeout_s
+        self._url, self._model, self._timeout_s = url, model, timeout_s
         self._outputs = [InferRequestedOutput(name) for name in OUTPUTS]
 
     async def model(self) -> Model:
@@ -64,8 +65,14 @@ class Triton:
             Mismatch: it is another kind of model.
         """
         try:
-            metadata = await self._client.get_model_metadata(self._model, as_json=True, client_timeout=self._timeout_s)
-            reply = await self._client.get_model_config(self._model, as_json=True, client_timeout=self._timeout_s)
+            if not await self._client.is_server_ready(client_timeout=_LOOK_S):
+                raise TritonAway("the server is not ready")
+            if not await self._client.is_model_ready(self._model, client_timeout=_LOOK_S):
+                raise Mismatch(
+                    f"Triton at {self._url} serves no model {self._model}: look into its model repository and its log"
+                )
+            metadata = await self._client.get_model_metadata(self._model, as_json=True, client_timeout=_LOOK_S)
+            reply = await self._client.get_model_config(self._model, as_json=True, client_timeout=_LOOK_S)
         except (InferenceServerException, grpc.RpcError) as error:
             raise TritonAway(str(error)) from None
         for kind, expected in (("inputs", INPUTS), ("outputs", OUTPUTS)):

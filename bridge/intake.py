@@ -11,6 +11,14 @@ from redis.exceptions import ResponseError
 from icestream import streams, wire
 
 
+# Deleting a consumer deletes what it holds: look and delete in one step. KEYS: events. ARGV: group, consumer.
+_LEAVE = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+end
+"""
+
+
 @dataclass(frozen=True)
 class Entry:
     """An entry of the stream of events."""
@@ -42,6 +50,7 @@ class Intake:
 
     def __init__(self, redis: Redis, consumer: str, claim_idle_s: float):
         self._redis, self._consumer, self._idle_ms = redis, consumer, int(claim_idle_s * 1000)
+        self._leave = redis.register_script(_LEAVE)
 
     async def prepare(self) -> None:
         """Make the group, from the stream's first entry, if it is not there."""
@@ -97,11 +106,7 @@ class Intake:
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still held: those must stay claimable."""
-        waiting = await self._redis.xpending_range(
-            streams.EVENTS, streams.BRIDGE_GROUP, "-", "+", count=1, consumername=self._consumer
-        )
-        if not waiting:
-            await self._redis.xgroup_delconsumer(streams.EVENTS, streams.BRIDGE_GROUP, self._consumer)
+        await self._leave(keys=[streams.EVENTS], args=[streams.BRIDGE_GROUP, self._consumer])
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes], tries: int, now: int) -> Entry:

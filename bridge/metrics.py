@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from bridge.outlet import Outcome
 from icestream.event import Reconstruction
 from icestream.telemetry import COUNT_BUCKETS, LATENCY_BUCKETS, ProcessMetrics
 
@@ -14,7 +15,7 @@ class BridgeMetrics(ProcessMetrics):
         self._events = Counter(
             "icestream_bridge_events_total", "Events by what became of them", ["outcome"], registry=registry
         )
-        for outcome in ("stored", "rejected", "duplicate", "taken_over"):
+        for outcome in ("stored", "rejected", "duplicate", "was_done"):
             self._events.labels(outcome)
         self._rejected = Counter(
             "icestream_bridge_rejected_total", "Rejected entries by reason", ["reason"], registry=registry
@@ -72,16 +73,12 @@ class BridgeMetrics(ProcessMetrics):
             "icestream_stream_oldest_pending_age_seconds", "Age of the oldest of those", registry=registry
         )
 
-    def stored(self, results: list[Reconstruction], duplicates: int, taken_over: int) -> None:
-        self._events.labels("stored").inc(len(results) - duplicates - taken_over)
-        self._events.labels("duplicate").inc(duplicates)
-        self._events.labels("taken_over").inc(taken_over)
-        for result in results:
+    def finished(self, result: Reconstruction, outcome: Outcome) -> None:
+        self._events.labels(outcome.name.lower()).inc()
+        if outcome is Outcome.STORED:
             self._latency.observe((result.stored_ns - result.emitted_ns) * NS)
             self._stages["queued"].observe((result.read_ns - result.emitted_ns) * NS)
             self._stages["waiting"].observe((result.sent_ns - result.read_ns) * NS)
-        first = results[0]
-        self._stages["triton"].observe((first.answered_ns - first.sent_ns) * NS)
 
     def store_took(self, seconds: float) -> None:
         self._stages["store"].observe(seconds)
@@ -97,8 +94,9 @@ class BridgeMetrics(ProcessMetrics):
         self._slots.inc(padded)
         self._cut.inc(cut)
 
-    def request_ended(self) -> None:
+    def request_ended(self, seconds: float) -> None:
         self._in_flight.dec()
+        self._stages["triton"].observe(seconds)
 
     def holding(self, events: int) -> None:
         self._held.set(events)

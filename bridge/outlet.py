@@ -4,7 +4,7 @@ All calls may be repeated until they return: an entry that is no longer pending 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from enum import IntEnum
 
 from redis.asyncio import Redis
 
@@ -15,7 +15,7 @@ from icestream.event import Reconstruction
 DONE_SPAN_S = 300  # finished events are remembered for one to two of these: far longer than a write is tried again
 
 # KEYS: events, directions, prefix of the done sets. ARGV: group, field, span, then entry id, event's name, result of each.
-# Returns for each entry 1 = stored, 2 = a result for this event was there, 0 = another bridge was faster.
+# Returns the outcome of each entry.
 _STORE = """
 local span = tonumber(ARGV[3])
 local now = math.floor(tonumber(redis.call('TIME')[1]) / span)
@@ -46,12 +46,12 @@ return 1
 """
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What became of the results of one call."""
+class Outcome(IntEnum):
+    """What became of a result."""
 
-    duplicates: int  # an earlier entry of the same event has a result
-    taken_over: int  # another bridge was faster
+    WAS_DONE = 0  # the entry was no longer pending: another bridge was faster, or this call is a repetition
+    STORED = 1
+    DUPLICATE = 2  # an earlier entry of the same event has a result
 
 
 class Outlet:
@@ -61,13 +61,13 @@ class Outlet:
         self._redis = redis
         self._store, self._reject = redis.register_script(_STORE), redis.register_script(_REJECT)
 
-    async def store(self, results: Sequence[tuple[bytes, Reconstruction]]) -> Stored:
+    async def store(self, results: Sequence[tuple[bytes, Reconstruction]]) -> list[Outcome]:
         """Store results, each with the id of its event's entry; raises redis.RedisError if it is not known that they are."""
         arguments: list[bytes | str | int] = [streams.BRIDGE_GROUP, wire.FIELD, DONE_SPAN_S]
         for entry_id, result in results:
             arguments += [entry_id, f"{result.run_id}:{result.event_id}", wire.RECONSTRUCTION.encode(result)]
         outcomes = await self._store(keys=[streams.EVENTS, streams.DIRECTIONS, streams.DONE], args=arguments)
-        return Stored(duplicates=outcomes.count(2), taken_over=outcomes.count(0))
+        return [Outcome(outcome) for outcome in outcomes]
 
     async def announce(self, model: Model) -> None:
         """Tell which weights are served, so that results can be traced to them."""

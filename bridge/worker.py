@@ -18,7 +18,6 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from redis import RedisError
-from redis.exceptions import ResponseError
 
 from bridge.batching import Batch, Item, Waiting
 from bridge.errors import Refused, TritonAway
@@ -34,7 +33,7 @@ from icestream.tensors import Arrays, pad
 
 READ_AT_ONCE = 256  # entries; more in one reply would hold up the answers of requests in flight
 MAX_TRIES = 10  # an entry that so many deliveries could not finish is put aside: it may be what kills its bridges
-FAILED_TRIES = 3  # an event alone in its request at which Triton fails without calling it invalid
+FAILED_TRIES = 8  # over some 10 s, for an event alone in its request at which Triton fails without calling it invalid
 RETRY_S = (0.1, 5.0)  # first and longest pause between tries
 
 T = TypeVar("T")
@@ -69,8 +68,6 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped; then finish what is in flight, for `drain_s` at most."""
-        await self._persistently(self._intake.prepare)
-        await self._persistently(lambda: self._outlet.announce(self._model))
         reading = asyncio.create_task(self._read_forever())
         keeping = asyncio.create_task(self._keep_forever())
         stopping = asyncio.create_task(self._stopping.wait())
@@ -78,11 +75,11 @@ class Worker:
         self.stop()
         try:
             await asyncio.wait_for(self._finish(reading), self._settings.drain_s)
+            keeping.cancel()
             await self._intake.leave()
         except (TimeoutError, RedisError):
             self._log.warning("stopped with events in flight; another bridge will take them over", held=len(self._held))
-        keeping.cancel()
-        for task in self._requests:
+        for task in (reading, keeping, *self._requests):
             task.cancel()
         for failed in (reading, keeping, self._failed):
             if failed and failed.done() and not failed.cancelled() and (error := failed.exception()):
@@ -91,9 +88,11 @@ class Worker:
     async def _finish(self, reading: asyncio.Task[None]) -> None:
         await asyncio.wait({reading})
         while self._requests:
-            await asyncio.wait(self._requests)
+            await asyncio.wait(set(self._requests))
 
     async def _read_forever(self) -> None:
+        await self._persistently(self._intake.prepare)
+        await self._persistently(lambda: self._outlet.announce(self._model))
         while not self._stopping.is_set():
             self._metrics.beat()
             room = self._settings.max_held - len(self._held)
@@ -110,9 +109,8 @@ class Worker:
         while True:
             try:
                 await self._intake.renew(self._held)
-                room = self._settings.max_held - len(self._held)
-                if room > 0 and not self._stopping.is_set():
-                    entries = await self._intake.claim(min(room, READ_AT_ONCE), self._held)
+                if not self._stopping.is_set():  # beyond max_held, or a full backlog would leave them for ever
+                    entries = await self._intake.claim(READ_AT_ONCE, self._held)
                     if entries:
                         self._log.info("took over entries", entries=len(entries))
                         self._metrics.claimed(len(entries))
@@ -161,21 +159,23 @@ class Worker:
         used = sum(min(event.n_pulses, batch.length) for event in events)
         cut = sum(event.n_pulses > batch.length for event in events)
         self._metrics.request_sent(len(events), used, inputs["sensor_id"].size, cut)
-        sent_ns = time.time_ns()
+        sent_ns, began = time.time_ns(), time.monotonic()
         try:
             answer = await self._ask(inputs, alone=len(events) == 1)
         except Refused as error:
-            if len(events) > 1:
-                self._metrics.split()
-                for half in batch.halves():
-                    await self._process(half)
-            else:
-                item = batch.items[0]
-                await self._reject(item.entry_id, item.payload, "refused_by_model", str(error), item.tries)
+            refusal = str(error)
+        else:
+            await self._store(batch, inputs, answer, sent_ns)
             return
         finally:
-            self._metrics.request_ended()
-        await self._store(batch, inputs, answer, sent_ns)
+            self._metrics.request_ended(time.monotonic() - began)
+        if len(events) > 1:
+            self._metrics.split()
+            for half in batch.halves():
+                await self._process(half)
+        else:
+            item = batch.items[0]
+            await self._reject(item.entry_id, item.payload, "refused_by_model", refusal, item.tries)
 
     async def _ask(self, inputs: Arrays, alone: bool) -> Answer:
         """Triton's answer, however long it is away; raises Refused where asking again does not help."""
@@ -209,9 +209,10 @@ class Worker:
                 answer.model_version, event.emitted_ns, item.read_ns, sent_ns, answered_ns, stored_ns,
             )  # fmt: skip
             results.append((item.entry_id, result))
-        stored = await self._persistently(lambda: self._outlet.store(results))
+        outcomes = await self._persistently(lambda: self._outlet.store(results))
         self._metrics.store_took(time.monotonic() - started)
-        self._metrics.stored([result for _, result in results], stored.duplicates, stored.taken_over)
+        for (_, result), outcome in zip(results, outcomes, strict=True):
+            self._metrics.finished(result, outcome)
         self._release(item.entry_id for item in batch.items)
 
     async def _reject(self, entry_id: bytes, payload: bytes, reason: str, detail: str, tries: int) -> None:
@@ -226,15 +227,14 @@ class Worker:
 
     async def _persistently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to Redis until it is answered. The calls are such that repeating does no harm."""
-        pause = RETRY_S[0]
+        pause, group_is_gone = RETRY_S[0], False
         while True:
             try:
+                if group_is_gone:
+                    await self._intake.prepare()
                 return await call()
-            except ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                await self._intake.prepare()  # Redis has lost its data: begin anew
-            except RedisError as error:
+            except RedisError as error:  # away, loading, out of memory, its disk full: all may pass
+                group_is_gone = "NOGROUP" in str(error)
                 self._metrics.retry("redis")
                 self._metrics.beat()
                 self._log.warning("Redis does not answer, trying again", error=str(error), pause_s=pause)

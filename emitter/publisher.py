@@ -3,10 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from emitter.source import Pair, Position
 from icestream import streams, wire
 
@@ -39,9 +35,7 @@ class Publisher:
     """
 
     def __init__(self, url: str, run_id: int):
-        self._redis = Redis.from_url(
-            url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        )
+        self._redis = streams.connect(url)
         self._script = self._redis.register_script(_PUBLISH)
         self._key = f"{streams.EMITTED}:{run_id}"
 

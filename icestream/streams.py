@@ -1,7 +1,9 @@
 """The streams in Redis, who reads them, and how to connect."""
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
 from redis.backoff import NoBackoff
 
 EVENTS = "icestream:events"  # emitter → bridge; an entry leaves when its result is stored, so its length is the backlog
@@ -18,11 +20,21 @@ RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
 REJECTED_KEPT = 10_000  # entries; the counters go on beyond
 
 SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
+CONNECT_TIMEOUT_S = 5.0
 BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop is noticed
 
 
-def connect(url: str) -> Redis:
-    """A client for asyncio that never retries by itself: a write that is sent twice is the caller's decision."""
-    return Redis.from_url(
-        url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=5.0, retry=Retry(NoBackoff(), 0)
+def connect(url: str) -> redis.Redis:
+    """A client that never retries by itself: a write that is sent twice is the caller's decision."""
+    retry = redis.retry.Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(
+        url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=retry
+    )
+
+
+def connect_asyncio(url: str) -> redis.asyncio.Redis:
+    """The same for asyncio."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    return redis.asyncio.Redis.from_url(
+        url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=retry
     )

@@ -1,6 +1,7 @@
 """`python -m bridge.recorder`: the composition of the recorder."""
 
 import os
+import queue
 import signal
 import sys
 import threading
@@ -8,9 +9,7 @@ import time
 
 import structlog
 from prometheus_client import CollectorRegistry
-from redis import Redis, RedisError
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import RedisError
 
 # MLflow's client would hold a call for minutes while its server is away; the uploader waits by itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -57,10 +56,10 @@ def collect(
             if stopping and not found:
                 return
             pause = RETRY_S[0]
-        except RedisError as error:
-            metrics.redis_failed()
-            log.warning("Redis does not answer, trying again", error=str(error), pause_s=pause)
-            prepared = prepared and "NOGROUP" not in str(error)
+        except (RedisError, OSError) as error:  # OSError: the spool's disk is full
+            metrics.collect_failed()
+            log.warning("results cannot be taken, trying again", error=str(error), pause_s=pause)
+            prepared = False
             if stop.wait(pause):
                 return  # what was read and not acknowledged is read again by the next start
             pause = min(2 * pause, RETRY_S[1])
@@ -104,9 +103,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     metrics = RecorderMetrics(CollectorRegistry())
     metrics.serve(settings.metrics_host, settings.metrics_port)
-    redis = Redis.from_url(
-        settings.redis_url, protocol=2, socket_timeout=streams.SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-    )
+    redis = streams.connect(settings.redis_url)
     try:
         spool = Spool(settings.spool_dir)
     except OSError as error:
@@ -114,7 +111,17 @@ def main() -> None:
     uploader = Uploader(
         spool, settings.mlflow_url, settings.experiment, settings.session, settings.part_s, redis, metrics
     )
-    uploading = threading.Thread(target=upload, args=(uploader, settings.window_s / 2, collected, metrics, log))
+    faults: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+
+    def keep_uploading() -> None:
+        try:
+            upload(uploader, settings.window_s / 2, collected, metrics, log)
+        except Exception as error:  # a fault of this program: end it, visibly; the spool keeps everything
+            log.error("uploading failed unexpectedly", exc_info=error)
+            faults.put(error)
+            stop.set()
+
+    uploading = threading.Thread(target=keep_uploading)
     uploading.start()
     try:
         collect(Collector(redis, spool, metrics), settings.window_s, stop, metrics, log)
@@ -122,6 +129,7 @@ def main() -> None:
         collected.set()
         uploading.join()
     log.info("stopped")
+    sys.exit(faults.qsize())
 
 
 if __name__ == "__main__":

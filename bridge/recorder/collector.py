@@ -26,7 +26,11 @@ EntryId = tuple[int, int]
 
 
 class Collector:
-    """One reader of DIRECTIONS and TRUTH. Every method may raise redis.RedisError and be called again."""
+    """One reader of DIRECTIONS and TRUTH.
+
+    Every method may raise redis.RedisError. Then `prepare` has to be called again: a delivery whose reply was lost is pending,
+    and only `prepare` reads what is.
+    """
 
     def __init__(self, redis: Redis, spool: Spool, metrics: RecorderMetrics):
         self._redis, self._spool, self._metrics = redis, spool, metrics
@@ -37,21 +41,23 @@ class Collector:
         self._recorded: deque[bytes] = deque(maxlen=KEPT_DIRECTIONS)
 
     def prepare(self) -> None:
-        """Join the groups and take up what an earlier recorder has read but not recorded."""
+        """Join the groups and take up what was delivered but not recorded: to an earlier recorder, or in a lost reply."""
         for stream in (streams.DIRECTIONS, streams.TRUTH):
             try:
                 self._redis.xgroup_create(stream, streams.RECORDER_GROUP, id="0", mkstream=True)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
-        position = self._spool.position()
+        position, recorded = self._spool.position(), set()
         for entry_id, data in self._read(streams.DIRECTIONS, "0"):
-            if _order(entry_id) <= position:
-                self._redis.xack(streams.DIRECTIONS, streams.RECORDER_GROUP, entry_id)
-            else:
-                self._add_result(entry_id, data)
+            self._add_result(entry_id, data)
+            if _order(entry_id) <= position and (result := self._results.pop(entry_id)):
+                recorded.add((result.run_id, result.event_id))
+                self._written.append(entry_id)
         for entry_id, data in self._read(streams.TRUTH, "0"):
             self._add_truth(entry_id, data)
+        self._settled += [self._truths.pop(name)[0] for name in recorded & self._truths.keys()]
+        self._acknowledge()
 
     def read(self, block_ms: int | None) -> int:
         """Take up new results, waiting for at most `block_ms` (None: not at all), and the truths there are; returns how many results."""

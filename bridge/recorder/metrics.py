@@ -63,9 +63,9 @@ class RecorderMetrics(ProcessMetrics):
         )
         self._spool_files = Gauge("icestream_recorder_spool_files", "Files that wait for MLflow", registry=registry)
         self._spool_bytes = Gauge("icestream_recorder_spool_bytes", "Their size", registry=registry)
-        self._redis = Counter(
-            "icestream_recorder_redis_failures_total",
-            "Calls to Redis that failed and are tried again",
+        self._failures = Counter(
+            "icestream_recorder_collect_failures_total",
+            "Times that results could not be read or written to disk",
             registry=registry,
         )
 
@@ -99,5 +99,5 @@ class RecorderMetrics(ProcessMetrics):
         self._spool_files.set(files)
         self._spool_bytes.set(size)
 
-    def redis_failed(self) -> None:
-        self._redis.inc()
+    def collect_failed(self) -> None:
+        self._failures.inc()

@@ -2,7 +2,7 @@
 
     SPOOL/position                                    the last entry of DIRECTIONS that was ever spooled
     SPOOL/<start>/window-<number>-<last entry>.parquet   one window of results of one start of the recorder
-    SPOOL/<start>/run.json                            its MLflow run, once it has one
+    SPOOL/<start>/run.json                            its MLflow run, once it has one, and the last window in a part there
 
 A window's name carries its last entry, so writing the results and moving the position are one rename.
 """
@@ -12,6 +12,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,21 +46,40 @@ class Start:
         self.name = folder.name
 
     def windows(self) -> list[Window]:
-        """In the order of their numbers."""
-        return sorted((Window(path) for path in self.folder.glob("window-*.parquet")), key=lambda window: window.number)
+        """Those that are not in a part yet, in the order of their numbers."""
+        found = [Window(path) for path in self.folder.glob("window-*.parquet")]
+        return sorted((window for window in found if window.number > self.uploaded), key=lambda window: window.number)
 
     @property
     def mlflow_run(self) -> str | None:
-        path = self.folder / "run.json"
-        return json.loads(path.read_text())["mlflow_run_id"] if path.exists() else None
+        """Its run, once it has one."""
+        return self._state().get("mlflow_run_id")
 
     @mlflow_run.setter
     def mlflow_run(self, run_id: str) -> None:
-        _write(self.folder / "run.json", json.dumps({"mlflow_run_id": run_id}).encode())
+        self._write_state(mlflow_run_id=run_id)
+
+    @property
+    def uploaded(self) -> int:
+        """The last window that is in a part in MLflow."""
+        return int(self._state().get("uploaded", 0))
+
+    @uploaded.setter
+    def uploaded(self, number: int) -> None:
+        self._write_state(uploaded=number)
+
+    def _state(self) -> dict[str, Any]:
+        path = self.folder / "run.json"
+        state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return state
+
+    def _write_state(self, **changes: Any) -> None:
+        _write(self.folder / "run.json", json.dumps({**self._state(), **changes}).encode())
 
     def remove(self) -> None:
-        """Remove the folder once nothing is left to upload."""
-        (self.folder / "run.json").unlink(missing_ok=True)
+        """Remove the folder once all of it is in MLflow."""
+        for path in [*self.folder.glob("window-*.parquet"), self.folder / "run.json"]:
+            path.unlink(missing_ok=True)
         self.folder.rmdir()
 
 
@@ -77,7 +97,7 @@ class Spool:
 
     def starts(self) -> list[Start]:
         """All that are on disk, the current one last."""
-        return [Start(path) for path in sorted(self._folder.iterdir()) if path.is_dir()]
+        return [Start(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
 
     def position(self) -> tuple[int, int]:
         """Id of the last entry that was ever spooled."""
@@ -94,10 +114,11 @@ class Spool:
         name = f"window-{self._number:08d}-{last_entry[0]}-{last_entry[1]}.parquet"
         _write(self.current.folder / name, sink.getvalue().to_pybytes())
 
-    def forget(self, windows: list[Window]) -> None:
-        """Delete windows that MLflow has; the position outlives them."""
+    def forget(self, start: Start, windows: list[Window]) -> None:
+        """Delete windows that are in MLflow; they are known to be there, and the position is kept, before the first goes."""
         position = self.position()
         _write(self._folder / "position", f"{position[0]}-{position[1]}".encode())
+        start.uploaded = windows[-1].number
         for window in windows:
             window.path.unlink()
 

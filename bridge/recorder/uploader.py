@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Run
 from redis import Redis
 
 from bridge.recorder.metrics import RecorderMetrics
@@ -23,7 +24,7 @@ from icestream import __version__, streams
 from icestream.pictures import opening_angles, sky_map
 from icestream.predictions import SCHEMA
 
-PART_ROWS = 50_000  # a part is closed early when it has so many
+PART_ROWS = 50_000  # a part is closed when it has so many
 SHOWN_ROWS = 5000  # results in the pictures
 # Without it MLflow's page guesses "GenAI" and hides the charts behind evaluations.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -53,9 +54,10 @@ class Uploader:
             metrics,
         )
         self._client = MlflowClient(url)
-        self._of = ""  # the start that the next two belong to
+        self._of = ""  # the start that the next three belong to
         self._logged = 0  # its last window whose points were logged
         self._recent = SCHEMA.empty_table()  # its last results
+        self._since_ns = 0  # Unix time up to which its windows were logged
         self._tagged: set[tuple[str, str, str]] = set()  # MLflow run, model, version
         self._part_due = time.monotonic() + part_s
 
@@ -65,6 +67,7 @@ class Uploader:
             ended = start.name != self._spool.current.name
             if start.name != self._of:
                 self._of, self._logged, self._recent = start.name, 0, SCHEMA.empty_table()
+                self._since_ns = int(start.name)
             for window in start.windows():
                 if window.number > self._logged:
                     self._log_window(self._run(start), window)
@@ -84,33 +87,34 @@ class Uploader:
     def _run(self, start: Start) -> str:
         """The MLflow run of a start, made when there is something to log."""
         if (run_id := start.mlflow_run) is None:
-            began = datetime.fromtimestamp(int(start.name) / 1e9, UTC)
             experiment = self._client.get_experiment_by_name(self._experiment)
             experiment_id = (
                 experiment.experiment_id
                 if experiment
                 else self._client.create_experiment(self._experiment, tags=EXPERIMENT_TAGS)
             )
-            tags = {
-                "icestream.version": __version__,
-                "icestream.session": self._session,
-                "icestream.start": start.name,
-                "mlflow.note.content": NOTE,
-            }
-            run = self._client.create_run(
-                experiment_id,
-                start_time=int(start.name) // 1_000_000,
-                tags=tags,
-                run_name=f"stream {began:%Y-%m-%d %H:%M:%S}",
-            )
+            made = self._client.search_runs([experiment_id], f"tags.`icestream.start` = '{start.name}'")
+            run = made[0] if made else self._create_run(experiment_id, start)
             start.mlflow_run = run_id = run.info.run_id
         return run_id
+
+    def _create_run(self, experiment_id: str, start: Start) -> Run:
+        began = datetime.fromtimestamp(int(start.name) / 1e9, UTC)
+        tags = {
+            "icestream.version": __version__,
+            "icestream.session": self._session,
+            "icestream.start": start.name,
+            "mlflow.note.content": NOTE,
+        }
+        name = f"stream {began:%Y-%m-%d %H:%M:%S}"
+        return self._client.create_run(experiment_id, start_time=int(start.name) // 1_000_000, tags=tags, run_name=name)
 
     def _log_window(self, run_id: str, window: Window) -> None:
         began, rows = time.monotonic(), window.read()
         when = int(rows["stored_ns"][-1].as_py() // 1_000_000)
-        points = [Metric(name, value, when, window.number) for name, value in aggregates(rows).items()]
+        points = [Metric(name, value, when, window.number) for name, value in aggregates(rows, self._since_ns).items()]
         self._client.log_batch(run_id, metrics=points)
+        self._since_ns = pc.max(rows["stored_ns"]).as_py()
         self._tag_models(run_id, rows)
         self._recent = pa.concat_tables([self._recent, rows])
         self._recent = self._recent.slice(max(0, self._recent.num_rows - SHOWN_ROWS))
@@ -132,8 +136,14 @@ class Uploader:
         self._tagged |= found
 
     def _upload_part(self, start: Start) -> None:
-        """Join the windows so far to one Parquet part, draw the pictures, and let the windows go."""
-        windows = start.windows()
+        """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and let the windows go."""
+        windows, rows = [], 0
+        for window in start.windows():
+            count = pq.read_metadata(window.path).num_rows
+            if windows and rows + count > PART_ROWS:
+                break
+            windows.append(window)
+            rows += count
         if not windows:
             return
         began, run_id = time.monotonic(), self._run(start)
@@ -149,12 +159,13 @@ class Uploader:
             )
             for picture in ("sky.png", "opening_angle.png", "predictions.csv"):
                 self._client.log_artifact(run_id, str(folder / picture), "latest")
-        self._spool.forget(windows)
+        self._spool.forget(start, windows)
         self._metrics.uploaded(time.monotonic() - began)
 
     def _finish(self, start: Start, status: str) -> None:
         """Upload what is left of a start and end its run."""
-        self._upload_part(start)
+        while start.windows():
+            self._upload_part(start)
         if run_id := start.mlflow_run:
             self._client.set_terminated(run_id, status)
         start.remove()

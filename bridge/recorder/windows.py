@@ -7,14 +7,18 @@ import pyarrow.compute as pc
 from icestream.predictions import latency_s, numbers
 
 
-def aggregates(rows: pa.Table) -> dict[str, float]:
-    """Metrics of one window's results, by name; there must be a row."""
-    stored = numbers(rows, "stored_ns")
-    span_s = max((stored.max() - stored.min()) * 1e-9, 1e-3)
+def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
+    """Metrics of one window's results, by name.
+
+    Args:
+        rows: its results, at least one.
+        since_ns: Unix time at which the window before it ended.
+    """
+    span_s = max((numbers(rows, "stored_ns").max() - since_ns) * 1e-9, 1e-3)
     latency = latency_s(rows)
     values = {
         "events": float(rows.num_rows),
-        "stream/events_per_second": rows.num_rows / span_s if rows.num_rows > 1 else 0.0,
+        "stream/events_per_second": rows.num_rows / span_s,
         "stream/pulses_mean": float(numbers(rows, "n_pulses").mean()),
         "stream/cut_share": float(np.mean(numbers(rows, "n_used") < numbers(rows, "n_pulses"))),
         "latency/p50_seconds": float(np.quantile(latency, 0.5)),

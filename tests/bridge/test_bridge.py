@@ -1,5 +1,6 @@
 """The bridge as a process, between a real Redis and a real Triton."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -15,7 +16,7 @@ from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
 from icestream.simulation.simulator import simulated_events
 from icestream.tensors import pad
-from tests.conftest import ROOT, Program, RedisProcess, TritonProcess, wait_until
+from tests.conftest import ROOT, Program, RedisProcess, TritonProcess, free_port, wait_until
 from tests.events import HOSTILE, event, put, results
 
 Start = Callable[..., Program]
@@ -129,6 +130,37 @@ def test_a_model_of_another_kind_is_refused_in_words(bridge: Start) -> None:
     assert process.process.wait(30) == 1
     assert "output kappa is ('FP32', [-1, 2]), expected ('FP32', [-1, 1])" in process.log
     assert "Traceback" not in process.log
+
+
+def test_a_model_that_is_not_served_is_named(bridge: Start) -> None:
+    process = bridge(model="icemixx")
+    assert process.process.wait(30) == 1
+    assert "serves no model icemixx" in process.log
+    assert "Traceback" not in process.log
+
+
+def test_sigterm_is_heard_while_redis_is_away(bridge: Start) -> None:
+    process = bridge(redis_url=f"redis://127.0.0.1:{free_port()}", drain_s=1)
+    wait_until(lambda: process.metric("icestream_bridge_retries_total") > 0, "the bridge asks for Redis")
+    assert process.stop(10) == 0
+
+
+def test_what_a_dead_bridge_held_is_taken_over_under_backlog(redis: Any, bridge: Start) -> None:
+    put(redis, *(event(number, pulses=120) for number in range(1200)))
+    redis.xgroup_create(streams.EVENTS, streams.BRIDGE_GROUP, id="0")
+    redis.xreadgroup(streams.BRIDGE_GROUP, "dead", {streams.EVENTS: ">"}, count=200)
+    time.sleep(1)
+    bridge(max_held=64)
+    wait_until(
+        lambda: (
+            not any(
+                one["name"] == b"dead" and one["pending"]
+                for one in redis.xinfo_consumers(streams.EVENTS, streams.BRIDGE_GROUP)
+            )
+        ),
+        "they are claimed",
+    )
+    assert redis.xlen(streams.EVENTS) > 200  # and the backlog is still there
 
 
 def test_two_bridges_share_the_work(redis: Any, bridge: Start) -> None:

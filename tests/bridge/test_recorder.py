@@ -115,6 +115,36 @@ def test_a_crash_before_the_disk_loses_nothing(redis: Any, tmp_path: Path) -> No
     assert spooled(tmp_path) == [1, 2]
 
 
+def test_a_delivery_whose_reply_was_lost_is_taken_up(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    for stream in (streams.DIRECTIONS, streams.TRUTH):  # what Redis does for a reader that never sees the answer
+        redis.xreadgroup(streams.RECORDER_GROUP, "recorder", {stream: ">"})
+    put_results(redis, 3)
+    one.prepare()
+    one.read(None)
+    one.close_window()
+    assert spooled(tmp_path) == [1, 2, 3]
+    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+    assert redis.xlen(streams.TRUTH) == 0
+
+
+def test_a_kill_while_uploaded_windows_are_deleted_doubles_nothing(redis: Any, tmp_path: Path) -> None:
+    one = collector(redis, tmp_path)
+    for number in (1, 2, 3):
+        put_results(redis, number)
+        one.read(None)
+        one.close_window()
+    [start] = [start for start in Spool(tmp_path).starts() if start.windows()]
+    kept = start.windows()[1].path.read_bytes()
+    path = start.windows()[1].path
+    Spool(tmp_path).forget(start, start.windows())
+    path.write_bytes(kept)  # as if it had not come so far
+    assert start.windows() == []
+    start.remove()
+    assert not start.folder.exists()
+
+
 def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> None:
     put_results(redis, 1)
     one = collector(redis, tmp_path)
@@ -123,7 +153,8 @@ def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> 
     spool = Spool(tmp_path)
     before = spool.position()
     for start in spool.starts():
-        spool.forget(start.windows())
+        if start.windows():
+            spool.forget(start, start.windows())
     assert spooled(tmp_path) == []
     assert Spool(tmp_path).position() == before > (0, 0)
 

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bridge.intake import Intake
-from bridge.outlet import Outlet, Stored
+from bridge.outlet import Outcome, Outlet
 from icestream import streams
-from icestream.streams import connect
+from icestream.streams import connect_asyncio
 from tests.conftest import RedisProcess
 from tests.events import event, put, reconstruction, results
 
@@ -16,7 +16,7 @@ def with_client(server: RedisProcess, use: Callable[[Any], Awaitable[None]]) -> 
     """Run a coroutine with a client of its own."""
 
     async def main() -> None:
-        client = connect(server.url)
+        client = connect_asyncio(server.url)
         try:
             await Intake(client, "one", 10).prepare()
             await use(client)
@@ -30,7 +30,7 @@ def test_a_result_and_the_removal_of_its_entry_are_one_step(redis: Any, redis_se
     async def use(client: Any) -> None:
         put(redis, event(1))
         [entry] = await Intake(client, "one", 10).read(10)
-        assert await Outlet(client).store([(entry.entry_id, reconstruction(1))]) == Stored(0, 0)
+        assert await Outlet(client).store([(entry.entry_id, reconstruction(1))]) == [Outcome.STORED]
         assert (redis.xlen(streams.EVENTS), redis.xlen(streams.DIRECTIONS)) == (0, 1)
         assert (await Intake(client, "one", 10).backlog()).pending == 0
 
@@ -43,7 +43,7 @@ def test_storing_again_adds_nothing(redis: Any, redis_server: RedisProcess) -> N
         [entry] = await Intake(client, "one", 10).read(10)
         outlet = Outlet(client)
         await outlet.store([(entry.entry_id, reconstruction(1))])
-        assert await outlet.store([(entry.entry_id, reconstruction(1))]) == Stored(duplicates=0, taken_over=1)
+        assert await outlet.store([(entry.entry_id, reconstruction(1))]) == [Outcome.WAS_DONE]
         assert len(results(redis)) == 1
 
     with_client(redis_server, use)
@@ -57,7 +57,7 @@ def test_an_event_that_was_written_twice_gives_one_result(redis: Any, redis_serv
         stored = await Outlet(client).store(
             [(entry.entry_id, reconstruction(number, run)) for entry, number, run in pairs]
         )
-        assert stored == Stored(duplicates=1, taken_over=0)
+        assert stored == [Outcome.STORED, Outcome.STORED, Outcome.DUPLICATE, Outcome.STORED]
         assert [(one.run_id, one.event_id) for one in results(redis)] == [(7, 1), (7, 2), (8, 1)]
         assert redis.xlen(streams.EVENTS) == 0
 

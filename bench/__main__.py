@@ -86,7 +86,7 @@ All use the shipped model and the same {len(events)} simulated events; padded le
 - *Triton, our client*: the bridge's client with the bridge's settings, without Redis.
 - *the whole stream*: `icestream up --rate max` on a replayed folder: emitter, Redis, bridge, Triton, recorder, MLflow, from the
   first event written to the last result stored.
-- *the whole stream, trivial model*: the same around a model of three additions: everything but the model.
+- *the whole stream, trivial model*: the same around a model that casts one number: everything but the model.
 """
 
 

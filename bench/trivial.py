@@ -1,4 +1,4 @@
-"""A model that does nothing: the stream's inputs and outputs around a few additions. What is left is everything but the model."""
+"""A model that does nothing: the stream's inputs and outputs around next to nothing. What is left is everything but the model."""
 
 from pathlib import Path
 

@@ -10,7 +10,6 @@ from redis.exceptions import ResponseError
 
 from icestream import streams, wire
 
-
 # Deleting a consumer deletes what it holds: look and delete in one step. KEYS: events. ARGV: group, consumer.
 _LEAVE = """
 if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
+from export.icemix import VARIANTS
 from export.served import ServedIceMix
 from export.training_data import HELD_OUT_SEED
 from icestream.detector import Detector, nominal_icecube86
@@ -97,7 +98,9 @@ def table(network: Angles, reference: Angles) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED)
-    parser.add_argument("--variant", help="which network the checkpoint holds, where it does not say so itself")
+    parser.add_argument(
+        "--variant", choices=VARIANTS, help="which network the checkpoint holds, where it does not say so itself"
+    )
     parser.add_argument("--events", type=int, default=5000, help="held-out events (5000)")
     parser.add_argument("--limit", type=int, help="most pulses the network is given (its own limit)")
     options = parser.parse_args()

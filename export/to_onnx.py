@@ -191,6 +191,8 @@ def main() -> None:
         )
     except (CheckpointError, DetectorFileError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")
+    except OSError as error:
+        sys.exit(f"to_onnx: {options.output} cannot be written ({error.strerror}): give another --output")
     size = (options.output / MODEL / "1" / "model.onnx").stat().st_size / 1e6
     print(f"wrote {options.output / MODEL} ({size:.1f} MB)")
     print(f"worst opening angle between PyTorch and ONNX Runtime: {worst:.1e}°, {confident:.1e}° where κ ≥ 1")

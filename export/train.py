@@ -25,7 +25,7 @@ from export.checkpoint import SHIPPED, save_checkpoint
 from export.evaluate import HeldOut, table
 from export.icemix import VARIANTS, IceMix
 from export.served import ServedIceMix
-from export.training_data import TRAINING_SEED, SimulatedBatches, loader
+from export.training_data import HELD_OUT_SEED, TRAINING_SEED, SimulatedBatches, loader
 from icestream.detector import nominal_icecube86
 from icestream.simulation import simulator
 
@@ -204,6 +204,8 @@ def main() -> None:
     parser.add_argument("--check-events", type=int, default=2000, help="held-out events of each check (2000)")
     parser.add_argument("--check-minutes", type=float, default=10, help="between checks (10)")
     options = parser.parse_args()
+    if options.seed == HELD_OUT_SEED:
+        parser.error(f"seed {HELD_OUT_SEED} makes the held-out events: choose another")
     torch.set_num_threads(options.threads)
     mlflow.set_experiment("icemix-training")
     with mlflow.start_run(run_name=options.output.stem):

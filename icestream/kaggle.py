@@ -31,7 +31,7 @@ class KaggleFolder:
     """A folder that was found to hold pulses."""
 
     batches: list[Path]  # in the order of their numbers
-    truth: dict[int, tuple[float, float]]  # event_id → azimuth, zenith (rad); empty for a test set
+    metas: list[Path]  # files with the truth; none for a test set
 
     def events(self, run_id: int, after: int | None = None) -> Iterator[tuple[Event, Truth | None]]:
         """All events, in the files' order.
@@ -54,14 +54,26 @@ class KaggleFolder:
                 after = None
             sensor_id, time = _column(path, table, "sensor_id", np.int16), _column(path, table, "time", np.float32)
             charge, auxiliary = _column(path, table, "charge", np.float32), _column(path, table, "auxiliary", np.bool_)
+            truth = self._truth(event_id)
             for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
                 number, part = int(event_id[low]), slice(low, high)
                 try:
                     event = Event(run_id, number, 0, sensor_id[part], time[part], charge[part], auxiliary[part])
                 except InvalidEvent as error:
                     raise KaggleError(f"{path}: event {number}: {error}") from None
-                angles = self.truth.get(number)
+                angles = truth.get(number)
                 yield event, None if angles is None else Truth(run_id, number, *angles)
+
+    def _truth(self, event_id: NDArray[np.int64]) -> dict[int, tuple[float, float]]:
+        """Azimuth and zenith (rad) of a file's events. The competition's meta file has 132 million rows: only these are read."""
+        found: dict[int, tuple[float, float]] = {}
+        if len(event_id):
+            span = [("event_id", ">=", int(event_id.min())), ("event_id", "<=", int(event_id.max()))]
+            for meta in self.metas:
+                table = _read(meta, ["event_id", "azimuth", "zenith"], span)
+                angles = zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True)
+                found.update(zip(table["event_id"].to_pylist(), angles, strict=True))
+        return found
 
 
 def open_folder(folder: Path) -> KaggleFolder:
@@ -84,18 +96,12 @@ def open_folder(folder: Path) -> KaggleFolder:
         raise KaggleError(f"{folder}: no batch_N.parquet in it, nor in its train/ or test/")
     for path in numbered.values():
         _check_columns(path, PULSE_COLUMNS)
-    truth: dict[int, tuple[float, float]] = {}
-    for meta in sorted(folder.glob("*meta.parquet")):
-        if {"event_id", "azimuth", "zenith"} <= set(pq.read_schema(meta).names):
-            table = _read(meta, ["event_id", "azimuth", "zenith"])
-            truth.update(
-                zip(
-                    table["event_id"].to_pylist(),
-                    zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True),
-                    strict=True,
-                )
-            )
-    return KaggleFolder([numbered[key] for key in sorted(numbered)], truth)
+    metas = [
+        meta
+        for meta in sorted(folder.glob("*meta.parquet"))
+        if {"event_id", "azimuth", "zenith"} <= set(_columns(meta))
+    ]
+    return KaggleFolder([numbered[key] for key in sorted(numbered)], metas)
 
 
 def write_folder(folder: Path, events: Iterable[tuple[Event, Truth]]) -> None:
@@ -129,25 +135,31 @@ def write_folder(folder: Path, events: Iterable[tuple[Event, Truth]]) -> None:
     pq.write_table(pa.concat_tables(metas), folder / "train_meta.parquet")
 
 
-def _check_columns(path: Path, wanted: list[str]) -> None:
+def _columns(path: Path) -> list[str]:
     try:
-        names = pq.read_schema(path).names
+        names: list[str] = pq.read_schema(path).names
     except (OSError, pa.ArrowInvalid) as error:
         raise KaggleError(f"{path}: not a readable Parquet file ({error})") from None
-    missing = [name for name in wanted if name not in names]
+    return names
+
+
+def _check_columns(path: Path, wanted: list[str]) -> None:
+    missing = [name for name in wanted if name not in _columns(path)]
     if missing:
         raise KaggleError(f"{path}: column {missing[0]} is missing; expected {', '.join(wanted)}")
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
+def _read(path: Path, columns: list[str], filters: list[tuple[str, str, int]] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(path, columns=columns, filters=filters, partitioning=None)
     except (OSError, pa.ArrowInvalid) as error:
         raise KaggleError(f"{path}: cannot be read ({error})") from None
 
 
 def _column(path: Path, table: pa.Table, name: str, dtype: type[np.generic]) -> NDArray[Any]:
     column = table[name]
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
+        raise KaggleError(f"{path}: column {name} is {column.type}, no numbers")
     if column.null_count:
         raise KaggleError(f"{path}: column {name} has {column.null_count} empty values")
     if (

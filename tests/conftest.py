@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 
 from icestream.up.redis_server import find_redis
 from icestream.up.status import answers
 from icestream.up.triton import TritonServer
+
+settings.register_profile("icestream", deadline=None)  # speed is for the bench
+settings.load_profile("icestream")
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests" / "data"

@@ -137,7 +137,8 @@ class Uploader:
 
     def _upload_part(self, start: Start) -> None:
         """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and let the windows go."""
-        windows, rows = [], 0
+        windows: list[Window] = []
+        rows = 0
         for window in start.windows():
             count = pq.read_metadata(window.path).num_rows
             if windows and rows + count > PART_ROWS:

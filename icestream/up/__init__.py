@@ -1,1 +1,1 @@
-"""compose.yaml's twin without Docker: the `icestream` command. ``parts`` says what runs, ``supervisor`` keeps it running."""
+"""compose.yaml's twin without Docker: the `icestream` command. ``plan`` says what runs, ``supervisor`` keeps it running."""

@@ -4,13 +4,17 @@ import argparse
 import asyncio
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 
 from icestream import __version__
+from icestream.detector import nominal_icecube86
+from icestream.kaggle import write_folder
+from icestream.simulation.simulator import simulated_events
 from icestream.up.errors import MissingPart
-from icestream.up.plan import ROOT, Options, Plan
+from icestream.up.plan import HOST, ROOT, Options, Plan
 from icestream.up.session import Session
 from icestream.up.supervisor import PartFailed
 
@@ -20,7 +24,7 @@ def main() -> None:
         prog="icestream", description="A live stream of neutrino events goes in, directions come out."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True, dest="command")
     up = commands.add_parser(
         "up",
         help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder",
@@ -35,7 +39,7 @@ def main() -> None:
     )
     up.add_argument("--rate", type=_rate, default="100", metavar="R", help="events/s with Poisson gaps, or max")
     up.add_argument("--source", type=_source, default="simulate", help="simulate, or kaggle:DIR")
-    up.add_argument("--seed", type=int, default=1, help="of the simulation")
+    up.add_argument("--seed", type=_seed, default=42, help="of the simulation")
     up.add_argument("--bridges", type=_positive, default=1, help="bridges that share the work")
     up.add_argument("--state-dir", type=Path, default=Path(".icestream"), help="data, logs, pids.json, pictures")
     up.add_argument(
@@ -50,7 +54,16 @@ def main() -> None:
         metavar="NAME=NUMBER",
         help="a port that must be this one; may be given again",
     )
+    simulate = commands.add_parser("simulate", help="write simulated events as the competition's Parquet files")
+    simulate.add_argument("folder", type=Path, help="where train/batch_1.parquet and train_meta.parquet go")
+    simulate.add_argument("--events", type=_positive, default=2000, help="how many (2000)")
+    simulate.add_argument("--seed", type=_seed, default=42, help="of the simulation (42)")
     given = parser.parse_args()
+    if given.command == "simulate":
+        _simulate(given.folder, given.events, given.seed)
+        return
+    # This machine's own servers are asked directly, whatever proxy leads elsewhere.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     # MLflow's progress bars would break the live table.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -69,9 +82,25 @@ async def _up(options: Options) -> int:
     return await Session(Plan(options), Console()).run()
 
 
+def _simulate(folder: Path, events: int, seed: int) -> None:
+    try:
+        write_folder(folder, islice(simulated_events(nominal_icecube86(), seed, run_id=0), events))
+    except OSError as error:
+        sys.exit(f"icestream: {folder} cannot be written ({error.strerror}): name another folder")
+    Console().print(
+        f"wrote {events} events to {folder}: replay them with icestream up --source kaggle:{folder}", soft_wrap=True
+    )
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 

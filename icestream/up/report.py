@@ -18,7 +18,7 @@ EXPERIMENT = "icestream"
 
 
 def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, list[str]]:
-    """All predictions of a session, downloaded from MLflow, and the ids of its runs, the latest last."""
+    """All predictions in the MLflow runs of a session, and the ids of those runs, the latest last."""
     client = MlflowClient(mlflow_url)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
@@ -35,11 +35,12 @@ def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, lis
     return pa.concat_tables(parts), [run.info.run_id for run in runs]
 
 
-def report(rows: pa.Table, emitted: int, rejected: int, max_pulses: int) -> dict[str, Any]:
+def report(rows: pa.Table, emitted: int, rejected: int, left: int, max_pulses: int) -> dict[str, Any]:
     """The figures of a session.
 
     Args:
         rows: its predictions, as recorded.
+        left: its events that are still in the stream.
         max_pulses: the model's limit, for the padding.
     """
     names = set(zip(rows["run_id"].to_pylist(), rows["event_id"].to_pylist(), strict=True))
@@ -49,7 +50,8 @@ def report(rows: pa.Table, emitted: int, rejected: int, max_pulses: int) -> dict
         "emitted": emitted,
         "reconstructed": len(names),
         "rejected": rejected,
-        "lost": max(0, emitted - len(names) - rejected),
+        "left_in_stream": left,
+        "lost": emitted - len(names) - rejected - left,
         "duplicated": rows.num_rows - len(names),
         "events_per_second": None,
         "latency_seconds": None,
@@ -76,5 +78,4 @@ def report(rows: pa.Table, emitted: int, rejected: int, max_pulses: int) -> dict
 
 
 def write_report(figures: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(figures, indent=2) + "\n")

@@ -9,15 +9,17 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 from rich.console import Console
 
 from icestream.pictures import opening_angles, sky_map
 from icestream.up.plan import HOST, Plan
 from icestream.up.report import recorded, report, write_report
-from icestream.up.status import Probe, Status, answers
+from icestream.up.status import Probe, answers
 from icestream.up.supervisor import Supervisor
 from icestream.up.view import View
 
@@ -75,70 +77,76 @@ class Session:
             f"starting {plan.redis.version}, Triton, MLflow, {len(plan.bridges)} bridge(s), recorder; logs in {plan.state_dir / 'logs'}"
         )
         plan.write_addresses()
-        for part in [*plan.servers(), *plan.cubes()]:
+        for part in plan.servers():
+            self._supervisor.start(part)
+        if not await self._ready("Redis", self._probe.ping, view):
+            return None
+        self._probe.forget_models()
+        self._probe.look()
+        for part in plan.cubes():
             self._supervisor.start(part)
         port = plan.port
-        ready: list[tuple[str, Callable[[], bool]]] = [
-            ("Redis", self._probe.ping),
+        parts: list[tuple[str, Callable[[], bool]]] = [
             ("Triton", lambda: answers(f"http://{HOST}:{port['triton_http']}/v2/health/ready")),
-            ("a bridge", lambda: (self._probe.look() is not None) and self._probe.max_pulses() > 0),
+            ("a bridge", lambda: self._probe.max_pulses() > 0),
             ("MLflow", lambda: answers(f"{plan.mlflow_url}/health")),
         ]
-        for name, check in ready:
-            began = time.monotonic()
-            while not await asyncio.to_thread(check):
-                if self._interrupted.is_set():
-                    return None
-                await asyncio.sleep(0.2)
-            view.say(f"  {name} is ready ({time.monotonic() - began:.1f} s)")
-        self._probe.look()
-        triton = json.loads(await asyncio.to_thread(_get, f"http://{HOST}:{port['triton_http']}/v2"))["version"]
+        for name, check in parts:
+            if not await self._ready(name, check, view):
+                return None
+        triton = await asyncio.to_thread(_triton_version, f"http://{HOST}:{port['triton_http']}/v2")
         self._supervisor.start(plan.emitter())
         if not self._console.is_terminal:
             view.say(view.addresses())
         with view:
-            emitted, rejected = await self._watch(view)
+            await self._watch(view)
         max_pulses = self._probe.max_pulses()
-        view.say("everything is through; recording the rest in MLflow")
+        view.say("recording the rest in MLflow")
         await self._supervisor.stop("emitter", *plan.bridges)
         await self._supervisor.stop("recorder")
-        return await asyncio.to_thread(self._figures, emitted, rejected, max_pulses, triton)
+        return await asyncio.to_thread(self._figures, max_pulses, triton)
 
-    async def _watch(self, view: View) -> tuple[int, int]:
-        """Show the stream until all is through; returns what was emitted and rejected."""
+    async def _ready(self, name: str, check: Callable[[], bool], view: View) -> bool:
+        """Wait for a part; False if Ctrl-C came first."""
+        began = time.monotonic()
+        while not await asyncio.to_thread(check):
+            if self._interrupted.is_set():
+                return False
+            await asyncio.sleep(0.2)
+        view.say(f"  {name} is ready ({time.monotonic() - began:.1f} s)")
+        return True
+
+    async def _watch(self, view: View) -> None:
+        """Show the stream until all is through."""
         wanted, drain_until = self._plan.options.events, None
-        status = Status(time.monotonic())
         while True:
-            if (found := await asyncio.to_thread(self._probe.look)) is not None:
-                status = found
-            view.show(status, await asyncio.to_thread(self._probe.mean_angles_deg))
+            ended = self._supervisor.done("emitter") or (
+                drain_until is not None
+            )  # before the look, which so sees its last event
+            status = await asyncio.to_thread(self._probe.look)
+            if status is not None:
+                view.show(status, await asyncio.to_thread(self._probe.mean_angles_deg))
+                over = ended or (wanted is not None and status.emitted >= wanted)
+                if over and status.backlog == 0 and status.unrecorded == 0:
+                    if wanted is not None and status.emitted < wanted and drain_until is None:
+                        view.say(f"the source has ended after {status.emitted} of {wanted} events")
+                    view.say("everything is through")
+                    return
             if self._interrupted.is_set() and drain_until is None:
-                drain_until = time.monotonic() + DRAIN_S
                 await self._supervisor.stop("emitter")
-                continue
-            over = not self._supervisor.running("emitter") if drain_until else self._emitter_done(status, wanted)
-            if (
-                over
-                and status.backlog == 0
-                and status.unrecorded == 0
-                and (time.monotonic() - status.when_s) < 2 * LOOK_S + 1
-            ):
-                return status.emitted, status.rejected
+                drain_until = time.monotonic() + DRAIN_S
             if drain_until and time.monotonic() > drain_until:
-                view.say(
-                    f"stopping with {status.backlog} events in the stream; the next `icestream up` goes on with them"
-                )
-                return status.emitted - status.backlog, status.rejected
+                view.say("stopping with events in the stream; the next `icestream up` goes on with them")
+                return
             await asyncio.sleep(LOOK_S)
 
-    def _emitter_done(self, status: Status, wanted: int | None) -> bool:
-        return (wanted is not None and status.emitted >= wanted) or self._supervisor.done("emitter")
-
-    def _figures(self, emitted: int, rejected: int, max_pulses: int, triton: str) -> dict[str, Any]:
+    def _figures(self, max_pulses: int, triton: str) -> dict[str, Any]:
         plan = self._plan
+        emitted, rejected, left = self._probe.counts()
         with tempfile.TemporaryDirectory() as folder:
             rows, runs = recorded(plan.mlflow_url, str(plan.run_id), Path(folder))
-        figures = report(rows, emitted, rejected, max_pulses)
+        rows = rows.filter(pc.greater_equal(rows["run_id"], plan.run_id))  # not what an earlier session has left
+        figures = report(rows, emitted, rejected, left, max_pulses)
         options = plan.options
         figures |= {
             "mlflow_run_id": runs[-1] if runs else None,
@@ -177,6 +185,9 @@ def _stop_order(names: list[str]) -> list[list[str]]:
     return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder"], servers]
 
 
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
+def _triton_version(url: str) -> str:
+    """What Triton says of itself; it has just said that it is ready, but it may be killed at any time."""
+    while True:
+        with suppress(OSError, HTTPException), urllib.request.urlopen(url, timeout=5) as answer:
+            return str(json.load(answer)["version"])
+        time.sleep(0.2)

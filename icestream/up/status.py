@@ -2,7 +2,9 @@
 
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis, RedisError
 
 from icestream import streams, wire
+from icestream.event import InvalidEvent
 from icestream.up.plan import HOST, Plan
 
 SAMPLE = 300  # last results that the latency is taken from
@@ -73,11 +76,36 @@ class Probe:
             (float(np.median(latency)), float(np.quantile(latency, 0.99))) if latency else None,
         )
 
-    def max_pulses(self) -> int:
-        """The served model's limit, as the bridges found it."""
+    def forget_models(self) -> None:
+        """Forget what earlier bridges found served, so that `max_pulses` waits for this session's."""
         for key in self._redis.scan_iter(f"{streams.MODEL}:*"):
-            return int(self._redis.hget(key, "max_pulses") or 0)
-        return 0
+            self._redis.delete(key)
+
+    def max_pulses(self) -> int:
+        """The served model's limit, as a bridge of this session found it; 0 until then."""
+        try:
+            found = [self._redis.hget(key, "max_pulses") for key in self._redis.scan_iter(f"{streams.MODEL}:*")]
+        except RedisError:
+            return 0
+        return int(found[0] or 0) if found else 0
+
+    def counts(self) -> tuple[int, int, int]:
+        """Of this session's events: emitted, rejected, still in the stream.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        emitted = int(self._redis.hget(f"{streams.EMITTED}:{self._plan.run_id}", "emitted") or 0)
+        return emitted, self._ours(streams.REJECTED), self._ours(streams.EVENTS)
+
+    def _ours(self, stream: str) -> int:
+        """Entries that are events of this session's run (or of a later pass over its folder)."""
+        count = 0
+        entries: Any = self._redis.xrange(stream)
+        for _, fields in entries:
+            with suppress(InvalidEvent):
+                count += wire.decode_event(fields.get(wire.FIELD, b"")).run_id >= self._plan.run_id
+        return count
 
     def _added(self, stream: str) -> int:
         return int(self._redis.xinfo_stream(stream)["entries-added"]) if self._redis.exists(stream) else 0
@@ -87,7 +115,13 @@ class Probe:
             return 0
         for group in self._redis.xinfo_groups(streams.DIRECTIONS):
             if group["name"] == streams.RECORDER_GROUP.encode():
-                return int(group["pending"]) + int(group["lag"] or 0)
+                lag = group["lag"]
+                if lag is None:  # after a restart Redis may not know it: count what was not delivered, up to a page
+                    missed: Any = self._redis.xrange(
+                        streams.DIRECTIONS, min=b"(" + group["last-delivered-id"], count=1000
+                    )
+                    lag = len(missed)
+                return int(group["pending"]) + int(lag)
         return int(self._redis.xlen(streams.DIRECTIONS))
 
     def mean_angles_deg(self) -> dict[str, float]:
@@ -97,7 +131,7 @@ class Probe:
                 f"http://{HOST}:{self._plan.port['recorder_metrics']}/metrics", timeout=1
             ) as answer:
                 text = answer.read().decode()
-        except OSError:
+        except (OSError, HTTPException):
             return {}
         sums: dict[str, dict[str, float]] = {}
         for family in text_string_to_metric_families(text):
@@ -112,5 +146,5 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False

@@ -48,7 +48,6 @@ class Supervisor:
         self._logs, self._pids_file = state_dir / "logs", state_dir / "pids.json"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._pids: dict[str, int] = {}
-        self._parts: dict[str, Part] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self.restarts: dict[str, int] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -59,7 +58,6 @@ class Supervisor:
 
     def start(self, part: Part) -> None:
         """Run a part until it is stopped."""
-        self._parts[part.name] = part
         self.restarts[part.name] = 0
         self._keepers[part.name] = asyncio.create_task(self._keep(part))
         self._keepers[part.name].add_done_callback(self._note_failure)

@@ -70,9 +70,11 @@ class TritonServer:
         ]  # fmt: skip
 
     def clean_up(self) -> None:
-        """Remove the shared memory that killed servers have left."""
-        for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):
-            region.unlink(missing_ok=True)
+        """Remove the shared memory that killed servers have left: ours, and that of commands that are gone."""
+        for region in Path("/dev/shm").glob("icestream-*-*"):
+            owner = region.name.split("-")[1]
+            if region.name.startswith(self._shared_memory) or not Path(f"/proc/{owner}").exists():
+                region.unlink(missing_ok=True)
 
     def environment(self) -> dict[str, str]:
         """Variables the server needs. Its embedded Python takes its packages from the `python3` that is first on the PATH."""

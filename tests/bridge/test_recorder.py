@@ -249,7 +249,7 @@ def test_results_wait_on_disk_while_mlflow_is_away(
 
 def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
     rows = table([reconstruction(1), reconstruction(2), reconstruction(2)], [Truth(7, 1, 0.0, 0.0), None, None])
-    figures = report(rows, emitted=5, rejected=1, max_pulses=128)
+    figures = report(rows, emitted=6, rejected=1, left=1, max_pulses=128)
     assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 1)
     assert figures["latency_seconds"]["p50"] == pytest.approx(0.004)
     assert figures["opening_angle_deg"]["mean"] == pytest.approx(36.87, abs=0.01)
@@ -258,7 +258,7 @@ def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
 
 
 def test_the_report_of_nothing_is_empty_but_whole() -> None:
-    figures = report(SCHEMA.empty_table(), 0, 0, 128)
+    figures = report(SCHEMA.empty_table(), 0, 0, 0, 128)
     assert figures["latency_seconds"] is figures["opening_angle_deg"] is figures["score_radians"] is None
     assert pa.table({}).num_rows == figures["reconstructed"] == figures["lost"] == 0
 

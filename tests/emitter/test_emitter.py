@@ -47,20 +47,20 @@ def test_the_bridge_finds_no_truth_in_what_it_reads(redis: Any, redis_server: Re
 
 
 def test_a_count_is_emitted_and_no_more(redis: Any, redis_server: RedisProcess, program: Start) -> None:
-    emitter = program("emitter", redis_url=redis_server.url, count=150, rate="max", run_id=9)
+    emitter = program("emitter", redis_url=redis_server.url, count=150, rate="max", run_id=9, seed=1)
     assert emitter.process.wait(60) == 0
     expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 150)]
     assert emitted(redis) == expected
 
 
 def test_a_killed_emitter_goes_on_where_it_was(redis: Any, redis_server: RedisProcess, program: Start) -> None:
-    first = program("emitter", redis_url=redis_server.url, count=400, rate=300, run_id=9)
+    first = program("emitter", redis_url=redis_server.url, count=1500, rate=300, run_id=9, seed=1)
     wait_until(lambda: redis.xlen(streams.EVENTS) > 100, "some events")
     first.kill()
-    assert redis.xlen(streams.EVENTS) < 400
-    second = program("emitter", redis_url=redis_server.url, count=400, rate="max", run_id=9)
+    assert redis.xlen(streams.EVENTS) < 1500
+    second = program("emitter", redis_url=redis_server.url, count=1500, rate="max", run_id=9, seed=1)
     assert second.process.wait(60) == 0
-    expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 400)]
+    expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 1500)]
     assert emitted(redis) == expected
 
 
@@ -78,7 +78,7 @@ def test_it_waits_when_the_stream_is_full_and_trims_nothing(
 
 def test_it_survives_redis_going_away(tmp_path: Path, program: Start) -> None:
     server = RedisProcess(tmp_path)
-    emitter = program("emitter", redis_url=server.url, count=600, rate=300, run_id=9)
+    emitter = program("emitter", redis_url=server.url, count=600, rate=300, run_id=9, seed=1)
     wait_until(lambda: server.client.xlen(streams.EVENTS) > 100, "some events")
     server.kill()
     wait_until(lambda: emitter.metric("icestream_emitter_publish_failures_total") > 0, "a failed write")

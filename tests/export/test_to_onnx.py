@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +27,7 @@ def test_the_committed_model_is_what_the_exporter_makes_of_the_committed_checkpo
 
 def test_the_model_names_no_place_it_was_made_at() -> None:
     content = (COMMITTED / "1" / "model.onnx").read_bytes()
-    assert b".py" not in content
-    assert b"/home" not in content
+    assert re.search(rb"\w{2,}\.py\b|/home/|/root/", content) is None
 
 
 def test_the_shipped_checkpoint_carries_its_configuration_and_its_making() -> None:

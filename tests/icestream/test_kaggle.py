@@ -75,6 +75,18 @@ def test_a_folder_of_another_kind_is_named(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+def test_damaged_truth_and_words_for_numbers_are_named(tmp_path: Path, simulated: list[tuple[Event, Truth]]) -> None:
+    write_folder(tmp_path, simulated)
+    (tmp_path / "train_meta.parquet").write_bytes(b"no parquet")
+    with pytest.raises(KaggleError, match=r"train_meta.parquet: not a readable"):
+        open_folder(tmp_path)
+    (tmp_path / "train_meta.parquet").unlink()
+    words = {"event_id": [1], "sensor_id": ["five"], "time": [1], "charge": [1.0], "auxiliary": [True]}
+    pq.write_table(pa.table(words), tmp_path / "train" / "batch_1.parquet")
+    with pytest.raises(KaggleError, match="column sensor_id is string, no numbers"):
+        list(open_folder(tmp_path).events(1))
+
+
 def test_an_event_that_cannot_be_is_named(tmp_path: Path) -> None:
     table = {
         "event_id": [1, 2],

@@ -8,15 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from icestream.detector import nominal_icecube86
-from icestream.kaggle import write_folder
-from icestream.simulation.simulator import simulated_events
 from icestream.up.plan import PORTS
 from tests.conftest import HOST, free_port, wait_until
 
@@ -30,9 +26,16 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
     def start(*arguments: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "icestream.up", "up", *map(str, arguments)]
+        environment = {**os.environ, "ICE_TEST": str(tmp_path)}
         with open(tmp_path / "up.log", "w") as log:
             process = subprocess.Popen(
-                command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+                command,
+                cwd=tmp_path,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+                start_new_session=True,
             )
         started.append(process)
         return process
@@ -58,12 +61,11 @@ def alive(pid: int) -> bool:
 
 
 def descendants(folder: Path) -> list[int]:
-    """Processes whose command line names the state dir, or that were named in pids.json."""
-    marks = [str(folder / ".icestream").encode()]
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    """Processes that were started in a test's folder, by the mark in their environment."""
+    mark, found = f"ICE_TEST={folder}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if any(mark in path.read_bytes() for mark in marks):
+            if mark in path.read_bytes():
                 found.append(int(path.parent.name))
         except OSError:
             continue
@@ -76,7 +78,18 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up: Up) -> None:
-    write_folder(tmp_path / "kaggle", islice(simulated_events(nominal_icecube86(), 11, 1), 300))
+    made = [
+        sys.executable,
+        "-m",
+        "icestream.up",
+        "simulate",
+        str(tmp_path / "kaggle"),
+        "--events",
+        "300",
+        "--seed",
+        "11",
+    ]
+    subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
     process = up("--events", 300, "--source", f"kaggle:{tmp_path / 'kaggle'}", "--rate", "max", "--bridges", 2)
     assert process.wait(180) == 0, (tmp_path / "up.log").read_text()
     figures = report(tmp_path)
@@ -147,6 +160,8 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
         (["--events", "0"], "not a whole number above 0"),
         (["--model-repository", "/nowhere"], "holds no model"),
         (["--state-dir", "/proc/nowhere"], "give another --state-dir"),
+        (["--report", "/proc/report.json"], "give another --report"),
+        (["--seed", "-1"], "not a whole number"),
     ],
 )
 def test_what_is_missing_is_named_with_its_cure_before_anything_starts(

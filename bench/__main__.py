@@ -16,7 +16,7 @@ from bench.mix import MAX_PULSES, by_length, mix
 from bench.trivial import NAME, write_trivial_model
 
 ROOT = Path(__file__).parents[1]
-STREAM_EVENTS, TRIVIAL_EVENTS = 4000, 40_000
+STREAM_EVENTS, TRIVIAL_EVENTS = 6000, 40_000
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from icestream.up.status import Probe, answers
 from icestream.up.supervisor import Supervisor
 from icestream.up.view import View
 
-LOOK_S = 0.3
+LOOK_S = 0.5
 DRAIN_S = 20.0  # after Ctrl-C: time for what is in the stream to get through
 
 
@@ -89,7 +89,7 @@ class Session:
         parts: list[tuple[str, Callable[[], bool]]] = [
             ("Triton", lambda: answers(f"http://{HOST}:{port['triton_http']}/v2/health/ready")),
             ("a bridge", lambda: self._probe.max_pulses() > 0),
-            ("MLflow", lambda: answers(f"{plan.mlflow_url}/health")),
+            ("MLflow", lambda: answers(f"{plan.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id=0")),
         ]
         for name, check in parts:
             if not await self._ready(name, check, view):

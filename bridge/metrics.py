@@ -12,11 +12,11 @@ NS = 1e-9
 class BridgeMetrics(ProcessMetrics):
     def __init__(self, registry: CollectorRegistry):
         super().__init__(registry, "bridge")
-        self._events = Counter(
+        events = Counter(
             "icestream_bridge_events_total", "Events by what became of them", ["outcome"], registry=registry
         )
-        for outcome in ("stored", "rejected", "duplicate", "was_done"):
-            self._events.labels(outcome)
+        self._rejections = events.labels("rejected")
+        self._outcomes = {outcome: events.labels(outcome.name.lower()) for outcome in Outcome}
         self._rejected = Counter(
             "icestream_bridge_rejected_total", "Rejected entries by reason", ["reason"], registry=registry
         )
@@ -74,7 +74,7 @@ class BridgeMetrics(ProcessMetrics):
         )
 
     def finished(self, result: Reconstruction, outcome: Outcome) -> None:
-        self._events.labels(outcome.name.lower()).inc()
+        self._outcomes[outcome].inc()
         if outcome is Outcome.STORED:
             self._latency.observe((result.stored_ns - result.emitted_ns) * NS)
             self._stages["queued"].observe((result.read_ns - result.emitted_ns) * NS)
@@ -84,7 +84,7 @@ class BridgeMetrics(ProcessMetrics):
         self._stages["store"].observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        self._events.labels("rejected").inc()
+        self._rejections.inc()
         self._rejected.labels(reason).inc()
 
     def request_sent(self, events: int, pulses: int, padded: int, cut: int) -> None:

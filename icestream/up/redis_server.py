@@ -22,6 +22,8 @@ class RedisServer:
         return [
             self.binary, "--bind", host, "--port", str(port), "--dir", str(folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
+            # What is worked off is only in the file: rewriting it at the default 64 MB would cost a core every few seconds.
+            "--auto-aof-rewrite-min-size", "256mb",
         ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ class RedisProcess:
     def __init__(self, folder: Path):
         self.folder, self.port = folder, free_port()
         self.url = f"redis://{HOST}:{self.port}"
-        self.client: Any = Redis(port=self.port, protocol=2)
+        self.client: Any = Redis(host=HOST, port=self.port, protocol=2)
         self.start()
 
     def start(self) -> None:

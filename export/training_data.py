@@ -11,15 +11,10 @@ from icestream.detector import Detector
 from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice
 from icestream.simulation.simulator import Chunk, events_of, numpy_chunk
-from icestream.tensors import Arrays, pad
+from icestream.tensors import Arrays, pad, padded_length
 
 TRAINING_SEED, HELD_OUT_SEED = 1, 2
 POOL = 1024  # events that are sorted by length before they are cut into batches
-
-
-def length_for(n_pulses: int, limit: int) -> int:
-    """The padded length of a training batch whose longest event has n pulses."""
-    return min(-(-n_pulses // 8) * 8, limit)
 
 
 class SimulatedBatches(IterableDataset[tuple[Arrays, NDArray[np.float32], int]]):
@@ -44,7 +39,7 @@ class SimulatedBatches(IterableDataset[tuple[Arrays, NDArray[np.float32], int]])
             batches = [by_length[low : low + self.batch] for low in range(0, len(events) - self.batch + 1, self.batch)]
             for index in shuffle.permutation(len(batches)):
                 rows = batches[index]
-                length = length_for(max(events[row].n_pulses for row in rows), self.limit)
+                length = padded_length(max(events[row].n_pulses for row in rows), self.limit)
                 yield pad([events[row] for row in rows], length), truth[rows].astype(np.float32), number
 
 

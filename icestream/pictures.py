@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from icestream.predictions import numbers
+from icestream.predictions import TRACKS, numbers
 
 matplotlib.use("Agg")
 
@@ -48,7 +48,7 @@ def opening_angles(rows: pa.Table, path: Path) -> None:
     cascade = kinds == "cascade"
     groups = [
         ("all", np.ones(len(kinds), bool), "#333333"),
-        ("tracks", np.isin(kinds, ["through-going", "starting"]), "#0072b2"),
+        ("tracks", np.isin(kinds, TRACKS), "#0072b2"),
         ("cascades", cascade, "#d55e00"),
     ]
     for column, style, label in (("opening_angle_deg", "-", "network"), ("linefit_opening_angle_deg", ":", "LineFit")):

@@ -35,6 +35,9 @@ SCHEMA = pa.schema([
 ])  # fmt: skip
 
 
+TRACKS = ("through-going", "starting")  # the kinds that are not cascades
+
+
 def table(results: Sequence[Reconstruction], truths: Sequence[Truth | None]) -> pa.Table:
     """Results with the truth of each, where it is known."""
     vector = np.array([result.direction for result in results]).reshape(-1, 3)

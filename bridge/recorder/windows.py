@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icestream.predictions import latency_s, numbers
+from icestream.predictions import TRACKS, latency_s, numbers
 
 
 def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
@@ -33,7 +33,7 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
         groups = {
             "all": rows,
             "cascades": rows.filter(pc.equal(rows["kind"], "cascade")),
-            "tracks": rows.filter(pc.is_in(rows["kind"], _TRACKS)),
+            "tracks": rows.filter(pc.is_in(rows["kind"], pa.array(TRACKS))),
         }
         for group, members in groups.items():
             angles = numbers(members, column)
@@ -41,6 +41,3 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
                 values[f"truth/{name}_{group}_mean_deg"] = float(angles.mean())
                 values[f"truth/{name}_{group}_median_deg"] = float(np.median(angles))
     return values
-
-
-_TRACKS = pa.array(["through-going", "starting"])

@@ -60,14 +60,15 @@ class HeldOut:
         """Opening angles in degrees and κ, each (events,), of a network given at most `limit` pulses."""
         angle, kappa = np.empty(len(self.events)), np.empty(len(self.events))
         order = np.argsort([event.n_pulses for event in self.events], kind="stable")
+        device = served.position.device
         with torch.inference_mode():
             for low in range(0, len(order), BATCH):
                 rows = order[low : low + BATCH]
                 batch = [self.events[row] for row in rows]
                 inputs = pad(batch, min(max(event.n_pulses for event in batch), limit))
-                vector, concentration = served(*(torch.from_numpy(array) for array in inputs.values()))
-                angle[rows] = np.degrees(opening_angle(vector.numpy(), self.truth[rows]))
-                kappa[rows] = concentration.numpy()[:, 0]
+                vector, concentration = served(*(torch.from_numpy(array).to(device) for array in inputs.values()))
+                angle[rows] = np.degrees(opening_angle(vector.cpu().numpy(), self.truth[rows]))
+                kappa[rows] = concentration.cpu().numpy()[:, 0]
         return angle, kappa
 
     def groups(self, angle: NDArray[np.float64], kappa: NDArray[np.float64]) -> Angles:

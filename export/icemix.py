@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from export.dynedge import DynEdge
+
 LAYER_SCALE = 1e-2  # where the LayerScale vectors of a new network start
 MASKED = -1e4  # added to the score of a padded key: e^-1e4 is 0, and a row of nothing but padding stays finite
 TIME_SCALE_NS, LENGTH_SCALE_M = 3e4, 500.0
@@ -30,7 +32,7 @@ class IceMixConfig:
         head_size: C.
         depth_rel: relative blocks, before it.
         n_rel: how many of those see the space-time intervals.
-        small: the variant made for training on a CPU: raw features join the embedding, and an interval gives each head
+        small: of our own making, to be trained in hours: raw features join the embedding, and an interval gives each head
             a bias rather than a vector.
         max_pulses: the longest event the network should be given.
     """
@@ -42,6 +44,7 @@ class IceMixConfig:
     n_rel: int
     depth_rel: int = 4
     small: bool = False
+    dynedge: str = ""
     max_pulses: int = 192
 
     @property
@@ -53,7 +56,10 @@ VARIANTS = {
     "B_d32": IceMixConfig(dim=768, dim_base=192, depth=12, head_size=32, n_rel=1),
     "B_d64": IceMixConfig(dim=768, dim_base=192, depth=12, head_size=64, n_rel=1),
     "B_d32_4rel": IceMixConfig(dim=768, dim_base=192, depth=12, head_size=32, n_rel=4),
+    "S_dynedge_d32": IceMixConfig(dim=384, dim_base=128, depth=8, head_size=32, n_rel=1, dynedge="xyz"),
+    "B_dynedge_d64": IceMixConfig(dim=768, dim_base=192, depth=12, head_size=64, n_rel=4, dynedge="xyzt"),
     "small": IceMixConfig(dim=96, dim_base=24, depth=3, head_size=32, n_rel=1, depth_rel=1, small=True, max_pulses=128),
+    "accurate": IceMixConfig(dim=256, dim_base=64, depth=6, head_size=32, n_rel=2, depth_rel=2, small=True),
 }
 
 
@@ -115,26 +121,41 @@ def raw_features(f: Features) -> Tensor:
     return torch.cat([*per_pulse, share.unsqueeze(-1), per_event.unsqueeze(1).expand(-1, f.time.shape[1], -1)], dim=-1)
 
 
+class Scale(nn.Module):
+    """What a Fourier code is multiplied by: learned in the networks with a DynEdge front, else 1."""
+
+    def __init__(self, learned: bool):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1)) if learned else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
 class PulseEmbedding(nn.Module):
-    """Features of each pulse → its token."""
+    """Features of each pulse → its token, or the first half of it where DynEdge makes the other."""
 
     def __init__(self, c: IceMixConfig):
         super().__init__()
         self.base, self.small = c.dim_base, c.small
         width = 6 * c.dim_base
+        self.pos, self.emb_charge, self.time, self.emb2 = (Scale(bool(c.dynedge)) for _ in range(4))
         self.aux_emb = nn.Embedding(2, c.dim_base // 2)
         self.proj = nn.Sequential(
-            nn.Linear(width + RAW_FEATURES * c.small, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, c.dim)
+            nn.Linear(width + RAW_FEATURES * c.small, width),
+            nn.LayerNorm(width),
+            nn.GELU(),
+            nn.Linear(width, c.dim // 2 if c.dynedge else c.dim),
         )
 
     def forward(self, f: Features) -> Tensor:
-        """→ (B, L, D)"""
+        """→ (B, L, D), or (B, L, D/2)"""
         b = self.base
-        size = fourier(torch.log10(f.n_pulses), b // 2)  # (B, b/2)
+        size = self.emb2(fourier(torch.log10(f.n_pulses), b // 2))  # (B, b/2)
         parts = [
-            fourier(4096 * f.position, b).flatten(-2),  # (B, L, 3b)
-            fourier(1024 * f.charge, b),  # (B, L, b)
-            fourier(4096 * f.time, b),  # (B, L, b)
+            self.pos(fourier(4096 * f.position, b)).flatten(-2),  # (B, L, 3b)
+            self.emb_charge(fourier(1024 * f.charge, b)),  # (B, L, b)
+            self.time(fourier(4096 * f.time, b)),  # (B, L, b)
             self.aux_emb(f.auxiliary),  # (B, L, b/2)
             size.unsqueeze(1).expand(-1, f.time.shape[1], -1),  # (B, L, b/2)
         ]
@@ -290,6 +311,8 @@ class IceMix(nn.Module):
         self.cls_token = nn.Linear(c.dim, 1, bias=False)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
         self.proj_out = nn.Linear(c.dim, 3)
+        if c.dynedge:
+            self.local_root = DynEdge(c.dim // 2, with_time=c.dynedge == "xyzt")
 
     def forward(self, f: Features) -> Tensor:
         """→ (B, 3)"""
@@ -297,6 +320,9 @@ class IceMix(nn.Module):
         relation = self.rel_pos(f)
         code, bias = (None, relation) if self.config.small else (relation, None)
         x = self.extractor(f)  # (B, L, D)
+        if self.config.dynedge:
+            local = self.local_root(f.position, f.time, f.auxiliary, f.qe, f.charge, f.ice, f.mask, f.n_pulses)
+            x = torch.cat([x, local], dim=-1)
         for index, block in enumerate(self.sandwich):
             seen = index < self.config.n_rel
             x = block(x, padding, code if seen else None, bias if seen else None)

@@ -63,7 +63,7 @@ class ServedIceMix(nn.Module):
         vector = torch.where(vector == vector, vector, 0.0).clamp(-VECTOR_LIMIT, VECTOR_LIMIT)
         vector = torch.stack([vector[:, 1], vector[:, 0], vector[:, 2]], dim=-1)
         kappa = vector.square().sum(-1, keepdim=True).sqrt()
-        up = torch.tensor([0.0, 0.0, 1.0])
+        up = torch.tensor([0.0, 0.0, 1.0], device=vector.device)
         return torch.where(kappa > 1e-9, vector / kappa.clamp_min(1e-9), up), kappa
 
 

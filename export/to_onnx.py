@@ -14,11 +14,13 @@ import sys
 import warnings
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnxscript import opset18 as op
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,6 +41,13 @@ TOLERANCE_ALL_DEG = 1e-2
 CHECKED_LENGTHS, CHECKED_EVENTS, BATCH = 24, 400, 8
 
 
+def _stable_sort(values: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
+    """torch.sort in ONNX, whose TopK puts the first of equal values first, stable or not."""
+    assert stable
+    size = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
+    return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
+
+
 def export_onnx(served: ServedIceMix, limit: int) -> onnx.ModelProto:
     """The graph of a served network, batch and length dynamic, the same bytes each time."""
     example = example_inputs(np.random.default_rng(0), batch=3, length=min(limit, 20), padded=28)
@@ -56,6 +65,7 @@ def export_onnx(served: ServedIceMix, limit: int) -> onnx.ModelProto:
             output_names=list(OUTPUTS),
             dynamic_shapes=shapes,
             opset_version=OPSET,
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
             dynamo=True,
             verbose=False,
         )

@@ -1,51 +1,83 @@
-"""Simulated events as batches of the model's inputs, without end and never the same event twice."""
+"""Simulated events as batches of the model's inputs: without end, never the same event twice, the same again from a place.
+
+The stream of a seed is a row of pools. A pool is a fixed number of chunks, sorted by length, cut into batches and shuffled;
+it depends on the seed and its number alone, not on how many processes make it or where a reader begins.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from icestream.detector import Detector
+from icestream.event import Event
 from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice
-from icestream.simulation.simulator import Chunk, events_of, numpy_chunk
+from icestream.simulation.simulator import events_of, numpy_chunk
 from icestream.tensors import Arrays, pad, padded_length
 
-TRAINING_SEED, HELD_OUT_SEED = 1, 2
-POOL = 1024  # events that are sorted by length before they are cut into batches
+TRAINING_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1, 2, 3
+JITTER_NS = 1500.0  # an event's times are moved together by up to this: a trigger's time zero is not to be relied on
+CHUNKS = 8  # in a pool
 
 
-class SimulatedBatches(IterableDataset[tuple[Arrays, NDArray[np.float32], int]]):
-    """(inputs, true unit vectors, number of the last chunk used); each worker simulates every W-th chunk."""
+@dataclass(frozen=True)
+class Place:
+    """Where a reader of the stream stands."""
 
-    def __init__(self, detector: Detector, seed: int, first_chunk: int, batch: int, limit: int):
-        self.detector, self.seed, self.first_chunk, self.batch, self.limit = detector, seed, first_chunk, batch, limit
+    pool: int = 0
+    batch: int = 0  # of the pool
 
-    def __iter__(self) -> Iterator[tuple[Arrays, NDArray[np.float32], int]]:
-        info = get_worker_info()
-        step, number = (info.num_workers, self.first_chunk + info.id) if info else (1, self.first_chunk)
+
+class SimulatedPools(Dataset[list[tuple[Arrays, NDArray[np.float32]]]]):
+    """Pool number → its batches: (inputs, true unit vectors (events, 3))."""
+
+    def __init__(self, detector: Detector, seed: int, batch: int, limit: int):
+        self.detector, self.seed, self.batch, self.limit = detector, seed, batch, limit
+
+    def __getitem__(self, pool: int) -> list[tuple[Arrays, NDArray[np.float32]]]:
         ice = Ice(self.detector, NumpyDraws(np.random.default_rng()))
-        shuffle = np.random.default_rng([self.seed, self.first_chunk])
+        chunks = [numpy_chunk(ice, self.seed, pool * CHUNKS + index) for index in range(CHUNKS)]
+        generator = np.random.default_rng([self.seed, pool, 1])
+        events = [event for chunk in chunks for event in events_of(chunk)]
+        events = [shifted(event, float(generator.uniform(-JITTER_NS, JITTER_NS))) for event in events]
+        truth = np.concatenate([chunk.came_from for chunk in chunks]).astype(np.float32)
+        by_length = np.argsort([event.n_pulses for event in events], kind="stable")
+        batches = []
+        for index in generator.permutation(len(events) // self.batch):
+            rows = by_length[index * self.batch : (index + 1) * self.batch]
+            length = padded_length(max(events[row].n_pulses for row in rows), self.limit)
+            batches.append((pad([events[row] for row in rows], length), truth[rows]))
+        return batches
+
+
+def shifted(event: Event, by_ns: float) -> Event:
+    """The event as a trigger would have given it that opened its window `by_ns` earlier."""
+    return Event(
+        event.run_id, event.event_id, event.emitted_ns, event.sensor_id, event.time_ns + np.float32(by_ns),
+        event.charge_pe, event.auxiliary,
+    )  # fmt: skip
+
+
+def batches(
+    data: SimulatedPools, place: Place, workers: int
+) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor, Place]]:
+    """The stream from a place on, made by worker processes: inputs, truth, and the place behind them."""
+
+    def pools() -> Iterator[int]:
+        number = place.pool
         while True:
-            chunks: list[Chunk] = []
-            while sum(len(chunk.kind) for chunk in chunks) < POOL:
-                chunks.append(numpy_chunk(ice, self.seed, number))
-                number += step
-            events = [event for chunk in chunks for event in events_of(chunk)]
-            truth = np.concatenate([chunk.came_from for chunk in chunks])
-            by_length = np.argsort([event.n_pulses for event in events])
-            batches = [by_length[low : low + self.batch] for low in range(0, len(events) - self.batch + 1, self.batch)]
-            for index in shuffle.permutation(len(batches)):
-                rows = batches[index]
-                length = padded_length(max(events[row].n_pulses for row in rows), self.limit)
-                yield pad([events[row] for row in rows], length), truth[rows].astype(np.float32), number
+            yield number
+            number += 1
 
-
-def loader(dataset: SimulatedBatches, workers: int) -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor, int]]:
-    """Batches as tensors, made by worker processes."""
-    for inputs, truth, number in DataLoader(
-        dataset, batch_size=None, num_workers=workers, prefetch_factor=64 if workers else None
+    first, number = place.batch, place.pool
+    for pool in DataLoader(
+        data, sampler=pools(), batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None
     ):
-        yield tuple(inputs.values()), truth, number
+        for index in range(first, len(pool)):
+            inputs, truth = pool[index]
+            yield tuple(inputs.values()), truth, Place(number, index + 1)
+        first, number = 0, number + 1

@@ -1,11 +1,13 @@
 """The network against the authors' own, and what the module around it guarantees."""
 
 import json
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from export.checkpoint import SHIPPED, load_checkpoint
@@ -19,7 +21,8 @@ from tests.conftest import DATA
 
 INPUTS = np.load(DATA / "inputs.npz")
 EXPECTED = np.load(DATA / "expected.npz")
-KINDS = ["deepice", "deepice_4rel"]
+KINDS = ["deepice", "deepice_4rel", "v22_dynedge", "v23_dynedge"]
+PUBLISHED = json.loads((DATA / "published_shapes.json").read_text())
 RAW = [
     INPUTS["sensor_id"],
     INPUTS["time_ns"],
@@ -66,16 +69,25 @@ def test_the_network_answers_as_the_authors_own(kind: str) -> None:
 def test_onnx_runtime_answers_as_the_authors_own_with_x_and_y_swapped_back(kind: str) -> None:
     model = export_onnx(served(kind), 64).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    direction, kappa = session.run(
-        ["direction", "kappa"], dict(zip(["sensor_id", "time", "charge", "auxiliary", "n_pulses"], RAW, strict=True))
-    )
-    np.testing.assert_allclose((direction * kappa)[:, [1, 0, 2]], EXPECTED[kind], atol=1e-4)
-    np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1, atol=1e-6)
+
+    def vectors(inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        direction, kappa = session.run(["direction", "kappa"], inputs)
+        np.testing.assert_allclose(np.linalg.norm(direction, axis=1), 1, atol=1e-6)
+        return np.asarray((direction * kappa)[:, [1, 0, 2]])
+
+    together = dict(zip(["sensor_id", "time", "charge", "auxiliary", "n_pulses"], RAW, strict=True))
+    np.testing.assert_allclose(vectors(together), EXPECTED[kind], atol=1e-4)
+    for row, n_pulses in enumerate(INPUTS["n_pulses"]):
+        alone = {
+            name: array[row : row + 1] if name == "n_pulses" else array[row : row + 1, :n_pulses]
+            for name, array in together.items()
+        }
+        np.testing.assert_allclose(vectors(alone), EXPECTED[kind][row : row + 1], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["B_d32", "B_d64", "B_d32_4rel"])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_the_published_parameters(name: str) -> None:
-    published = json.loads((DATA / "published_shapes.json").read_text())[name]
+    published = PUBLISHED[name]
     with torch.device("meta"):
         network = IceMix(VARIANTS[name])
     assert {key: list(tensor.shape) for key, tensor in network.state_dict().items()} == published

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.to_onnx import triton_config
+from export.triton_config import Described, cpu_config
 from icestream.tensors import INPUTS, OUTPUTS
 
 NAME = "trivial"
@@ -25,6 +25,7 @@ def write_trivial_model(repository: Path, max_pulses: int) -> None:
         helper.make_node("Cast", ["n_pulses"], ["kappa"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["kappa", "kappa"], ["zero"]),
         helper.make_node("Add", ["zero", "up"], ["direction"]),
+        helper.make_node("Add", ["zero", "up"], ["radius"]),
     ]
     up = numpy_helper.from_array(np.array([[0, 0, 1]], np.float32), "up")
     graph = helper.make_graph(
@@ -35,4 +36,4 @@ def write_trivial_model(repository: Path, max_pulses: int) -> None:
     folder = repository / NAME
     (folder / "1").mkdir(parents=True)
     onnx.save(model, folder / "1" / "model.onnx")
-    (folder / "config.pbtxt").write_text(triton_config(NAME, max_pulses, "none"))
+    (folder / "config.pbtxt").write_text(cpu_config(Described(NAME, max_pulses)))

@@ -35,7 +35,13 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
         model = await _served_model(triton, metrics, stopping, log)
         if model is None:
             return
-        log.info("model fits", model=model.name, max_pulses=model.max_pulses, checkpoint=model.checkpoint)
+        log.info(
+            "model fits",
+            model=model.name,
+            max_pulses=model.max_pulses,
+            checkpoint=model.checkpoint,
+            known_answers=len(model.known),
+        )
         intake = Intake(redis, settings.consumer, settings.claim_idle_s)
         worker = Worker(settings, model, intake, triton, Outlet(redis), metrics, log, nominal_icecube86().position_m)
         stopper = asyncio.create_task(_stop_when(stopping, worker))
@@ -50,11 +56,13 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
 async def _served_model(
     triton: Triton, metrics: BridgeMetrics, stopping: asyncio.Event, log: structlog.stdlib.BoundLogger
 ) -> Model | None:
-    """The model, as soon as Triton serves it; None if a stop came first."""
+    """The model, as soon as Triton serves it and its known answers are right; None if a stop came first."""
     while not stopping.is_set():
         metrics.beat()
         try:
-            return await triton.model()
+            model = await triton.model()
+            await triton.check(model)
+            return model
         except TritonAway as error:
             log.info("waiting for Triton", error=str(error))
             await asyncio.sleep(ASK_AGAIN_S)

@@ -10,7 +10,9 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from bridge.errors import Mismatch, Refused, TritonAway
-from icestream.tensors import INPUTS, OUTPUTS, Arrays
+from icestream import selftest
+from icestream.selftest import KnownAnswer
+from icestream.tensors import INPUTS, OUTPUTS, Arrays, pad, padded_length
 
 # gRPC's states in which asking again later can help, whatever the request was.
 _AWAY = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND", "ABORTED"}
@@ -33,6 +35,7 @@ class Model:
     max_pulses: int  # longer events are cut to this
     max_batch: int
     checkpoint: str  # where its weights come from
+    known: list[KnownAnswer]  # events with the answers it must give; none if it carries none
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Answer:
 
     direction: NDArray[np.float32]  # (events, 3) unit vectors
     kappa: NDArray[np.float32]  # (events,)
+    radius: NDArray[np.float32]  # (events, 3) degrees that hold icestream.tensors.RADIUS_SHARES
     model_version: str
 
 
@@ -93,9 +97,35 @@ class Triton:
             raise Mismatch(
                 f"model {self._model} does not say how many pulses it takes: its config.pbtxt needs the parameter max_pulses"
             )
+        try:
+            known = selftest.decode(parameters.get("self_test", "[]"))
+        except ValueError as error:
+            raise Mismatch(f"the self_test of model {self._model} in its config.pbtxt is damaged: {error}") from None
         return Model(
-            self._model, int(parameters["max_pulses"]), int(config["max_batch_size"]), parameters.get("checkpoint", "")
+            self._model,
+            int(parameters["max_pulses"]),
+            int(config["max_batch_size"]),
+            parameters.get("checkpoint", ""),
+            known,
         )
+
+    async def check(self, model: Model) -> None:
+        """Ask for the known answers.
+
+        Raises:
+            TritonAway: ask again.
+            Mismatch: what is served is not what was exported.
+        """
+        for one in model.known:
+            try:
+                answer = await self.infer(pad([one.event], padded_length(one.event.n_pulses, model.max_pulses)))
+            except Refused as error:
+                raise Mismatch(f"model {model.name} does not answer a known event: {error}") from None
+            if fault := one.fault(answer.direction[0].tolist(), float(answer.kappa[0])):
+                raise Mismatch(
+                    f"model {model.name} is not what was exported: {fault}. Its file is of another checkpoint or geometry, or its "
+                    "inputs mean something else (axes, auxiliary, units); export it again with export/to_onnx.py"
+                )
 
     async def infer(self, inputs: Arrays) -> Answer:
         """Directions of a padded batch.
@@ -120,12 +150,13 @@ class Triton:
             raise Refused(f"{state}: {error.message()}", final=state == "INVALID_ARGUMENT") from None
         events = len(inputs["n_pulses"])
         try:
-            direction, kappa = result.as_numpy("direction").reshape(events, 3), result.as_numpy("kappa").reshape(events)
+            direction = result.as_numpy("direction").reshape(events, 3)
+            kappa, radius = result.as_numpy("kappa").reshape(events), result.as_numpy("radius").reshape(events, 3)
         except (ValueError, AttributeError) as error:  # an output is missing, or its bytes do not fit the request
             raise Refused(f"the answer does not fit the request: {error}", final=False) from None
-        if not (np.isfinite(direction).all() and np.isfinite(kappa).all()):
+        if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
             raise Refused("the answer holds numbers that are not finite", final=True)
-        return Answer(direction, kappa, result.get_response().model_version)
+        return Answer(direction, kappa, radius, result.get_response().model_version)
 
     async def close(self) -> None:
         await self._client.close()

@@ -46,6 +46,9 @@ class BridgeMetrics(ProcessMetrics):
         self._cut = Counter(
             "icestream_bridge_cut_events_total", "Events with more pulses than the model is given", registry=registry
         )
+        self._dropped = Counter(
+            "icestream_bridge_dropped_pulses_total", "Pulses outside the readout window, left out", registry=registry
+        )
         self._in_flight = Gauge(
             "icestream_bridge_in_flight_requests", "Requests that Triton is working on", registry=registry
         )
@@ -86,6 +89,9 @@ class BridgeMetrics(ProcessMetrics):
     def rejected(self, reason: str) -> None:
         self._rejections.inc()
         self._rejected.labels(reason).inc()
+
+    def pulses_dropped(self, pulses: int) -> None:
+        self._dropped.inc(pulses)
 
     def request_sent(self, events: int, pulses: int, padded: int, cut: int) -> None:
         self._in_flight.inc()

@@ -129,7 +129,9 @@ class Worker:
             try:
                 if entry.tries > MAX_TRIES:
                     raise InvalidEvent("too_many_tries", f"{entry.tries} deliveries without a result")
-                event = wire.decode_event(entry.payload)
+                whole = wire.decode_event(entry.payload)
+                event = whole.within_readout()
+                self._metrics.pulses_dropped(whole.n_pulses - event.n_pulses)
                 self._waiting.add(Item(entry.entry_id, entry.payload, event, entry.tries, entry.read_ns))
             except InvalidEvent as error:
                 await self._reject(entry.entry_id, entry.payload, error.reason, str(error), entry.tries)
@@ -199,13 +201,13 @@ class Worker:
         guesses = linefit(inputs, self._position_m).tolist()
         started, stored_ns = time.monotonic(), time.time_ns()
         results = []
-        for item, direction, kappa, guess in zip(
-            batch.items, answer.direction.tolist(), answer.kappa.tolist(), guesses, strict=True
+        for item, direction, kappa, radius, guess in zip(
+            batch.items, answer.direction.tolist(), answer.kappa.tolist(), answer.radius.tolist(), guesses, strict=True
         ):
             event = item.event
             used = min(event.n_pulses, batch.length)
             result = Reconstruction(
-                event.run_id, event.event_id, tuple(direction), kappa, tuple(guess), event.n_pulses, used, self._model.name,
+                event.run_id, event.event_id, tuple(direction), kappa, radius[0], radius[2], tuple(guess), event.n_pulses, used, self._model.name,
                 answer.model_version, event.emitted_ns, item.read_ns, sent_ns, answered_ns, stored_ns,
             )  # fmt: skip
             results.append((item.entry_id, result))

@@ -43,24 +43,35 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     if variant is not None:
         config = VARIANTS[variant]
         if "config" in metadata and IceMixConfig(**json.loads(metadata["config"])) != config:
-            raise CheckpointError(f"{path} is not a {variant}: it carries another configuration; leave out --variant")
+            raise CheckpointError(
+                f"{path} does not hold {variant}: it carries another configuration; leave out --variant"
+            )
     elif "config" in metadata:
         config = IceMixConfig(**json.loads(metadata["config"]))
     else:
         raise CheckpointError(
             f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}"
         )
-    network = IceMix(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            here, there = found.get(name, "missing"), wanted.get(name, "unknown")
+    wanted, found = _shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if wanted != found:
+        fitting = [name for name, other in VARIANTS.items() if _shapes(other) == found]
+        if fitting:
             raise CheckpointError(
-                f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network"
+                f"{path} does not hold {variant or 'what it says'} but {' or '.join(fitting)}: give that --variant"
             )
+        name = next(name for name in sorted(wanted.keys() | found.keys()) if wanted.get(name) != found.get(name))
+        here, there = found.get(name, "missing"), wanted.get(name, "unknown")
+        raise CheckpointError(
+            f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network"
+        )
+    network = IceMix(config)
     network.load_state_dict(state)
     return network.eval(), json.loads(metadata.get("card", "{}"))
+
+
+def _shapes(config: IceMixConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in IceMix(config).state_dict().items()}
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -19,6 +19,19 @@ SIZES = ((128, 256), (336, 256), (336, 256), (336, 256))
 POST_PROCESSING = 336
 
 
+@torch.library.custom_op("icestream::smallest", mutates_args=())
+def smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The smallest numbers of the last axis, rising, and their indices; of equal ones the first. In ONNX this is TopK."""
+    found, index = values.sort(dim=-1, stable=True)
+    return found[..., :count].contiguous(), index[..., :count].contiguous()
+
+
+@smallest.register_fake
+def _(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    shape = (*values.shape[:-1], count)
+    return values.new_empty(shape), values.new_empty(shape, dtype=torch.int64)
+
+
 def nearest(place: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The K nearest other pulses of each pulse; of equally far ones those that come first.
 
@@ -35,9 +48,9 @@ def nearest(place: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.arange(place.shape[1], device=place.device)
     other = mask.unsqueeze(1) & (index.unsqueeze(1) != index)  # (B, L, L)
     squared = functional.pad(torch.where(other, squared, FAR), (0, NEIGHBOURS), value=FAR)  # (B, L, L + K)
-    distance, neighbour = squared.sort(dim=-1, stable=True)
-    there = distance[..., :NEIGHBOURS] < FAR
-    return torch.where(there, neighbour[..., :NEIGHBOURS], 0), there
+    distance, neighbour = smallest(squared, NEIGHBOURS)
+    there = distance < FAR
+    return torch.where(there, neighbour, 0), there
 
 
 def gather(x: Tensor, neighbour: Tensor) -> Tensor:

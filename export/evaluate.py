@@ -66,7 +66,7 @@ class HeldOut:
                 rows = order[low : low + BATCH]
                 batch = [self.events[row] for row in rows]
                 inputs = pad(batch, min(max(event.n_pulses for event in batch), limit))
-                vector, concentration = served(*(torch.from_numpy(array).to(device) for array in inputs.values()))
+                vector, concentration, _ = served(*(torch.from_numpy(array).to(device) for array in inputs.values()))
                 angle[rows] = np.degrees(opening_angle(vector.cpu().numpy(), self.truth[rows]))
                 kappa[rows] = concentration.cpu().numpy()[:, 0]
         return angle, kappa

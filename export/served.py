@@ -1,4 +1,4 @@
-"""The module that is exported: raw padded pulses in, a unit vector and κ out.
+"""The module that is exported: raw padded pulses in; a unit vector, κ and the radii it promises out.
 
 Everything between a pulse as the stream carries it and the network's features lives here, once: the geometry and ice
 look-up, the normalisation, the mask; and behind the network the swap of x and y that the published weights keep.
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from export.calibration import Calibration, ClosedForm
 from export.icemix import Features, IceMix
 from icestream.detector import DOM_COUNT, DOMS_PER_STRING, FIRST_DEEP_DOM, FIRST_DEEPCORE_STRING, Detector
 
@@ -29,9 +30,10 @@ class ServedIceMix(nn.Module):
     qe: Tensor
     ice: Tensor
 
-    def __init__(self, network: IceMix, detector: Detector):
+    def __init__(self, network: IceMix, detector: Detector, calibration: Calibration | None = None):
         super().__init__()
         self.network = network
+        self.spread = calibration or ClosedForm()
         self.register_buffer("position", torch.tensor(detector.position_m / 500, dtype=torch.float32))  # (5160, 3)
         self.register_buffer("qe", torch.tensor(trained_qe(), dtype=torch.float32))  # (5160,)
         self.register_buffer("ice", torch.tensor(scaled_ice(detector), dtype=torch.float32))  # (5160, 2)
@@ -57,14 +59,14 @@ class ServedIceMix(nn.Module):
 
     def forward(
         self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """int32 (B, L), float32 (B, L), float32 (B, L), bool (B, L), int32 (B, 1) → direction (B, 3), kappa (B, 1)"""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """int32 (B, L), float32 (B, L), float32 (B, L), bool (B, L), int32 (B, 1) → direction (B, 3), kappa (B, 1), radius (B, 3)"""
         vector = self.network(self.features(sensor_id, time, charge, auxiliary, n_pulses))
         vector = torch.where(vector == vector, vector, 0.0).clamp(-VECTOR_LIMIT, VECTOR_LIMIT)
         vector = torch.stack([vector[:, 1], vector[:, 0], vector[:, 2]], dim=-1)
-        kappa = vector.square().sum(-1, keepdim=True).sqrt()
+        length = vector.square().sum(-1, keepdim=True).sqrt()
         up = torch.tensor([0.0, 0.0, 1.0], device=vector.device)
-        return torch.where(kappa > 1e-9, vector / kappa.clamp_min(1e-9), up), kappa
+        return torch.where(length > 1e-9, vector / length.clamp_min(1e-9), up), *self.spread(length)
 
 
 def trained_qe() -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """The three things that travel: an Event goes in, a Reconstruction comes out, a Truth is known where the event was simulated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from icestream.detector import DOM_COUNT
 
 MAX_PULSES = 200_000  # the brightest events of the competition have some 10^5 pulses; more is a damaged entry
+
+
+READOUT_NS = (0.0, 1e5)  # triggers, and what is merged with them, fill some 10 µs; a pulse far outside is an artefact
 
 
 class InvalidEvent(ValueError):
@@ -58,6 +61,23 @@ class Event:
         """Number of pulses."""
         return len(self.sensor_id)
 
+    def within_readout(self) -> "Event":
+        """The event without the pulses outside `READOUT_NS`; raises InvalidEvent if none is left."""
+        inside = (self.time_ns >= READOUT_NS[0]) & (self.time_ns < READOUT_NS[1])
+        if inside.all():
+            return self
+        if not inside.any():
+            raise InvalidEvent(
+                "outside_readout", f"no pulse lies in the readout window, {READOUT_NS[0]:g}…{READOUT_NS[1]:g} ns"
+            )
+        return replace(
+            self,
+            sensor_id=self.sensor_id[inside],
+            time_ns=self.time_ns[inside],
+            charge_pe=self.charge_pe[inside],
+            auxiliary=self.auxiliary[inside],
+        )
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -78,8 +98,10 @@ class Reconstruction:
     event_id: int
     direction: tuple[float, float, float]  # unit vector to where the particle came from
     kappa: float  # von Mises–Fisher concentration, ≥ 0
+    radius_50_deg: float  # angles around the direction that hold 50 and 90 % of such events
+    radius_90_deg: float
     linefit: tuple[float, float, float]  # unit vector of the LineFit first guess; zeros where it is undefined
-    n_pulses: int  # pulses of the event
+    n_pulses: int  # pulses of the event within the readout window
     n_used: int  # pulses the model was given
     model: str
     model_version: str

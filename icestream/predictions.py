@@ -16,6 +16,8 @@ SCHEMA = pa.schema([
     ("azimuth", pa.float64()),  # rad
     ("zenith", pa.float64()),  # rad
     ("kappa", pa.float64()),
+    ("radius_50_deg", pa.float64()),  # angles around the direction that hold 50 and 90 % of such events
+    ("radius_90_deg", pa.float64()),
     ("n_pulses", pa.int32()),
     ("n_used", pa.int32()),
     ("linefit_azimuth", pa.float64()),  # rad, null where LineFit is undefined

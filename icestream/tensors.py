@@ -19,7 +19,9 @@ INPUTS: dict[str, tuple[str, list[int]]] = {
 OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "direction": ("FP32", [3]),  # unit vector to where the particle came from
     "kappa": ("FP32", [1]),  # von Mises–Fisher concentration
+    "radius": ("FP32", [3]),  # degrees around the direction that hold these shares of such events:
 }
+RADIUS_SHARES = (0.5, 0.68, 0.9)
 PADDING_SENSOR = -1
 
 Arrays = dict[str, NDArray[Any]]
@@ -52,6 +54,11 @@ def padded_length(n_pulses: int, limit: int) -> int:
     """The length an event is padded to: the next multiple of 16, of 32 above 128, of 64 above 256; at most the limit."""
     step = 16 if n_pulses <= 128 else 32 if n_pulses <= 256 else 64
     return min(-(-n_pulses // step) * step, limit)
+
+
+def length_buckets(limit: int) -> list[int]:
+    """All lengths that `padded_length` gives, rising."""
+    return sorted({padded_length(n_pulses, limit) for n_pulses in range(1, limit + 1)})
 
 
 def pad(events: Sequence[Event], length: int) -> Arrays:

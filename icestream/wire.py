@@ -11,7 +11,8 @@ import numpy as np
 
 from icestream.event import Event, InvalidEvent, Reconstruction, Truth
 
-VERSION = 1
+EVENT_VERSION = TRUTH_VERSION = 1
+RECONSTRUCTION_VERSION = 2
 FIELD = b"e"  # the one field of an entry
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ def encode_event(event: Event, emitted_ns: int) -> bytes:
     """The bytes of an event that is written now."""
     return _encode(
         _Event(
-            VERSION,
+            EVENT_VERSION,
             event.run_id,
             event.event_id,
             emitted_ns,
@@ -61,7 +62,7 @@ def decode_event(data: bytes) -> Event:
         InvalidEvent: the bytes are no event of this version, or the event cannot be reconstructed.
     """
     try:
-        _check_version(data)
+        _check_version(data, EVENT_VERSION)
         raw = _decode_event(data)
         sensor_id, auxiliary = np.frombuffer(raw.sensor_id, "<i2"), np.frombuffer(raw.auxiliary, "u1") != 0
         time_ns, charge_pe = np.frombuffer(raw.time_ns, "<f4"), np.frombuffer(raw.charge_pe, "<f4")
@@ -72,32 +73,32 @@ def decode_event(data: bytes) -> Event:
     return Event(raw.run_id, raw.event_id, raw.emitted_ns, sensor_id, time_ns, charge_pe, auxiliary)
 
 
-def _check_version(data: bytes) -> None:
+def _check_version(data: bytes, expected: int) -> None:
     version = _decode_head(data).version
-    if version != VERSION:
-        raise InvalidEvent("wrong_version", f"version {version}, this program reads version {VERSION}")
+    if version != expected:
+        raise InvalidEvent("wrong_version", f"version {version}, this program reads version {expected}")
 
 
 class _Record(Generic[T]):
     """A dataclass of plain values as the array [version, field, field, …], its types checked on the way in."""
 
-    def __init__(self, record: type[T]):
-        self._record = record
+    def __init__(self, record: type[T], version: int):
+        self._record, self._version = record, version
         self._names = [field.name for field in fields(record)]  # type: ignore[arg-type]
         hints = get_type_hints(record)
         self._decode = msgspec.msgpack.Decoder(tuple[(int, *(hints[name] for name in self._names))]).decode  # type: ignore[misc]
 
     def encode(self, value: T) -> bytes:
         values: dict[str, Any] = vars(value)
-        return _encode([VERSION, *(values[name] for name in self._names)])
+        return _encode([self._version, *(values[name] for name in self._names)])
 
     def decode(self, data: bytes) -> T:
         try:
-            _check_version(data)
+            _check_version(data, self._version)
             return self._record(*self._decode(data)[1:])
         except msgspec.DecodeError as error:
             raise InvalidEvent("undecodable", str(error)) from None
 
 
-TRUTH = _Record(Truth)
-RECONSTRUCTION = _Record(Reconstruction)
+TRUTH = _Record(Truth, TRUTH_VERSION)
+RECONSTRUCTION = _Record(Reconstruction, RECONSTRUCTION_VERSION)

@@ -1,5 +1,6 @@
 """Real servers for the tests: one Redis, one Triton and one MLflow for the whole run, each test on a clean Redis."""
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -11,10 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import settings
 from redis import Redis
 
+from icestream.detector import nominal_icecube86
 from icestream.up.redis_server import find_redis
 from icestream.up.status import answers
 from icestream.up.triton import TritonServer
@@ -46,9 +50,38 @@ class TritonPythonModel:
             direction = np.zeros((len(charge), 3), np.float32)
             direction[:, 2] = 1
             kappa = np.from_dlpack(pb.get_input_tensor_by_name(request, "sensor_id"))[:, :1].astype(np.float32)
-            responses.append(pb.InferenceResponse([pb.Tensor.from_dlpack("direction", direction), pb.Tensor.from_dlpack("kappa", kappa)]))
+            responses.append(pb.InferenceResponse([pb.Tensor.from_dlpack("direction", direction), pb.Tensor.from_dlpack("kappa", kappa), pb.Tensor.from_dlpack("radius", direction)]))
         return responses
 """
+
+
+def write_swapped(repository: Path) -> None:
+    """Models that look like the shipped one and are not: each with a fault that its known answers must show."""
+    mirrored = nominal_icecube86()
+    mirrored = dataclasses.replace(mirrored, position_m=mirrored.position_m * [-1, 1, 1])
+    model = onnx.load(repository / "icemix" / "1" / "model.onnx")
+    for fault in ("swapped", "inverted", "elsewhere"):
+        shutil.copytree(repository / "icemix", repository / fault)
+        config = (repository / fault / "config.pbtxt").read_text()
+        (repository / fault / "config.pbtxt").write_text(config.replace('name: "icemix"', f'name: "{fault}"'))
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        nodes = changed.graph.node
+        if fault == "swapped":
+            for node in nodes:
+                node.output[:] = ["unswapped" if name == "direction" else name for name in node.output]
+            changed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 0, 2]), "order"))
+            nodes.append(onnx.helper.make_node("Gather", ["unswapped", "order"], ["direction"], axis=1))
+        elif fault == "inverted":
+            for node in nodes:
+                node.input[:] = ["inverse" if name == "auxiliary" else name for name in node.input]
+            nodes.insert(0, onnx.helper.make_node("Not", ["auxiliary"], ["inverse"]))
+        else:
+            for tensor in changed.graph.initializer:
+                if list(tensor.dims) == [5160, 3]:
+                    values = (mirrored.position_m / 500).astype(np.float32)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(changed, repository / fault / "1" / "model.onnx")
 
 
 def wait_until(condition: Callable[[], Any], what: str, within_s: float = 30.0) -> Any:
@@ -127,6 +160,7 @@ class TritonProcess:
         config = (self.repository / "icemix" / "config.pbtxt").read_text()
         (self.repository / "picky" / "1").mkdir(parents=True)
         (self.repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
+        config = "".join(line for line in config.splitlines(keepends=True) if "self_test" not in line)
         config = config.replace('name: "icemix"', 'name: "picky"').replace(
             'backend: "onnxruntime"', 'backend: "python"'
         )
@@ -136,6 +170,7 @@ class TritonProcess:
         )
         shutil.copytree(self.repository / "picky", self.repository / "other")
         (self.repository / "other" / "config.pbtxt").write_text(other)
+        write_swapped(self.repository)
         self.http, self.grpc, self.metrics = free_port(), free_port(), free_port()
         self.url = f"{HOST}:{self.grpc}"
         self._log = open(folder / "triton.log", "ab")

@@ -25,7 +25,8 @@ def event(event_id: int = 1, pulses: int = 20, run_id: int = 7, charge: float = 
 
 def reconstruction(event_id: int = 1, run_id: int = 7, **changes: Any) -> Reconstruction:
     values: dict[str, Any] = {
-        "run_id": run_id, "event_id": event_id, "direction": (0.0, 0.6, 0.8), "kappa": 5.0, "linefit": (0.0, 0.0, 1.0),
+        "run_id": run_id, "event_id": event_id, "direction": (0.0, 0.6, 0.8), "kappa": 5.0, "radius_50_deg": 30.0,
+        "radius_90_deg": 55.0, "linefit": (0.0, 0.0, 1.0),
         "n_pulses": 20, "n_used": 20, "model": "icemix", "model_version": "1", "emitted_ns": 10**18, "read_ns": 10**18 + 10**6,
         "sent_ns": 10**18 + 2 * 10**6, "answered_ns": 10**18 + 3 * 10**6, "stored_ns": 10**18 + 4 * 10**6,
     }  # fmt: skip
@@ -83,6 +84,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a time that is no number": (raw(time=np.array([np.nan, 1], "<f4")), "not_finite"),
     "an infinite charge": (raw(charge=np.array([1, np.inf], "<f4")), "not_finite"),
     "infinities that cancel": (raw(time=np.array([np.inf, -np.inf], "<f4")), "not_finite"),
+    "times before and behind the readout": (raw(time=np.array([-1, 1e7], "<f4")), "outside_readout"),
     "absurdly many pulses": (
         raw(sensor_id=np.zeros(200_001, "<i2"), time=np.zeros(200_001, "<f4"), charge=np.ones(200_001, "<f4"), auxiliary=np.zeros(200_001, "u1")),
         "too_large",

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import LoggedModelInput, Metric, Run
 from redis import Redis
 
 from bridge.recorder.metrics import RecorderMetrics
@@ -126,14 +126,21 @@ class Uploader:
             (run_id, *pair) for pair in zip(rows["model"].to_pylist(), rows["model_version"].to_pylist(), strict=True)
         }
         for _, name, version in sorted(found - self._tagged):
-            checkpoint: Any = self._redis.hget(f"{streams.MODEL}:{name}", "checkpoint") or b""
-            for tag, value in (
-                ("model.name", name),
-                ("model.version", version),
-                ("model.checkpoint", checkpoint.decode()),
-            ):
+            found_by_bridge: Any = self._redis.hget(f"{streams.MODEL}:{name}", "checkpoint") or b""
+            checkpoint = found_by_bridge.decode()
+            for tag, value in (("model.name", name), ("model.version", version), ("model.checkpoint", checkpoint)):
                 self._client.set_tag(run_id, tag, value)
+            self._link_registered(run_id, name, checkpoint)
         self._tagged |= found
+
+    def _link_registered(self, run_id: str, name: str, checkpoint: str) -> None:
+        """Link the run to the registered version of the model, if there is one."""
+        versions = self._client.search_model_versions(f"name = '{name}' and tag.checkpoint = '{checkpoint}'")
+        if versions:
+            latest = max(versions, key=lambda version: int(version.version))
+            self._client.set_tag(run_id, "model.registered", f"models:/{name}/{latest.version}")
+            if latest.model_id:
+                self._client.log_inputs(run_id, models=[LoggedModelInput(latest.model_id)])
 
     def _upload_part(self, start: Start) -> None:
         """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and let the windows go."""

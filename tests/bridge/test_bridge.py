@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,11 @@ def test_directions_are_those_of_the_network_whatever_shares_their_batch(redis: 
     found = {one.event_id: one for one in results(redis)}
     assert len(found) == len(events)
     for one in events:
-        direction, kappa = session.run(["direction", "kappa"], pad([one], min(one.n_pulses, 128)))
+        direction, kappa, radius = session.run(None, pad([one], min(one.n_pulses, 128)))
         answer = found[one.event_id]
         assert np.degrees(opening_angle(direction[0], answer.direction)) < 0.01
         assert answer.kappa == pytest.approx(float(kappa[0, 0]), rel=1e-3)
+        assert (answer.radius_50_deg, answer.radius_90_deg) == pytest.approx((radius[0, 0], radius[0, 2]), rel=1e-3)
         assert (answer.n_pulses, answer.n_used) == (one.n_pulses, min(one.n_pulses, 128))
 
 
@@ -130,6 +132,35 @@ def test_a_model_of_another_kind_is_refused_in_words(bridge: Start) -> None:
     assert process.process.wait(30) == 1
     assert "output kappa is ('FP32', [-1, 2]), expected ('FP32', [-1, 1])" in process.log
     assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize("fault", ["swapped", "inverted", "elsewhere"])
+def test_a_model_that_does_not_give_its_known_answers_is_refused_in_words(bridge: Start, fault: str) -> None:
+    process = bridge(model=fault)
+    assert process.process.wait(30) == 1
+    assert f"model {fault} is not what was exported: a known event of" in process.log
+    assert "export it again" in process.log
+    assert "Traceback" not in process.log
+
+
+def test_pulses_outside_the_readout_are_left_out_and_counted(redis: Any, bridge: Start) -> None:
+    clean = event(1, pulses=30)
+    times = np.concatenate([clean.time_ns, np.array([1e7, -5e4], np.float32)])
+    noisy = replace(
+        clean,
+        event_id=2,
+        time_ns=times,
+        sensor_id=np.append(clean.sensor_id, clean.sensor_id[:2]),
+        charge_pe=np.append(clean.charge_pe, clean.charge_pe[:2]),
+        auxiliary=np.append(clean.auxiliary, clean.auxiliary[:2]),
+    )
+    put(redis, clean, noisy)
+    process = bridge()
+    wait_until(finished(redis, 2), "both results")
+    one, other = sorted(results(redis), key=lambda result: result.event_id)
+    assert one.direction == pytest.approx(other.direction, abs=1e-5)
+    assert other.n_pulses == 30
+    wait_until(lambda: process.metric("icestream_bridge_dropped_pulses_total") == 2, "the metric says so")
 
 
 def test_a_model_that_is_not_served_is_named(bridge: Start) -> None:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from export.checkpoint import SHIPPED, load_checkpoint
 from export.icemix import VARIANTS, Features, IceMix, IceMixConfig
+from export.parity import example_inputs
 from export.served import ServedIceMix
-from export.to_onnx import example_inputs, export_onnx
+from export.to_onnx import export_onnx
 from export.train import angle_loss, vmf_loss
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle
@@ -146,9 +147,7 @@ def test_a_pulse_that_cannot_be_counts_as_padding(session: onnxruntime.Inference
 def test_an_event_of_nothing_but_padding_is_answered(session: onnxruntime.InferenceSession) -> None:
     inputs = example_inputs(np.random.default_rng(5), 2, 20, 20)
     inputs["sensor_id"][0] = -1
-    direction, kappa = session.run(None, inputs)
-    assert np.isfinite(direction).all()
-    assert np.isfinite(kappa).all()
+    assert all(np.isfinite(output).all() for output in session.run(None, inputs))
 
 
 def test_the_small_members_interval_bias_is_zero_distance_on_the_light_cone(shipped: ServedIceMix) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
-from export.icemix import VARIANTS, IceMix
-from export.to_onnx import TOLERANCE_DEG, export
+from export.icemix import VARIANTS, IceMix, IceMixConfig
+from export.parity import SINGLE
+from export.to_onnx import export
 from icestream.detector import nominal_icecube86
 from tests.conftest import ROOT
 
@@ -17,9 +18,11 @@ COMMITTED = ROOT / "model_repository" / "icemix"
 
 
 def test_the_committed_model_is_what_the_exporter_makes_of_the_committed_checkpoint(tmp_path: Path) -> None:
-    _, confident = export(SHIPPED, None, nominal_icecube86(), tmp_path)
-    assert confident <= TOLERANCE_DEG
-    assert (tmp_path / "icemix" / "config.pbtxt").read_text() == (COMMITTED / "config.pbtxt").read_text()
+    exported = export(SHIPPED, None, nominal_icecube86(), tmp_path)
+    assert exported.folder == tmp_path / "icemix"
+    assert exported.parity.fault(SINGLE) is None
+    for name in ("config.pbtxt", "configs/gpu.pbtxt"):
+        assert (tmp_path / "icemix" / name).read_text() == (COMMITTED / name).read_text()
     made, committed = (onnx.load(folder / "1" / "model.onnx") for folder in (tmp_path / "icemix", COMMITTED))
     assert made == committed
     assert (COMMITTED / "1" / "model.onnx").stat().st_size < 10e6
@@ -72,8 +75,30 @@ def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path, tiny: Path) -
     torch.save(state, tmp_path / "short.pth")
     with pytest.raises(CheckpointError, match=r"parameter proj_out\.bias is missing in the file"):
         load_checkpoint(tmp_path / "short.pth", "small")
-    with pytest.raises(CheckpointError, match="is not a B_d32"):
+    with pytest.raises(CheckpointError, match="does not hold B_d32"):
         load_checkpoint(tiny, "B_d32")
+
+
+def test_a_file_of_another_network_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, dynedge in (("B_d64", ""), ("S_dynedge_d32", "xyz")):
+        monkeypatch.setitem(VARIANTS, name, IceMixConfig(64, 32, 1, 16, n_rel=1, dynedge=dynedge))
+    torch.save(IceMix(VARIANTS["S_dynedge_d32"]).state_dict(), tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match=r"does not hold B_d64 but S_dynedge_d32: give that --variant"):
+        load_checkpoint(tmp_path / "file.pth", "B_d64")
+
+
+def test_half_precision_turns_confident_answers_by_less_than_half_a_degree(tmp_path: Path) -> None:
+    exported = export(SHIPPED, None, nominal_icecube86(), tmp_path, "fp16")
+    assert len(exported.parity.angle_deg) >= 2000
+    assert exported.parity.median_deg < 0.02
+    assert exported.parity.confident_deg() < 0.5
+    graph = onnx.load(exported.folder / "1" / "model.onnx").graph
+    half = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    products = [node for node in graph.node if node.op_type == "MatMul" and set(node.input) & half]
+    assert len(products) > 10
+    for node in graph.node:
+        if node.op_type in ("Sin", "Cos", "Softmax", "LayerNormalization"):
+            assert not set(node.input) & half
 
 
 def test_a_slip_on_the_command_line_is_one_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""What Triton is told of a model: config.pbtxt for CPUs and configs/gpu.pbtxt (`--model-config-name=gpu`) for GPUs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from icestream import selftest
+from icestream.selftest import KnownAnswer
+from icestream.tensors import INPUTS, OUTPUTS, length_buckets
+
+MAX_BATCH = 32
+CPU_INSTANCES, THREADS_PER_INSTANCE = 2, 1  # two one-thread instances answer more than one of two threads
+GPU_MAX_BATCH = 256
+CACHE = "/var/cache/icestream"  # in Triton's container: a volume, so that engines outlive it
+
+Specification = dict[str, tuple[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a configuration says of its model."""
+
+    name: str
+    max_pulses: int
+    checkpoint: str = "none"
+    known: Sequence[KnownAnswer] = field(default_factory=list)
+
+
+def write_config(folder: Path, model: Described) -> None:
+    """Write both configurations of an ONNX model."""
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    (folder / "config.pbtxt").write_text(cpu_config(model))
+    (folder / "configs" / "gpu.pbtxt").write_text(gpu_config(model))
+
+
+def cpu_config(model: Described) -> str:
+    return f"""{head(model.name, 'backend: "onnxruntime"', MAX_BATCH)}{tensors("input", INPUTS)}{tensors("output", OUTPUTS)}{BATCHING}
+instance_group [ {{ count: {CPU_INSTANCES} kind: KIND_CPU }} ]
+{parameter("intra_op_thread_count", str(THREADS_PER_INSTANCE))}{described(model)}"""
+
+
+def gpu_config(model: Described) -> str:
+    """ONNX Runtime with its TensorRT provider: engines and timings are kept in `CACHE`, made for all lengths and warmed up."""
+    options = {
+        "precision_mode": "FP16",
+        "trt_layer_norm_fp32_fallback": "1",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": CACHE,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": CACHE,
+    }
+    shapes: dict[str, list[str]] = {"min": [], "opt": [], "max": []}
+    for profile in profiles(model.max_pulses):
+        for which, (batch, length) in profile.items():
+            shapes[which].append(
+                ",".join(f"{name}:{batch}x{1 if dims == [1] else length}" for name, (_, dims) in INPUTS.items())
+            )
+    for which, written in shapes.items():
+        options[f"trt_profile_{which}_shapes"] = ",".join(written)
+    lines = "\n".join(f'    parameters {{ key: "{name}" value: "{value}" }}' for name, value in options.items())
+    return f"""{head(model.name, 'backend: "onnxruntime"', GPU_MAX_BATCH)}{tensors("input", INPUTS)}{tensors("output", OUTPUTS)}{BATCHING}
+instance_group [ {{ count: 1 kind: KIND_GPU }} ]
+optimization {{ execution_accelerators {{ gpu_execution_accelerator [ {{
+    name: "tensorrt"
+{lines}
+}} ] }} }}
+{warm_up(model.max_pulses)}{described(model)}"""
+
+
+def profiles(max_pulses: int) -> list[dict[str, tuple[int, int]]]:
+    """For each length bucket the smallest, usual and largest (events, pulses) that its engine must take."""
+    buckets = length_buckets(max_pulses)
+    return [
+        {"min": (1, shorter + 1), "opt": (GPU_MAX_BATCH // 4, length), "max": (GPU_MAX_BATCH, length)}
+        for shorter, length in zip([0, *buckets], buckets, strict=False)
+    ]
+
+
+BATCHING = """# Requests of equal length that wait while an instance is busy are merged; nobody waits for company.
+dynamic_batching { max_queue_delay_microseconds: 0 }"""
+
+
+def head(name: str, kind: str, max_batch: int) -> str:
+    return f"""# Written by export/: change it there.
+name: "{name}"
+{kind}
+max_batch_size: {max_batch}
+"""
+
+
+def tensors(kind: str, specification: Specification) -> str:
+    entries = ",\n".join(
+        f'  {{ name: "{name}" data_type: TYPE_{dtype} dims: {dims} }}' for name, (dtype, dims) in specification.items()
+    )
+    return f"{kind} [\n{entries}\n]\n"
+
+
+def parameter(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'parameters {{ key: "{name}" value: {{ string_value: "{escaped}" }} }}\n'
+
+
+def described(model: Described) -> str:
+    """What the bridge reads: events with more than max_pulses are cut to that; known answers are asked for at its start."""
+    lines = parameter("max_pulses", str(model.max_pulses)) + parameter("checkpoint", model.checkpoint)
+    return lines + (parameter("self_test", selftest.encode(model.known)) if model.known else "")
+
+
+def warm_up(max_pulses: int) -> str:
+    """One request of padding for each length, so that no event waits for an engine or a kernel."""
+    requests = []
+    for length in length_buckets(max_pulses):
+        inputs = " ".join(
+            f'inputs {{ key: "{name}" value: {{ data_type: TYPE_{dtype} dims: {[length if dim == -1 else dim for dim in dims]} zero_data: true }} }}'
+            for name, (dtype, dims) in INPUTS.items()
+        )
+        requests.append(f'  {{ name: "length {length}" batch_size: {GPU_MAX_BATCH} {inputs} }}')
+    return "model_warmup [\n" + ",\n".join(requests) + "\n]\n"

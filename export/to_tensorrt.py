@@ -4,7 +4,8 @@
     python export/to_tensorrt.py --model icemix_B_d32
 
 With the package `tensorrt`, or the program `trtexec` of NVIDIA's container. One optimisation profile for each length that the
-bridge pads to; half precision; timings are kept beside the engine. ICESTREAM_BRIDGE_MODEL=icemix_trt serves it.
+bridge pads to; half precision where `export.precision` puts it and nowhere else, hence a strongly typed network; timings are
+kept beside the engine. ICESTREAM_BRIDGE_MODEL=icemix_trt serves it.
 """
 
 import argparse
@@ -21,68 +22,20 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from export.precision import with_half_precision
 from export.to_onnx import REPOSITORY
 from export.triton_config import BATCHING, GPU_MAX_BATCH, Described, described, head, profiles, tensors
 from icestream import selftest
 from icestream.tensors import INPUTS, OUTPUTS
 
 # What TensorRT 10 takes of what our graphs are made of (onnx/onnx-tensorrt, docs/operators.md).
-OPERATORS = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "Asin",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Cos",
-        "Div",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Expand",
-        "Gather",
-        "GatherND",
-        "Gemm",
-        "Greater",
-        "GreaterOrEqual",
-        "LayerNormalization",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "MatMul",
-        "Max",
-        "Min",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "Pad",
-        "Pow",
-        "Range",
-        "Reciprocal",
-        "ReduceMean",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Shape",
-        "Sigmoid",
-        "Sign",
-        "Sin",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "TopK",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ]
-)
+OPERATORS = frozenset({
+    "Abs", "Add", "And", "Asin", "Cast", "Clip", "Concat", "Constant", "Cos", "Div", "Equal", "Erf", "Exp", "Expand", "Gather",
+    "GatherND", "Gemm", "Greater", "GreaterOrEqual", "LayerNormalization", "Less", "LessOrEqual", "Log", "MatMul", "Max", "Min",
+    "Mul", "Neg", "Not", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Shape",
+    "Sigmoid", "Sign", "Sin", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Tanh", "TopK", "Transpose", "Unsqueeze",
+    "Where",
+})  # fmt: skip
 
 
 class NoEngine(RuntimeError):
@@ -137,15 +90,14 @@ def build(onnx_path: Path, engine: Path, max_pulses: int) -> None:
 
 
 def _build_with_package(onnx_path: Path, engine: Path, max_pulses: int) -> None:
-    import tensorrt as trt  # on GPU machines only
+    import tensorrt as trt  # not among the requirements: it is for GPU machines
 
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
-    network = builder.create_network(0)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, trt.Logger(trt.Logger.WARNING))
     if not parser.parse_from_file(str(onnx_path)):
         raise NoEngine(f"TensorRT does not take {onnx_path}: {parser.get_error(0).desc()}")
     config = builder.create_builder_config()
-    config.set_flag(trt.BuilderFlag.FP16)
     for profile_shapes in shapes(max_pulses):
         profile = builder.create_optimization_profile()
         for name in INPUTS:
@@ -171,7 +123,7 @@ def trtexec_command(onnx_path: Path, engine: Path, max_pulses: int) -> list[str]
     def written(of_inputs: dict[str, tuple[int, ...]]) -> str:
         return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in of_inputs.items())
 
-    command = ["trtexec", f"--onnx={onnx_path}", f"--saveEngine={engine}", "--fp16", "--skipInference"]
+    command = ["trtexec", f"--onnx={onnx_path}", f"--saveEngine={engine}", "--stronglyTyped", "--skipInference"]
     command.append(f"--timingCacheFile={timing_cache(engine)}")
     for number, profile in enumerate(shapes(max_pulses)):
         command += [f"--profile={number}", *(f"--{which}Shapes={written(profile[which])}" for which in profile)]
@@ -191,17 +143,21 @@ def main() -> None:
     try:
         config: Any = text_format.Parse((source / "config.pbtxt").read_text(), ModelConfig())
         path = source / "1" / "model.onnx"
-        if unknown := unknown_operators(onnx.load(path)):
+        model = onnx.load(path)
+        if unknown := unknown_operators(model):
             raise NoEngine(f"{path} has operators that TensorRT does not have: {', '.join(sorted(unknown))}")
         parameters = {name: value.string_value for name, value in config.parameters.items()}
         limit = int(parameters["max_pulses"])
         with_engine = folder.with_suffix(".part")
         (with_engine / "1").mkdir(parents=True, exist_ok=True)
         try:
-            build(path, with_engine / "1" / "model.plan", limit)
+            half = with_engine / "half.onnx"
+            onnx.save(with_half_precision(model), half)
+            build(half, with_engine / "1" / "model.plan", limit)
+            half.unlink()
             known = selftest.decode(parameters.get("self_test", "[]"))
-            model = Described(folder.name, limit, f"{parameters['checkpoint']} TensorRT fp16", known)
-            (with_engine / "config.pbtxt").write_text(trt_config(model))
+            described_engine = Described(folder.name, limit, f"{parameters['checkpoint']} TensorRT fp16", known)
+            (with_engine / "config.pbtxt").write_text(trt_config(described_engine))
             shutil.rmtree(folder, ignore_errors=True)
             with_engine.rename(folder)
         finally:

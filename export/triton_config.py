@@ -40,10 +40,11 @@ instance_group [ {{ count: {CPU_INSTANCES} kind: KIND_CPU }} ]
 
 
 def gpu_config(model: Described) -> str:
-    """ONNX Runtime with its TensorRT provider: engines and timings are kept in `CACHE`, made for all lengths and warmed up."""
+    """ONNX Runtime with its TensorRT provider: engines and timings are kept in `CACHE`, made for all lengths and warmed up.
+
+    In single precision: the provider's half precision would not spare the Fourier arguments. `to_tensorrt.py` does.
+    """
     options = {
-        "precision_mode": "FP16",
-        "trt_layer_norm_fp32_fallback": "1",
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": CACHE,
         "trt_timing_cache_enable": "1",

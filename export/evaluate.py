@@ -1,120 +1,91 @@
-"""How good a network is, beside LineFit, on simulated events it has never seen.
+"""How good a network is, beside LineFit, as a model card with pictures.
 
-python export/evaluate.py                       # the shipped weights
-python export/evaluate.py --checkpoint FILE --events 20000
+    python export/evaluate.py                       # the shipped weights on 10 000 simulated events → docs/model-card.md
+    python export/evaluate.py --model FILE --simulate 20000 --output card/card.md
+    python export/evaluate.py --kaggle /data/icecube --output kaggle/card.md     # with the competition's score
+
+Simulated events are of a seed that training never sees. Takes some minutes.
 """
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from export.calibration import Calibration
+from export.card_pictures import confidence_picture, opening_angle_picture, sky_picture
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
 from export.icemix import VARIANTS
+from export.model_card import Report, model_card
+from export.sample import Sample
 from export.served import ServedIceMix
+from export.serving import events_per_second, triton_parity
+from export.to_onnx import export
 from export.training_data import HELD_OUT_SEED
-from icestream.detector import Detector, nominal_icecube86
-from icestream.direction import opening_angle
-from icestream.event import Event
-from icestream.linefit import linefit
-from icestream.simulation.draws import NumpyDraws
-from icestream.simulation.light import Ice
-from icestream.simulation.particles import KINDS
-from icestream.simulation.simulator import events_of, numpy_chunk
-from icestream.tensors import pad
+from icestream.detector import DetectorFileError, load_detector
+from icestream.kaggle import KaggleError
 
-BATCH = 64
-
-Angles = dict[str, NDArray[np.float64]]  # opening angles in degrees of each group of events
+SHIFTS_NS = (-1000.0, 1000.0)
+SPEED_LENGTHS = (64, 128)
 
 
-class HeldOut:
-    """A fixed set of simulated events, their truth and LineFit's answer."""
-
-    def __init__(self, events: int, detector: Detector | None = None, seed: int = HELD_OUT_SEED):
-        self.detector = detector or nominal_icecube86()
-        ice = Ice(self.detector, NumpyDraws(np.random.default_rng()))
-        self.events: list[Event] = []
-        truth, kind, number = [], [], 0
-        while len(self.events) < events:
-            chunk = numpy_chunk(ice, seed, number)
-            self.events += events_of(chunk, number=number)
-            truth.append(chunk.came_from)
-            kind.append(chunk.kind)
-            number += 1
-        self.truth = np.concatenate(truth)  # (events, 3)
-        self.kind = np.concatenate(kind)  # (events,)
-        self.linefit = np.concatenate(
-            [linefit(pad([event], event.n_pulses), self.detector.position_m) for event in self.events]
+def evaluate(checkpoint: Path, variant: str | None, sample: Sample) -> Report:
+    """Everything the card tells. Exports the network to a folder of its own and serves it, so that what is told is true."""
+    network, card = load_checkpoint(checkpoint, variant)
+    limit = network.config.max_pulses
+    served = ServedIceMix(network, sample.detector, Calibration.of(card)).eval()
+    with tempfile.TemporaryDirectory() as name:
+        exported = export(checkpoint, variant, sample.detector, Path(name) / "models")
+        model = exported.folder / "1" / "model.onnx"
+        return Report(
+            checkpoint=checkpoint.name,
+            network=network,
+            card=card,
+            sample=sample,
+            answers=sample.answers(served, limit),
+            shifted_deg={
+                shift: float(sample.shifted(shift).answers(served, limit).angle_deg.mean()) for shift in SHIFTS_NS
+            },
+            onnx_parity=exported.parity,
+            triton_parity=triton_parity(served, exported.folder, limit, Path(name)),
+            events_per_second={length: events_per_second(model, length) for length in SPEED_LENGTHS if length <= limit},
+            onnx_mb=model.stat().st_size / 1e6,
         )
-        # An undefined LineFit counts as a right angle: what guessing gives in the mean.
-        self.linefit_deg = np.degrees(opening_angle(self.linefit, self.truth))
-        self.linefit_deg[~self.linefit.any(axis=1)] = 90.0
-
-    def answers(self, served: ServedIceMix, limit: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Opening angles in degrees and κ, each (events,), of a network given at most `limit` pulses."""
-        angle, kappa = np.empty(len(self.events)), np.empty(len(self.events))
-        order = np.argsort([event.n_pulses for event in self.events], kind="stable")
-        device = served.position.device
-        with torch.inference_mode():
-            for low in range(0, len(order), BATCH):
-                rows = order[low : low + BATCH]
-                batch = [self.events[row] for row in rows]
-                inputs = pad(batch, min(max(event.n_pulses for event in batch), limit))
-                vector, concentration, _ = served(*(torch.from_numpy(array).to(device) for array in inputs.values()))
-                angle[rows] = np.degrees(opening_angle(vector.cpu().numpy(), self.truth[rows]))
-                kappa[rows] = concentration.cpu().numpy()[:, 0]
-        return angle, kappa
-
-    def groups(self, angle: NDArray[np.float64], kappa: NDArray[np.float64]) -> Angles:
-        """The angles of all events, of tracks, of each kind, and of the half with the larger κ."""
-        of_kind = {name: angle[self.kind == number] for number, name in enumerate(KINDS)}
-        return {
-            "all": angle,
-            "tracks": angle[self.kind < 2],
-            **of_kind,
-            "confident half": angle[kappa >= np.median(kappa)],
-        }
-
-
-def table(network: Angles, reference: Angles) -> str:
-    """Mean and median of both, and their ratios, as lines of text."""
-    lines = [
-        f"{'opening angle, degrees':<22} {'events':>7} {'network mean/median':>21} {'LineFit mean/median':>21} {'ratio mean/median':>18}"
-    ]
-    for name, angles in network.items():
-        mean, median, other = angles.mean(), np.median(angles), reference[name]
-        pair = f"{mean:.1f} / {median:.1f}"
-        against = f"{other.mean():.1f} / {np.median(other):.1f}"
-        ratio = f"{mean / other.mean():.2f} / {median / np.median(other):.2f}"
-        lines.append(f"{name:<22} {len(angles):>7} {pair:>21} {against:>21} {ratio:>18}")
-    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED)
-    parser.add_argument(
-        "--variant", choices=VARIANTS, help="which network the checkpoint holds, where it does not say so itself"
-    )
-    parser.add_argument("--events", type=int, default=5000, help="held-out events (5000)")
-    parser.add_argument("--limit", type=int, help="most pulses the network is given (its own limit)")
+    parser.add_argument("--model", type=Path, default=SHIPPED, help="the checkpoint (the shipped one)")
+    parser.add_argument("--variant", choices=VARIANTS, help="which network it holds, where it does not say so itself")
+    parser.add_argument("--simulate", type=int, default=10_000, metavar="N", help="held-out events (10000)")
+    parser.add_argument("--kaggle", type=Path, metavar="DIR", help="events of the competition instead")
+    parser.add_argument("--events", type=int, default=10_000, help="of the competition, at most (10000)")
+    parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (nominal IceCube-86)")
+    parser.add_argument("--ice", type=Path, help="ice_transparency.txt (a rounded table)")
+    parser.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="(docs/model-card.md)")
     options = parser.parse_args()
     try:
-        network, card = load_checkpoint(options.checkpoint, options.variant)
-    except CheckpointError as error:
+        detector = load_detector(options.geometry, options.ice)
+        if options.kaggle:
+            sample = Sample.kaggle(options.kaggle, options.events, detector)
+        else:
+            sample = Sample.simulated(options.simulate, HELD_OUT_SEED, detector)
+        report = evaluate(options.model, options.variant, sample)
+    except (CheckpointError, DetectorFileError, KaggleError, ValueError) as error:
         sys.exit(f"evaluate: {error}")
-    print(f"{options.checkpoint.name}: {card or 'no card'}")
-    held_out = HeldOut(options.events)
-    angle, kappa = held_out.answers(
-        ServedIceMix(network, held_out.detector).eval(), options.limit or network.config.max_pulses
-    )
-    print(table(held_out.groups(angle, kappa), held_out.groups(held_out.linefit_deg, kappa)))
+    pictures = options.output.with_suffix("")
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+        opening_angle_picture(sample, report.answers, pictures / "opening_angle.png")
+        confidence_picture(sample, report.answers, pictures / "confidence.png")
+        sky_picture(sample, report.answers, pictures / "sky.png")
+        text = model_card(report, pictures.name)
+        options.output.write_text(text)
+    except OSError as error:
+        sys.exit(f"evaluate: {options.output} cannot be written ({error.strerror}): give another --output")
+    print(text)
 
 
 if __name__ == "__main__":

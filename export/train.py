@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,26 @@ import mlflow
 import numpy as np
 import torch
 from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from export.calibrate import EVENTS, calibrate
 from export.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from export.evaluate import HeldOut, table
+from export.device_data import device_batches
 from export.icemix import VARIANTS, IceMix
+from export.sample import Sample, metrics, table
 from export.served import ServedIceMix
-from export.training_data import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED, Place, SimulatedPools, batches
+from export.training_data import (
+    CALIBRATION_SEED,
+    HELD_OUT_SEED,
+    JITTER_NS,
+    TRAINING_SEED,
+    Place,
+    SimulatedPools,
+    batches,
+)
 from icestream.detector import nominal_icecube86
 from icestream.simulation import simulator
 
@@ -147,6 +159,13 @@ class Training:
         short = self.share < self.recipe.short_share
         return self.recipe.short_limit if short else self.network.config.max_pulses
 
+    def stream(self, workers: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Place]]:
+        """Batches from where the training stands, made on the GPU or by worker processes: inputs, truth, the place behind."""
+        detector, progress, batch = nominal_icecube86(), self.progress, self.recipe.batch
+        if self.device.type == "cuda":
+            return device_batches(detector, progress.seed, batch, self.limit, progress.place, self.device)
+        return batches(SimulatedPools(detector, progress.seed, batch, self.limit), progress.place, workers)
+
     def step(self, inputs: tuple[Tensor, ...], truth: Tensor) -> float:
         """One optimiser step; returns the mean opening angle in degrees."""
         rate = self.recipe.peak_rate * min(
@@ -195,7 +214,7 @@ class Training:
         training.started_from = state["started_from"]
         return training
 
-    def card(self, held_out: HeldOut, metrics: dict[str, float]) -> dict[str, Any]:
+    def card(self, held_out: Sample, found: dict[str, float]) -> dict[str, Any]:
         """What the checkpoint says of its making."""
         return {
             "simulation_version": simulator.VERSION,
@@ -204,7 +223,8 @@ class Training:
             **asdict(self.progress),
             "minutes": round(self.progress.seconds / 60, 1),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU",
-            "held_out": {"seed": HELD_OUT_SEED, "events": len(held_out.events), **metrics},
+            "jitter_ns": JITTER_NS,
+            "held_out": {"seed": HELD_OUT_SEED, "events": len(held_out.events), **found},
             "started_from": self.started_from,
         }
 
@@ -212,15 +232,14 @@ class Training:
 def train(training: Training, options: argparse.Namespace, console: Console) -> None:
     """Train until the recipe's time is over, saving as it goes; then write the checkpoint."""
     resume, budget = resume_path(options.output), 60 * training.recipe.minutes
-    held_out = HeldOut(options.check_events)
+    held_out = Sample.simulated(options.check_events, HELD_OUT_SEED)
     log_linefit(held_out)
     while training.share < 1:
         progress, limit = training.progress, training.limit
-        data = SimulatedPools(nominal_icecube86(), progress.seed, training.recipe.batch, limit)
         recent: deque[float] = deque(maxlen=100)
         clock = time.monotonic()
         checked = progress.seconds
-        for inputs, truth, place in batches(data, progress.place, options.workers):
+        for inputs, truth, place in training.stream(options.workers):
             recent.append(training.step(inputs, truth))
             progress.place = place
             now = time.monotonic()
@@ -243,8 +262,8 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
                 checked, clock = progress.seconds, time.monotonic()  # checks are not training time
             if training.limit != limit or progress.seconds >= budget:
                 break
-    metrics = check(training, held_out, console)
-    save_checkpoint(options.output, training.averaged, training.card(held_out, metrics))
+    save_checkpoint(options.output, training.averaged, training.card(held_out, check(training, held_out, console)))
+    calibrate(options.output, options.calibrate_events)
     resume.unlink(missing_ok=True)
     console.print(f"wrote {options.output}")
 
@@ -253,27 +272,25 @@ def resume_path(output: Path) -> Path:
     return output.with_suffix(".resume.pt")
 
 
-def check(training: Training, held_out: HeldOut, console: Console) -> dict[str, float]:
+def check(training: Training, held_out: Sample, console: Console) -> dict[str, float]:
     """Held-out angles of the moving average, shown, logged and returned."""
     served = ServedIceMix(training.averaged, held_out.detector).to(training.device).eval()
-    angle, kappa = held_out.answers(served, training.network.config.max_pulses)
-    groups = held_out.groups(angle, kappa)
-    console.print(table(groups, held_out.groups(held_out.linefit_deg, kappa)))
-    metrics = {
-        f"{name.replace(' ', '_')}_{what}_deg": round(float(value), 2)
-        for name, angles in groups.items()
-        for what, value in (("mean", np.mean(angles)), ("median", np.median(angles)))
-    }
-    mlflow.log_metrics(metrics, step=training.progress.events)
-    return metrics
+    answers = held_out.answers(served, training.network.config.max_pulses)
+    shown = Table(*(rows := table(held_out, answers))[0], box=None)
+    for row in rows[1:]:
+        shown.add_row(*row)
+    console.print(shown)
+    found = metrics(held_out, answers)
+    mlflow.log_metrics(found, step=training.progress.events)
+    return found
 
 
-def log_linefit(held_out: HeldOut) -> None:
+def log_linefit(held_out: Sample) -> None:
     """LineFit's angles on the same events, as the lines that the curves are read against."""
-    groups = held_out.groups(held_out.linefit_deg, np.zeros(len(held_out.events)))
-    for name in ("all", "tracks", "cascade"):
-        mlflow.log_metric(f"linefit_{name}_mean_deg", float(np.mean(groups[name])), step=0)
-        mlflow.log_metric(f"linefit_{name}_median_deg", float(np.median(groups[name])), step=0)
+    for name, chosen in held_out.groups(np.zeros(len(held_out.events))).items():
+        if name != "confident half":
+            mlflow.log_metric(f"linefit_{name}_mean_deg", float(held_out.linefit_deg[chosen].mean()), step=0)
+            mlflow.log_metric(f"linefit_{name}_median_deg", float(np.median(held_out.linefit_deg[chosen])), step=0)
 
 
 def main() -> None:
@@ -289,6 +306,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
     parser.add_argument("--workers", type=int, default=1, help="processes that simulate (1)")
     parser.add_argument("--check-events", type=int, default=2000, help="held-out events of each check (2000)")
+    parser.add_argument("--calibrate-events", type=int, default=EVENTS, help=f"to calibrate κ on ({EVENTS})")
     parser.add_argument("--check-minutes", type=float, default=10, help="between checks (10)")
     options = parser.parse_args()
     if options.seed in (HELD_OUT_SEED, CALIBRATION_SEED):

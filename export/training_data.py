@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from export.sample import shifted
 from icestream.detector import Detector
-from icestream.event import Event
 from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice
 from icestream.simulation.simulator import events_of, numpy_chunk
@@ -52,14 +52,6 @@ class SimulatedPools(Dataset[list[tuple[Arrays, NDArray[np.float32]]]]):
             length = padded_length(max(events[row].n_pulses for row in rows), self.limit)
             batches.append((pad([events[row] for row in rows], length), truth[rows]))
         return batches
-
-
-def shifted(event: Event, by_ns: float) -> Event:
-    """The event as a trigger would have given it that opened its window `by_ns` earlier."""
-    return Event(
-        event.run_id, event.event_id, event.emitted_ns, event.sensor_id, event.time_ns + np.float32(by_ns),
-        event.charge_pe, event.auxiliary,
-    )  # fmt: skip
 
 
 def batches(

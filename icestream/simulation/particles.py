@@ -41,6 +41,7 @@ class Particles:
     flash_m: Array  # (n, 1 + FLASHES) along the line
     flash_photons: Array  # (n, 1 + FLASHES)
     kind: Array  # (n,) int64, index into KINDS
+    energy_gev: Array  # (n,) of the muon that enters, or of the neutrino that interacts
 
 
 def draw_particles(draws: Draws, n: int) -> Particles:
@@ -84,4 +85,4 @@ def draw_particles(draws: Draws, n: int) -> Particles:
     losses = xp.where(loss_m < stop, losses, 0 * losses)
     flash_m = xp.concat([0 * energy[None], loss_m], axis=0).T
     flash_photons = PHOTONS_PER_GEV * xp.concat([vertex_energy[None], losses], axis=0).T
-    return Particles(travel, anchor, start, stop, photons_per_m, flash_m, flash_photons, kind)
+    return Particles(travel, anchor, start, stop, photons_per_m, flash_m, flash_photons, kind, energy)

@@ -25,13 +25,14 @@ class Chunk:
     pulses: Pulses
     came_from: Array  # (events, 3) true unit vectors
     kind: Array  # (events,) int64, index into KINDS
+    energy_gev: Array  # (events,)
 
 
 def simulate_chunk(ice: Ice, draws: Draws, size: int = CHUNK) -> Chunk:
     """Draw `size` particles and keep those that trigger."""
     particles = draw_particles(draws, size)
     pulses, accepted = read_out(detected_photons(particles, ice, draws), size, draws)
-    return Chunk(pulses, -particles.travel[accepted], particles.kind[accepted])
+    return Chunk(pulses, -particles.travel[accepted], particles.kind[accepted], particles.energy_gev[accepted])
 
 
 def numpy_chunk(ice: Ice, seed: int, number: int) -> Chunk:

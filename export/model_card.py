@@ -1,0 +1,155 @@
+"""The model card: what a network is, what it was trained on, how good it is, what it must not be used for."""
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from export.calibrate import coverage_table
+from export.icemix import IceMix
+from export.parity import Parity
+from export.sample import Answers, Sample, table
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured of a network.
+
+    Attributes:
+        checkpoint: the file's name.
+        card: what the file says of its making.
+        shifted_deg: mean opening angle where all times are moved by so many ns.
+        triton_parity: None where no Triton was at hand.
+        events_per_second: of ONNX Runtime by the number of pulses.
+        onnx_mb: size of the exported graph.
+    """
+
+    checkpoint: str
+    network: IceMix
+    card: dict[str, Any]
+    sample: Sample
+    answers: Answers
+    shifted_deg: dict[float, float]
+    onnx_parity: Parity
+    triton_parity: Parity | None
+    events_per_second: dict[int, float]
+    onnx_mb: float
+
+
+def model_card(report: Report, pictures: str) -> str:
+    """The card as Markdown; its pictures lie in the folder `pictures` beside it."""
+    config, sample, answers = report.network.config, report.sample, report.answers
+    parameters = sum(parameter.numel() for parameter in report.network.parameters()) / 1e6
+    angle = answers.angle_deg.mean()
+    speeds = ", ".join(f"{rate:.0f} at {length} pulses" for length, rate in report.events_per_second.items())
+    triton = report.triton_parity
+    shifts = "".join(
+        f"| {shift:+.0f} ns | {mean:.1f}° | {mean - angle:+.2f}° |\n" for shift, mean in report.shifted_deg.items()
+    )
+    return f"""# Model card: {report.checkpoint}
+
+Written by `python export/evaluate.py`. An IceMix network (Bukhari et al., Eur. Phys. J. C 84 (2024) 571) of {parameters:.2f} million parameters: width
+{config.dim}, {config.depth_rel} relative and {config.depth} plain blocks, at most {config.max_pulses} pulses of an event. Out come a unit vector to where the
+particle came from, κ, and the radii that hold 50, 68 and 90 % of such events.
+
+## How it was made
+
+{_origin(report.card)}
+## Opening angle
+
+On {sample.name}.
+
+{markdown(table(sample, answers))}
+{_score(sample, answers)}
+![share of events by opening angle, median by energy and by pulses]({pictures}/opening_angle.png)
+
+LineFit is the charge-weighted regression of position on time over the coincident pulses; where it is undefined it counts as 90°. *Confident half*: the
+half of the events with the larger κ.
+
+## What κ promises
+
+{markdown(coverage_table(sample, answers))}
+![share of events within the radii, and each event's angle over κ]({pictures}/confidence.png)
+
+## The sky
+
+![answers and truth over zenith and azimuth]({pictures}/sky.png)
+
+Where a line of answers leaves that of the truth, unsure answers lean that way.
+
+## Time zero
+
+A trigger's time may be off. Mean opening angle of all events when all their times are moved:
+
+| moved by | mean | worse by |
+| --- | --- | --- |
+| 0 ns | {angle:.1f}° | |
+{shifts}
+## Served
+
+| | |
+| --- | --- |
+| size of the ONNX file | {report.onnx_mb:.1f} MB |
+| ONNX Runtime, this CPU ({platform.machine()}), batches of 32 | {speeds} events/s |
+| PyTorch and ONNX Runtime | {_parity(report.onnx_parity)} |
+| PyTorch and Triton | {_parity(triton) if triton else "no Triton at hand"} |
+
+## What it must not be used for
+
+- **Physics.** {_limits(report.card)}
+- Comparing with the competition's leaderboard: simulated events here are easier than the competition's.
+- Events of another detector, geometry or pulse extraction than it was exported with; energies beyond 100 GeV to 1 PeV; bundles of coincident muons.
+- Deciding alone: κ near 0 says that the network does not know.
+"""
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows as a Markdown table, the first its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def _origin(card: dict[str, Any]) -> str:
+    if not card:
+        return "The file does not say. It was not trained by this project.\n"
+    rows = [["sitting", "events", "minutes", "peak rate", "on", "times moved by up to"]]
+    sitting: dict[str, Any] | None = card
+    sittings = []
+    while sitting:
+        recipe = sitting["recipe"]
+        sittings.append([
+            f"{sitting['events']:,}".replace(",", " "), f"{sitting['minutes']:.0f}", f"{recipe['peak_rate']:g}", sitting["device"],
+            f"{sitting['jitter_ns']:g} ns",
+        ])  # fmt: skip
+        sitting = sitting.get("started_from")
+    rows += [[str(number), *row] for number, row in enumerate(reversed(sittings), 1)]
+    calibration = card.get("calibration", {})
+    return (
+        f"Trained by `export/train.py` on this project's own simulation, version {card['simulation_version']}, of {card['detector']}; event "
+        f"stream of seed {card['seed']}, each event seen once.\n\n{markdown(rows)}\n"
+        f"κ and radii were calibrated on {calibration.get('events', 0)} other events (seed {calibration.get('seed', '–')}); all below are of a third "
+        "seed. No event of the experiment or of the competition was used.\n"
+    )
+
+
+def _score(sample: Sample, answers: Answers) -> str:
+    if np.any(sample.kind != ""):
+        return ""
+    return f"\nThe competition's score, the mean angle in radians: **{np.radians(answers.angle_deg).mean():.4f}**\n"
+
+
+def _parity(parity: Parity) -> str:
+    return (
+        f"median {parity.median_deg:.1e}°, worst {parity.worst_deg:.1e}°, worst where κ ≥ 1 {parity.confident_deg():.1e}° "
+        f"({len(parity.angle_deg)} events of 1 to the most pulses)"
+    )
+
+
+def _limits(card: dict[str, Any]) -> str:
+    if not card:
+        return "Nothing is known of its training."
+    return (
+        "It has seen nothing but a light simulation: nominal positions, rounded ice without tilt or anisotropy, no waveforms, no "
+        "coincident muons, no systematic uncertainties."
+    )

@@ -1,11 +1,11 @@
 """An exported network as it is served: its speed in ONNX Runtime, and its answers through Triton."""
 
 import os
-import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.direction import opening_angle
 from icestream.tensors import INPUTS
 from icestream.up.errors import MissingPart
+from icestream.up.plan import HOST, free_port
 from icestream.up.triton import TritonServer
 
-HOST = "127.0.0.1"
 START_S = 120.0
 RUNS = 12
 
@@ -54,52 +54,54 @@ def triton_parity(served: ServedIceMix, folder: Path, limit: int, work_dir: Path
         folder: of the model, in a repository of its own.
         work_dir: for what the server needs.
     """
-    try:
-        server = TritonServer(work_dir)
-    except MissingPart:
-        return None
-    server.lay_out()
-    ports = [_free_port() for _ in range(3)]
-    environment = {**os.environ, **server.environment()}
-    with (work_dir / "triton.log").open("w") as log:
-        process = subprocess.Popen(
-            server.command(folder.parent, HOST, *ports), env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
     angles, kappas = [], []
     try:
-        client = InferenceServerClient(f"{HOST}:{ports[1]}")
-        _wait_for(client, folder.name, process)
-        for inputs in islice(cut_batches(limit), None):
-            tensors = []
-            for name, array in inputs.items():
-                tensors.append(InferInput(name, list(array.shape), INPUTS[name][0]))
-                tensors[-1].set_data_from_numpy(array)
-            found = client.infer(folder.name, tensors).as_numpy("direction")
-            with torch.inference_mode():
-                expected, kappa, _ = served(*(torch.from_numpy(array) for array in inputs.values()))
-            angles.append(np.degrees(opening_angle(expected.numpy(), found)))
-            kappas.append(kappa[:, 0].numpy().astype(np.float64))
-        client.close()
+        with running_triton(folder.parent, work_dir) as url, InferenceServerClient(url) as client:
+            for inputs in cut_batches(limit):
+                tensors = []
+                for name, array in inputs.items():
+                    tensors.append(InferInput(name, list(array.shape), INPUTS[name][0]))
+                    tensors[-1].set_data_from_numpy(array)
+                found = client.infer(folder.name, tensors).as_numpy("direction")
+                with torch.inference_mode():
+                    expected, kappa, _ = served(*(torch.from_numpy(array) for array in inputs.values()))
+                angles.append(np.degrees(opening_angle(expected.numpy(), found)))
+                kappas.append(kappa[:, 0].numpy().astype(np.float64))
+    except MissingPart:
+        return None
+    return Parity(np.concatenate(angles), np.concatenate(kappas))
+
+
+@contextmanager
+def running_triton(repository: Path, work_dir: Path) -> Iterator[str]:
+    """A Triton that serves a repository; yields host:port of its gRPC service, ends it afterwards.
+
+    Raises:
+        MissingPart: there is no Triton on this machine.
+        ValueError: it does not start; the message has its last words.
+    """
+    server = TritonServer(work_dir)
+    server.lay_out()
+    ports = [free_port() for _ in range(3)]
+    url, log_path = f"{HOST}:{ports[1]}", work_dir / "triton.log"
+    command, environment = server.command(repository, HOST, *ports), {**os.environ, **server.environment()}
+    with log_path.open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        with InferenceServerClient(url) as client:
+            _wait_for(client, process, log_path)
+        yield url
     finally:
         process.terminate()
         process.wait()
         server.clean_up()
-    return Parity(np.concatenate(angles), np.concatenate(kappas))
 
 
-def _wait_for(client: InferenceServerClient, model: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(client: InferenceServerClient, process: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if client.is_model_ready(model):
+        with suppress(InferenceServerException):
+            if client.is_server_ready():
                 return
-        except InferenceServerException:
-            pass
         time.sleep(0.2)
-    raise ValueError(f"Triton does not serve {model}: it was not ready within {START_S:g} s")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    raise ValueError(f"Triton does not start: {log_path.read_text()[-1000:]}")

@@ -139,8 +139,8 @@ class Uploader:
         if versions:
             latest = max(versions, key=lambda version: int(version.version))
             self._client.set_tag(run_id, "model.registered", f"models:/{name}/{latest.version}")
-            if latest.model_id:
-                self._client.log_inputs(run_id, models=[LoggedModelInput(latest.model_id)])
+            logged = (latest.source or "").removeprefix("models:/")  # (its model_id is empty, mlflow 3.17)
+            self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
 
     def _upload_part(self, start: Start) -> None:
         """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and let the windows go."""

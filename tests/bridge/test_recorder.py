@@ -212,6 +212,37 @@ def test_mlflow_gets_charts_parts_pictures_and_tags(
     assert list((tmp_path / "spool").iterdir()) == [tmp_path / "spool" / "position"]
 
 
+def test_a_run_is_linked_to_the_registered_version_that_made_it(
+    redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
+) -> None:
+    client = MlflowClient(mlflow_url)
+    logged = client.create_logged_model(client.create_experiment("models-of-a-test"), "icemix")
+    client.finalize_logged_model(logged.model_id, "READY")
+    if not client.search_registered_models("name = 'icemix'"):
+        client.create_registered_model("icemix")
+    versions = [
+        client.create_model_version(
+            "icemix", f"models:/{logged.model_id}", tags={"checkpoint": checkpoint}, model_id=logged.model_id
+        )
+        for checkpoint in ("another sha256:123", "linked sha256:456")
+    ]
+    redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "linked sha256:456", "max_pulses": 128})
+    process = program(
+        "bridge.recorder",
+        redis_url=redis_server.url,
+        mlflow_url=mlflow_url,
+        spool_dir=tmp_path / "spool",
+        session="linked",
+        window_s=0.5,
+    )
+    put_results(redis, *range(5))
+    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
+    assert process.stop(60) == 0
+    [run] = runs(mlflow_url, "linked")
+    assert run.data.tags["model.registered"] == f"models:/icemix/{versions[1].version}"
+    assert [one.model_id for one in client.get_run(run.info.run_id).inputs.model_inputs] == [logged.model_id]
+
+
 def test_results_wait_on_disk_while_mlflow_is_away(
     redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
 ) -> None:

@@ -1,0 +1,63 @@
+"""The model card, from simulated events and from a folder of the competition's files."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from export.sample import Sample
+from icestream.detector import nominal_icecube86
+from icestream.direction import opening_angle
+from icestream.kaggle import write_folder
+from icestream.simulation.simulator import simulated_events
+from tests.conftest import ROOT
+
+PICTURES = {"opening_angle.png", "confidence.png", "sky.png"}
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "export" / "evaluate.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_the_card_of_simulated_events(tmp_path: Path) -> None:
+    done = evaluate("--simulate", 300, "--output", tmp_path / "card.md")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "card.md").read_text()
+    assert "| through-going |" in card
+    assert "within the 90% radius" in card
+    assert "-1000 ns" in card
+    assert "| PyTorch and Triton | median" in card
+    assert "must not be used" in card
+    assert "score" not in card
+    assert {path.name for path in (tmp_path / "card").iterdir()} == PICTURES
+
+
+def test_the_card_of_the_competitions_files_has_its_score(tmp_path: Path) -> None:
+    events = simulated_events(nominal_icecube86(), seed=9, run_id=0)
+    write_folder(tmp_path / "icecube", [next(events) for _ in range(200)])
+    done = evaluate("--kaggle", tmp_path / "icecube", "--output", tmp_path / "card.md")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "card.md").read_text()
+    assert "On 200 events of icecube." in card
+    assert "The competition's score, the mean angle in radians: **0.5" in card or "radians: **0.6" in card
+    assert "through-going" not in card
+    assert {path.name for path in (tmp_path / "card").iterdir()} == PICTURES
+
+
+def test_a_folder_without_truth_is_refused_in_words(tmp_path: Path) -> None:
+    events = simulated_events(nominal_icecube86(), seed=9, run_id=0)
+    write_folder(tmp_path / "icecube", [next(events) for _ in range(20)])
+    (tmp_path / "icecube" / "train_meta.parquet").unlink()
+    done = evaluate("--kaggle", tmp_path / "icecube", "--output", tmp_path / "card.md")
+    assert done.returncode == 1
+    assert "the truth of no event is known" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_events_of_the_files_are_those_that_were_simulated(tmp_path: Path) -> None:
+    pairs = [pair for pair, _ in zip(simulated_events(nominal_icecube86(), seed=9, run_id=0), range(50), strict=False)]
+    write_folder(tmp_path / "icecube", pairs)
+    read = Sample.kaggle(tmp_path / "icecube", 50, nominal_icecube86())
+    assert [event.n_pulses for event in read.events] == [event.n_pulses for event, _ in pairs]
+    made = Sample.simulated(50, 9)
+    assert opening_angle(read.truth, made.truth[:50]).max() < 1e-6

@@ -1,0 +1,56 @@
+"""The model registry of a real MLflow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.models import Model
+
+from export.checkpoint import SHIPPED, load_checkpoint
+from tests.conftest import ROOT, free_port
+
+
+def registered(mlflow_url: str, output: Path) -> ModelVersion:
+    done = subprocess.run(
+        [sys.executable, ROOT / "export" / "to_onnx.py", "--output", output, "--register", mlflow_url],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    version = MlflowClient(mlflow_url).get_model_version_by_alias("icemix", "served")
+    assert f"registered models:/icemix/{version.version}" in done.stdout
+    return version
+
+
+def test_a_registered_model_has_metrics_signature_and_alias(mlflow_url: str, tmp_path: Path) -> None:
+    version = registered(mlflow_url, tmp_path)
+    assert version.tags["checkpoint"] in (tmp_path / "icemix" / "config.pbtxt").read_text()
+    client = MlflowClient(mlflow_url)
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    _, card = load_checkpoint(SHIPPED)
+    found = {metric.key: metric.value for metric in model.metrics}
+    assert found["all_mean_deg"] == card["held_out"]["all_mean_deg"]
+    local = tmp_path / "got"
+    fetch = f"import mlflow; mlflow.artifacts.download_artifacts('models:/icemix@served', dst_path='{local}')"
+    local.mkdir()
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_url}
+    subprocess.run([sys.executable, "-c", fetch], env=environment, check=True, capture_output=True)
+    signature = Model.load(str(local)).signature
+    assert signature is not None
+    assert signature.inputs.input_names() == ["sensor_id", "time", "charge", "auxiliary", "n_pulses"]
+    assert signature.outputs.input_names() == ["direction", "kappa", "radius"]
+    exported = (tmp_path / "icemix" / "1" / "model.onnx").read_bytes()
+    assert [path.read_bytes() for path in local.rglob("*.onnx")] == [exported]
+
+
+def test_a_server_that_is_away_is_named(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, ROOT / "export" / "to_onnx.py", "--output", tmp_path, "--register", url]
+    few_tries = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=few_tries)
+    assert done.returncode == 1
+    assert f"the MLflow server at {url} does not take the model" in done.stderr
+    assert "Traceback" not in done.stderr

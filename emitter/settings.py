@@ -34,7 +34,7 @@ class EmitterSettings(Settings):
     seed: int = Field(
         42,
         ge=0,
-        description="of the simulation and of the gaps; 1 and 2 are what the weights were trained and judged on",
+        description="of the simulation and of the gaps; 1, 2 and 3 are what the weights were trained, judged and calibrated on",
     )
     run_id: int | None = Field(
         None, ge=0, description="names this run; one that was begun is continued (default: the time in ms)"

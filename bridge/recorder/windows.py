@@ -29,6 +29,11 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
         "direction/kappa_mean": float(numbers(rows, "kappa").mean()),
         "direction/kappa_median": float(np.median(numbers(rows, "kappa"))),
     }
+    known = rows.filter(pc.is_valid(rows["opening_angle_deg"]))
+    for share in (50, 90):
+        if known.num_rows:
+            within = numbers(known, "opening_angle_deg") <= numbers(known, f"radius_{share}_deg")
+            values[f"truth/within_radius_{share}_share"] = float(np.mean(within))
     for column, name in (("opening_angle_deg", "network"), ("linefit_opening_angle_deg", "linefit")):
         groups = {
             "all": rows,

@@ -87,9 +87,13 @@ def fourier(x: Tensor, dim: int, base: float = 10_000.0) -> Tensor:
 
 def intervals(f: Features) -> Tensor:
     """(B, L, L) signed roots of the space-time intervals between pulses, in units of 500 m; 0 on the light cone."""
-    apart = f.position.unsqueeze(2) - f.position.unsqueeze(1)  # (B, L, L, 3)
-    later = (f.time.unsqueeze(2) - f.time.unsqueeze(1)) * (TIME_SCALE_NS / LENGTH_SCALE_M * LIGHT_M_PER_NS)  # (B, L, L)
-    squared = apart.square().sum(-1) - later.square()
+
+    def difference(x: Tensor) -> Tensor:
+        return x.unsqueeze(2) - x.unsqueeze(1)  # (B, L, L): one coordinate at a time, or the last dimension would be 3
+
+    apart_x, apart_y, apart_z = (difference(x) for x in f.position.unbind(-1))
+    later = difference(f.time * (TIME_SCALE_NS / LENGTH_SCALE_M * LIGHT_M_PER_NS))
+    squared = apart_x.square() + apart_y.square() + apart_z.square() - later.square()
     return (squared.sign() * squared.abs().sqrt()).clamp(-INTERVAL_LIMIT, INTERVAL_LIMIT)
 
 
@@ -199,10 +203,16 @@ class IntervalBias(nn.Module):
 
     def forward(self, f: Features) -> Tensor:
         """→ (B, H, L, L)"""
-        interval = intervals(f)
+        interval = (
+            intervals(f).flatten(1).unsqueeze(1)
+        )  # (B, 1, L²): pairs last, or the last dimension would be 16 or H
         stretched = interval.sign() * torch.log1p(interval.abs() * 20)  # fine near the light cone, ±4.4 at the limits
-        bias: Tensor = self.proj(torch.relu(self.knots(stretched.unsqueeze(-1))))
-        return bias.permute(0, 3, 1, 2)
+        stretched = torch.cat(
+            [stretched, torch.ones_like(stretched)], dim=1
+        )  # (B, 2, L²): bias and weight in one product
+        bent = torch.relu(torch.cat([self.knots.weight, self.knots.bias[:, None]], dim=1) @ stretched)  # (B, 16, L²)
+        bias = self.proj.weight @ bent + self.proj.bias[:, None]  # (B, H, L²)
+        return bias.unflatten(-1, (f.time.shape[1], f.time.shape[1]))
 
 
 class RelativeAttention(nn.Module):

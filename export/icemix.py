@@ -212,7 +212,8 @@ class IntervalBias(nn.Module):
         )  # (B, 2, L²): bias and weight in one product
         bent = torch.relu(torch.cat([self.knots.weight, self.knots.bias[:, None]], dim=1) @ stretched)  # (B, 16, L²)
         bias = self.proj.weight @ bent + self.proj.bias[:, None]  # (B, H, L²)
-        return bias.unflatten(-1, (f.time.shape[1], f.time.shape[1]))
+        length = f.time.shape[1]
+        return bias.reshape(-1, bias.shape[1], length, length)
 
 
 class RelativeAttention(nn.Module):

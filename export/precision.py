@@ -5,6 +5,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 SINGLE_OPERATORS = ("LayerNormalization", "Softmax", "TopK", "Sin", "Cos")
+NARROW = 32  # products with fewer rows or columns gain nothing: those of intervals, and the last one
 HALF_SUFFIX = "_half"
 
 
@@ -54,8 +55,8 @@ def with_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _layers(graph: onnx.GraphProto) -> set[int]:
-    """Indices of the nodes from the first product with weights to the last, but for `SINGLE_OPERATORS`."""
-    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1}
+    """Indices of the nodes from the first product with weights to the last, but for `SINGLE_OPERATORS` and narrow ones."""
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 1 and min(tensor.dims) >= NARROW}
     products = {
         index
         for index, node in enumerate(graph.node)

@@ -203,13 +203,10 @@ class IntervalBias(nn.Module):
 
     def forward(self, f: Features) -> Tensor:
         """→ (B, H, L, L)"""
-        interval = (
-            intervals(f).flatten(1).unsqueeze(1)
-        )  # (B, 1, L²): pairs last, or the last dimension would be 16 or H
+        # Pairs last, and weight and bias in one product: with a last dimension of 16 or H this took half of the time.
+        interval = intervals(f).flatten(1).unsqueeze(1)  # (B, 1, L²)
         stretched = interval.sign() * torch.log1p(interval.abs() * 20)  # fine near the light cone, ±4.4 at the limits
-        stretched = torch.cat(
-            [stretched, torch.ones_like(stretched)], dim=1
-        )  # (B, 2, L²): bias and weight in one product
+        stretched = torch.cat([stretched, torch.ones_like(stretched)], dim=1)  # (B, 2, L²)
         bent = torch.relu(torch.cat([self.knots.weight, self.knots.bias[:, None]], dim=1) @ stretched)  # (B, 16, L²)
         bias = self.proj.weight @ bent + self.proj.bias[:, None]  # (B, H, L²)
         length = f.time.shape[1]

@@ -124,7 +124,7 @@ class Triton:
             if fault := one.fault(answer.direction[0].tolist(), float(answer.kappa[0])):
                 raise Mismatch(
                     f"model {model.name} is not what was exported: {fault}. Its file is of another checkpoint or geometry, or its "
-                    "inputs mean something else (axes, auxiliary, units); export it again with export/to_onnx.py"
+                    "inputs mean something else (axes, auxiliary, units); write it again with export/to_onnx.py (and weighted_sum.py, to_tensorrt.py)"
                 )
 
     async def infer(self, inputs: Arrays) -> Answer:

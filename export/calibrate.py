@@ -8,14 +8,15 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export.calibration import coverage, fit
+from export.calibration import fit
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
-from export.sample import Answers, Sample
+from export.sample import Sample
 from export.served import ServedIceMix
 from export.training_data import CALIBRATION_SEED
-from icestream.tensors import RADIUS_SHARES
 
 EVENTS = 30_000
 
@@ -23,20 +24,14 @@ EVENTS = 30_000
 def calibrate(path: Path, events: int = EVENTS) -> None:
     """Fit a calibration and write it into the checkpoint's card; raises CheckpointError if there is no such checkpoint."""
     network, card = load_checkpoint(path)
+    if not card:
+        raise CheckpointError(f"{path} was not made by export/train.py: its κ belongs to what it was trained on")
     sample = Sample.simulated(events, CALIBRATION_SEED)
-    answers = sample.answers(ServedIceMix(network, sample.detector).eval(), network.config.max_pulses)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    answers = sample.answers(ServedIceMix(network, sample.detector).to(device).eval(), network.config.max_pulses)
     calibration = fit(answers.kappa, answers.angle_deg)
     card["calibration"] = {**calibration.table, "seed": CALIBRATION_SEED, "events": len(sample.events)}
     save_checkpoint(path, network, card)
-
-
-def coverage_table(sample: Sample, answers: Answers) -> list[list[str]]:
-    """Rows of group and the shares of its events within each radius; the first is the head."""
-    rows = [["events", *(f"within the {share:.0%} radius" for share in RADIUS_SHARES)]]
-    for name, chosen in sample.groups(answers.kappa).items():
-        shares = coverage(answers.radius_deg[chosen], answers.angle_deg[chosen])
-        rows.append([name, *(f"{share:.1%}" for share in shares)])
-    return rows
 
 
 def main() -> None:
@@ -44,6 +39,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?", default=SHIPPED)
     parser.add_argument("--events", type=int, default=EVENTS, help=f"to calibrate on ({EVENTS})")
     options = parser.parse_args()
+    if options.events <= 0:
+        parser.error("--events must be more than 0")
     try:
         calibrate(options.checkpoint, options.events)
     except CheckpointError as error:

@@ -16,7 +16,7 @@ from icestream.simulation.readout import Pulses
 from icestream.simulation.simulator import Chunk, simulate_chunk
 from icestream.tensors import PADDING_SENSOR
 
-PARTICLES = 8192  # of a pool: what a GPU draws at a time
+PARTICLES, CHUNKS = 8192, 4  # what a GPU draws at a time, and how often for a pool
 
 
 class TorchDraws:
@@ -50,18 +50,25 @@ class TorchDraws:
 def device_batches(
     detector: Detector, seed: int, batch: int, limit: int, place: Place, device: torch.device
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Place]]:
-    """The stream from a place on: inputs, truth, and the place behind them. A pool depends on the seed and its number."""
+    """The stream from a place on: inputs, truth, and the place behind them.
+
+    A pool depends on the seed and its number (and, on a GPU, on the order in which it sums: a charge's last bit may differ).
+    """
     number, first = place.pool, place.batch
     while True:
         draws = TorchDraws(device, int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
-        chunk = simulate_chunk(Ice(detector, draws), draws, PARTICLES)
-        columns, truth = padded(chunk, limit, draws)
-        used = (columns[0] != PADDING_SENSOR).sum(1)
-        by_length = torch.argsort(used, stable=True)
-        order = torch.argsort(draws.uniform(len(used) // batch)).tolist()
-        for index in range(first, len(order)):
+        ice = Ice(detector, draws)
+        chunks = [padded(simulate_chunk(ice, draws, PARTICLES), limit, draws) for _ in range(CHUNKS)]
+        columns = [torch.cat(parts) for parts in zip(*(inputs for inputs, _ in chunks), strict=True)]
+        truth = torch.cat([directions for _, directions in chunks])
+        n_pulses = columns[4][:, 0]
+        count = len(truth) // batch
+        chosen = torch.argsort(draws.uniform(len(truth)))[: count * batch]
+        by_length = chosen[torch.argsort(n_pulses[chosen], stable=True)]
+        order = torch.argsort(draws.uniform(count)).tolist()
+        for index in range(first, count):
             rows = by_length[order[index] * batch : (order[index] + 1) * batch]
-            length = int(used[rows[-1]])
+            length = min(int(n_pulses[rows[-1]]), limit)
             inputs = tuple(column[rows, :length] for column in columns[:4])
             yield (*inputs, columns[4][rows]), truth[rows], Place(number, index + 1)
         number, first = number + 1, 0

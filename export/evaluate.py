@@ -62,11 +62,18 @@ def main() -> None:
     parser.add_argument("--simulate", type=int, default=10_000, metavar="N", help="held-out events (10000)")
     parser.add_argument("--kaggle", type=Path, metavar="DIR", help="events of the competition instead")
     parser.add_argument("--events", type=int, default=10_000, help="of the competition, at most (10000)")
-    parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (nominal IceCube-86)")
-    parser.add_argument("--ice", type=Path, help="ice_transparency.txt (a rounded table)")
+    parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (that of --kaggle, or nominal IceCube-86)")
+    parser.add_argument("--ice", type=Path, help="ice_transparency.txt (that of --kaggle, or a rounded table)")
     parser.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="(docs/model-card.md)")
     options = parser.parse_args()
+    if options.output.suffix != ".md":
+        parser.error("--output must end in .md: the pictures go into the folder of the same name")
+    if options.simulate <= 0 or options.events <= 0:
+        parser.error("--simulate and --events must be more than 0")
     try:
+        for name, file in (("geometry", "sensor_geometry.csv"), ("ice", "ice_transparency.txt")):
+            if options.kaggle and not getattr(options, name) and (options.kaggle / file).exists():
+                setattr(options, name, options.kaggle / file)
         detector = load_detector(options.geometry, options.ice)
         if options.kaggle:
             sample = Sample.kaggle(options.kaggle, options.events, detector)

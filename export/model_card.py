@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from export.calibrate import coverage_table
+from export.calibration import coverage
 from export.icemix import IceMix
 from export.parity import Parity
 from export.sample import Answers, Sample, table
+from icestream.tensors import RADIUS_SHARES
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ particle came from, κ, and the radii that hold 50, 68 and 90 % of such events.
 {_origin(report.card)}
 ## Opening angle
 
-On {sample.name}.
+On {sample.name}; geometry: {sample.detector.name}.
 
 {markdown(table(sample, answers))}
 {_score(sample, answers)}
@@ -104,6 +105,15 @@ A trigger's time may be off. Mean opening angle of all events when all their tim
 """
 
 
+def coverage_table(sample: Sample, answers: Answers) -> list[list[str]]:
+    """Rows of group and the shares of its events within each radius; the first is the head."""
+    rows = [["events", *(f"within the {share:.0%} radius" for share in RADIUS_SHARES)]]
+    for name, chosen in sample.groups(answers.kappa).items():
+        shares = coverage(answers.radius_deg[chosen], answers.angle_deg[chosen])
+        rows.append([name, *(f"{share:.1%}" for share in shares)])
+    return rows
+
+
 def markdown(rows: list[list[str]]) -> str:
     """Rows as a Markdown table, the first its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -124,12 +134,16 @@ def _origin(card: dict[str, Any]) -> str:
         ])  # fmt: skip
         sitting = sitting.get("started_from")
     rows += [[str(number), *row] for number, row in enumerate(reversed(sittings), 1)]
-    calibration = card.get("calibration", {})
+    calibration = card.get("calibration")
+    calibrated = (
+        f"κ and radii were calibrated on {calibration['events']} other events (seed {calibration['seed']}); all below are of a third seed."
+        if calibration
+        else "κ and radii are not calibrated."
+    )
     return (
         f"Trained by `export/train.py` on this project's own simulation, version {card['simulation_version']}, of {card['detector']}; event "
         f"stream of seed {card['seed']}, each event seen once.\n\n{markdown(rows)}\n"
-        f"κ and radii were calibrated on {calibration.get('events', 0)} other events (seed {calibration.get('seed', '–')}); all below are of a third "
-        "seed. No event of the experiment or of the competition was used.\n"
+        f"{calibrated} No event of the experiment or of the competition was used.\n"
     )
 
 
@@ -141,8 +155,8 @@ def _score(sample: Sample, answers: Answers) -> str:
 
 def _parity(parity: Parity) -> str:
     return (
-        f"median {parity.median_deg:.1e}°, worst {parity.worst_deg:.1e}°, worst where κ ≥ 1 {parity.confident_deg():.1e}° "
-        f"({len(parity.angle_deg)} events of 1 to the most pulses)"
+        f"median {parity.median_deg:.1e}°, worst {parity.worst_deg:.1e}°, worst where κ ≥ 1 {parity.confident_deg():.1e}°; κ and radii there within "
+        f"{parity.confident_spread():.1e} ({len(parity.angle_deg)} events of 1 to the most pulses)"
     )
 
 

@@ -1,5 +1,6 @@
 """MLflow's model registry: which ONNX files there are, how good each is, and which one is served."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def register(folder: Path, checkpoint: str, card: dict[str, Any], url: str) -> s
     Returns:
         the version's address in the registry.
     """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default tries for minutes
     signature = ModelSignature(inputs=_schema(INPUTS), outputs=_schema(OUTPUTS))
     metrics = {name: float(value) for name, value in card.get("held_out", {}).items() if name.endswith("_deg")}
     try:

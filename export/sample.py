@@ -1,8 +1,8 @@
 """Events whose truth is known, what a network answers to them, and how that compares with LineFit."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.served import ServedIceMix
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle, to_vector
-from icestream.event import Event
+from icestream.event import Event, InvalidEvent, Truth
 from icestream.kaggle import KaggleError, open_folder
 from icestream.linefit import linefit
 from icestream.predictions import TRACKS
@@ -69,17 +69,20 @@ class Sample:
     @classmethod
     def kaggle(cls, folder: Path, at_most: int, detector: Detector) -> "Sample":
         """The first events of a folder of the competition's files whose truth is there; raises KaggleError if none are."""
-        found = ((event, truth) for event, truth in open_folder(folder).events(0) if truth is not None)
-        pairs = [(event.within_readout(), truth) for event, truth in islice(found, at_most)]
+        pairs: list[tuple[Event, Truth]] = []
+        for event, truth in open_folder(folder).events(0):
+            with suppress(InvalidEvent):  # the bridge would reject it
+                if truth is not None and len(pairs) < at_most:
+                    pairs.append((event.within_readout(), truth))
+            if len(pairs) == at_most:
+                break
         if not pairs:
             raise KaggleError(f"{folder}: the truth of no event is known; a *meta.parquet must hold azimuth and zenith")
         events = [event for event, _ in pairs]
-        truth = to_vector([truth.azimuth for _, truth in pairs], [truth.zenith for _, truth in pairs])
+        vectors = to_vector([angles.azimuth for _, angles in pairs], [angles.zenith for _, angles in pairs])
         unknown = np.full(len(events), np.nan)
-        name = f"{len(events)} events of {folder.name}"
-        return cls(
-            name, detector, events, truth, np.full(len(events), ""), unknown, _linefit_deg(events, truth, detector)
-        )
+        name, kinds = f"{len(events)} events of {folder.name}", np.full(len(events), "")
+        return cls(name, detector, events, vectors, kinds, unknown, _linefit_deg(events, vectors, detector))
 
     def shifted(self, by_ns: float) -> "Sample":
         """The same events with all times moved."""

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-import torch
+from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from export.parity import Parity, cut_batches, example_inputs
+from export.parity import Parity, compare, cut_batches, example_inputs
 from export.served import ServedIceMix
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
-from icestream.direction import opening_angle
-from icestream.tensors import INPUTS
+from icestream.tensors import INPUTS, OUTPUTS, Arrays
 from icestream.up.errors import MissingPart
 from icestream.up.plan import HOST, free_port
 from icestream.up.triton import TritonServer
@@ -54,22 +54,20 @@ def triton_parity(served: ServedIceMix, folder: Path, limit: int, work_dir: Path
         folder: of the model, in a repository of its own.
         work_dir: for what the server needs.
     """
-    angles, kappas = [], []
     try:
         with running_triton(folder.parent, work_dir) as url, InferenceServerClient(url) as client:
-            for inputs in cut_batches(limit):
+
+            def ask(inputs: Arrays) -> dict[str, NDArray[Any]]:
                 tensors = []
                 for name, array in inputs.items():
                     tensors.append(InferInput(name, list(array.shape), INPUTS[name][0]))
                     tensors[-1].set_data_from_numpy(array)
-                found = client.infer(folder.name, tensors).as_numpy("direction")
-                with torch.inference_mode():
-                    expected, kappa, _ = served(*(torch.from_numpy(array) for array in inputs.values()))
-                angles.append(np.degrees(opening_angle(expected.numpy(), found)))
-                kappas.append(kappa[:, 0].numpy().astype(np.float64))
+                result = client.infer(folder.name, tensors)
+                return {name: result.as_numpy(name) for name in OUTPUTS}
+
+            return compare(served, ask, limit, cut_batches(limit))
     except MissingPart:
         return None
-    return Parity(np.concatenate(angles), np.concatenate(kappas))
 
 
 @contextmanager

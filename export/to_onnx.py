@@ -27,7 +27,17 @@ from export.calibration import Calibration
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
 from export.icemix import VARIANTS, IceMixConfig
 from export.known_events import known_answers
-from export.parity import HALF, SINGLE, SINGLE_DYNEDGE, Parity, compare, cut_batches, example_inputs, stream_batches
+from export.parity import (
+    HALF,
+    SINGLE,
+    SINGLE_DYNEDGE,
+    Parity,
+    compare,
+    cut_batches,
+    example_inputs,
+    onnx_runtime,
+    stream_batches,
+)
 from export.precision import with_half_precision
 from export.registry import RegistryError, register
 from export.served import ServedIceMix
@@ -136,11 +146,11 @@ def export(
     if precision == "fp16":
         model, right, batches = with_half_precision(model), HALF, stream_batches
     content = model.SerializeToString(deterministic=True)
-    parity = compare(served, content, limit, batches(limit))
+    parity = compare(served, onnx_runtime(content), limit, batches(limit))
     if fault := parity.fault(right):
-        raise ValueError(f"{fault}. Nothing was written")
+        raise ValueError(f"ONNX Runtime differs too much over {fault}. Nothing was written")
     folder = output / model_name(network.config)
-    origin = f"{checkpoint.name} sha256:{hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]} {precision}"
+    origin = f"{checkpoint.name} sha256:{hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]} {precision}, {detector.name}"
     known = known_answers(served)
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "1" / "model.onnx").write_bytes(content)
@@ -165,7 +175,7 @@ def main() -> None:
         exported = export(options.checkpoint, options.variant, detector, options.output, options.precision)
         size = (exported.folder / "1" / "model.onnx").stat().st_size / 1e6
         print(f"wrote {exported.folder} ({size:.1f} MB)")
-        print(exported.parity)
+        print(f"ONNX Runtime over {exported.parity}")
         if options.register:
             print(f"registered {register(exported.folder, exported.checkpoint, exported.card, options.register)}")
     except (CheckpointError, DetectorFileError, RegistryError, ValueError) as error:

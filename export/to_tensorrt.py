@@ -18,6 +18,7 @@ from typing import Any
 
 import onnx
 from google.protobuf import text_format
+from google.protobuf.message import DecodeError
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -147,10 +148,14 @@ def main() -> None:
         if unknown := unknown_operators(model):
             raise NoEngine(f"{path} has operators that TensorRT does not have: {', '.join(sorted(unknown))}")
         parameters = {name: value.string_value for name, value in config.parameters.items()}
+        if not {"max_pulses", "checkpoint"} <= parameters.keys():
+            raise NoEngine(f"{source} was not exported by export/to_onnx.py: run that first")
         limit = int(parameters["max_pulses"])
         with_engine = folder.with_suffix(".part")
         (with_engine / "1").mkdir(parents=True, exist_ok=True)
         try:
+            if (timings := timing_cache(folder / "1" / "model.plan")).exists():
+                shutil.copy(timings, with_engine / "1")
             half = with_engine / "half.onnx"
             onnx.save(with_half_precision(model), half)
             build(half, with_engine / "1" / "model.plan", limit)
@@ -164,7 +169,7 @@ def main() -> None:
             shutil.rmtree(with_engine, ignore_errors=True)
     except FileNotFoundError:
         sys.exit(f"to_tensorrt: {source} is no exported network: run export/to_onnx.py first")
-    except (NoEngine, text_format.ParseError) as error:
+    except (NoEngine, OSError, DecodeError, text_format.ParseError) as error:
         sys.exit(f"to_tensorrt: {error}")
     print(f"wrote {folder}")
 

@@ -45,9 +45,11 @@ class SimulatedPools(Dataset[list[tuple[Arrays, NDArray[np.float32]]]]):
         events = [event for chunk in chunks for event in events_of(chunk)]
         events = [shifted(event, float(generator.uniform(-JITTER_NS, JITTER_NS))) for event in events]
         truth = np.concatenate([chunk.came_from for chunk in chunks]).astype(np.float32)
-        by_length = np.argsort([event.n_pulses for event in events], kind="stable")
+        count = len(events) // self.batch
+        chosen = generator.permutation(len(events))[: count * self.batch]  # what is left over is of any length
+        by_length = chosen[np.argsort([events[row].n_pulses for row in chosen], kind="stable")]
         batches = []
-        for index in generator.permutation(len(events) // self.batch):
+        for index in generator.permutation(count):
             rows = by_length[index * self.batch : (index + 1) * self.batch]
             length = padded_length(max(events[row].n_pulses for row in rows), self.limit)
             batches.append((pad([events[row] for row in rows], length), truth[rows]))

@@ -40,9 +40,10 @@ instance_group [ {{ count: {CPU_INSTANCES} kind: KIND_CPU }} ]
 
 
 def gpu_config(model: Described) -> str:
-    """ONNX Runtime with its TensorRT provider: engines and timings are kept in `CACHE`, made for all lengths and warmed up.
+    """ONNX Runtime with its TensorRT provider: engine and timings are kept in `CACHE`, and every length is warmed up.
 
-    In single precision: the provider's half precision would not spare the Fourier arguments. `to_tensorrt.py` does.
+    In single precision: the provider's half precision would not spare the Fourier arguments. And with one profile for all
+    lengths, for it uses the first one only (microsoft/onnxruntime#31624). `to_tensorrt.py` does better in both.
     """
     options = {
         "trt_engine_cache_enable": "1",
@@ -50,14 +51,14 @@ def gpu_config(model: Described) -> str:
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": CACHE,
     }
-    shapes: dict[str, list[str]] = {"min": [], "opt": [], "max": []}
-    for profile in profiles(model.max_pulses):
-        for which, (batch, length) in profile.items():
-            shapes[which].append(
-                ",".join(f"{name}:{batch}x{1 if dims == [1] else length}" for name, (_, dims) in INPUTS.items())
-            )
-    for which, written in shapes.items():
-        options[f"trt_profile_{which}_shapes"] = ",".join(written)
+    every = {
+        "min": (1, 1),
+        "opt": (GPU_MAX_BATCH // 4, model.max_pulses // 2),
+        "max": (GPU_MAX_BATCH, model.max_pulses),
+    }
+    for which, (batch, length) in every.items():
+        shapes = [f"{name}:{batch}x{1 if dims == [1] else length}" for name, (_, dims) in INPUTS.items()]
+        options[f"trt_profile_{which}_shapes"] = ",".join(shapes)
     lines = "\n".join(f'    parameters {{ key: "{name}" value: "{value}" }}' for name, value in options.items())
     return f"""{head(model.name, 'backend: "onnxruntime"', GPU_MAX_BATCH)}{tensors("input", INPUTS)}{tensors("output", OUTPUTS)}{BATCHING}
 instance_group [ {{ count: 1 kind: KIND_GPU }} ]
@@ -108,7 +109,7 @@ def described(model: Described) -> str:
 
 
 def warm_up(max_pulses: int) -> str:
-    """One request of padding for each length, so that no event waits for an engine or a kernel."""
+    """One request of zeros for each length, so that no event waits for an engine or a kernel."""
     requests = []
     for length in length_buckets(max_pulses):
         inputs = " ".join(

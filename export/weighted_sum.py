@@ -108,12 +108,12 @@ def known_sums(configs: dict[str, Any], weights: list[float]) -> list[KnownAnswe
     """The sum's answers to the known events, from the networks' own known answers."""
     found = []
     for config in configs.values():
-        known = selftest.decode(config.parameters["self_test"].string_value)
+        known = selftest.decode(config.parameters["self_test"].string_value or "[]")
         found.append([(one.event.sensor_id.tolist(), np.array(one.direction) * one.kappa) for one in known])
     answers = []
     for place, event in enumerate(known_events()):
-        if any(known[place][0] != event.sensor_id.tolist() for known in found):
-            raise ValueError("the networks were exported with different versions of this program: export them again")
+        if any(len(known) <= place or known[place][0] != event.sensor_id.tolist() for known in found):
+            raise ValueError("a network was exported by another version of this program: export all of them again")
         vector: NDArray[np.float64] = sum(
             (weight * known[place][1] for weight, known in zip(weights, found, strict=True)), np.zeros(3)
         )

@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from icestream.predictions import SCHEMA
+
 
 @dataclass(frozen=True)
 class Window:
@@ -35,7 +37,12 @@ class Window:
         return int(milliseconds), int(sequence)
 
     def read(self) -> pa.Table:
-        return pq.read_table(self.path, partitioning=None)
+        """The results; columns that an earlier version did not write are empty."""
+        rows = pq.read_table(self.path, partitioning=None)
+        columns = [
+            rows[one.name] if one.name in rows.schema.names else pa.nulls(rows.num_rows, one.type) for one in SCHEMA
+        ]
+        return pa.table(columns, schema=SCHEMA)
 
 
 class Start:

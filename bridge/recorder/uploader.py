@@ -5,6 +5,7 @@ Everything may be uploaded twice: MLflow keeps one point for the same key, step,
 
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput, Metric, Run
+from mlflow.exceptions import MlflowException
 from redis import Redis
 
 from bridge.recorder.metrics import RecorderMetrics
@@ -134,13 +136,14 @@ class Uploader:
         self._tagged |= found
 
     def _link_registered(self, run_id: str, name: str, checkpoint: str) -> None:
-        """Link the run to the registered version of the model, if there is one."""
-        versions = self._client.search_model_versions(f"name = '{name}' and tag.checkpoint = '{checkpoint}'")
-        if versions:
-            latest = max(versions, key=lambda version: int(version.version))
-            self._client.set_tag(run_id, "model.registered", f"models:/{name}/{latest.version}")
-            logged = (latest.source or "").removeprefix("models:/")  # (its model_id is empty, mlflow 3.17)
-            self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
+        """Link the run to the registered version of the model, if there is one. Results do not wait for a registry's whims."""
+        with suppress(MlflowException):
+            versions = self._client.search_model_versions(f"name = '{name}' and tag.checkpoint = '{checkpoint}'")
+            if versions:
+                latest = max(versions, key=lambda version: int(version.version))
+                self._client.set_tag(run_id, "model.registered", f"models:/{name}/{latest.version}")
+                logged = (latest.source or "").removeprefix("models:/")  # (its model_id is empty, mlflow 3.17)
+                self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
 
     def _upload_part(self, start: Start) -> None:
         """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and let the windows go."""

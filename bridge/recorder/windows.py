@@ -29,7 +29,7 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
         "direction/kappa_mean": float(numbers(rows, "kappa").mean()),
         "direction/kappa_median": float(np.median(numbers(rows, "kappa"))),
     }
-    known = rows.filter(pc.is_valid(rows["opening_angle_deg"]))
+    known = rows.filter(pc.and_(pc.is_valid(rows["opening_angle_deg"]), pc.is_valid(rows["radius_90_deg"])))
     for share in (50, 90):
         if known.num_rows:
             within = numbers(known, "opening_angle_deg") <= numbers(known, f"radius_{share}_deg")

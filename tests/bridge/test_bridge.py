@@ -139,7 +139,7 @@ def test_a_model_that_does_not_give_its_known_answers_is_refused_in_words(bridge
     process = bridge(model=fault)
     assert process.process.wait(30) == 1
     assert f"model {fault} is not what was exported: a known event of" in process.log
-    assert "export it again" in process.log
+    assert "write it again" in process.log
     assert "Traceback" not in process.log
 
 

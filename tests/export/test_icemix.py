@@ -15,7 +15,7 @@ from export.icemix import VARIANTS, Features, IceMix, IceMixConfig
 from export.parity import example_inputs
 from export.served import ServedIceMix
 from export.to_onnx import export_onnx
-from export.train import angle_loss, vmf_loss
+from export.training import angle_loss, vmf_loss
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle
 from tests.conftest import DATA

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from export import device_data
 from export.checkpoint import SHIPPED, load_checkpoint
 from export.device_data import TorchDraws, device_batches, padded
 from export.sample import Sample
-from export.train import PRESETS, Training
+from export.training import PLATEAU_STEPS, PRESETS, Training
 from export.training_data import HELD_OUT_SEED, Place, SimulatedPools, batches
 from icestream.detector import nominal_icecube86
+from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice
-from icestream.simulation.simulator import simulate_chunk
+from icestream.simulation.simulator import events_of, numpy_chunk, simulate_chunk
 from tests.conftest import ROOT, wait_until
 
 
@@ -80,12 +82,53 @@ def test_the_device_makes_the_same_kind_of_events() -> None:
         assert int((~auxiliary[row][used[row]]).sum()) == min(coincident, 64)
 
 
-def test_the_devices_stream_goes_on_where_it_was_left() -> None:
+def test_the_devices_stream_goes_on_where_it_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_data, "PARTICLES", 1024)
+
     def stream(place: Place, number: int) -> list[Any]:
         return list(islice(device_batches(nominal_icecube86(), 1, 512, 64, place, torch.device("cpu")), number))
 
     whole = stream(Place(), 4)
     assert_alike(stream(whole[1][2], 2), whole[2:])
+
+
+def test_a_training_that_was_saved_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    def steps(training: Training, number: int) -> Training:
+        for inputs, truth, place in islice(training.stream(workers=0), number):
+            training.step(inputs, truth)
+            training.progress.place = place
+        return training
+
+    whole = steps(Training(PRESETS["cpu"], seed=1), 5)
+    interrupted = steps(Training(PRESETS["cpu"], seed=1), 3)
+    interrupted.save(tmp_path / "state.pt")
+    resumed = steps(Training.load(tmp_path / "state.pt"), 2)
+    assert resumed.progress == whole.progress
+    for one, other in ((resumed.network, whole.network), (resumed.average, whole.average)):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_only_a_network_that_should_have_learned_is_on_a_plateau(preset: str) -> None:
+    training = Training(PRESETS[preset], seed=1)
+    training.progress.steps = PLATEAU_STEPS - 1
+    assert not training.on_plateau(88.0)
+    training.progress.steps = PLATEAU_STEPS
+    assert training.on_plateau(88.0)
+    assert not training.on_plateau(60.0)
+    training.progress.steps = 2 * PLATEAU_STEPS
+    assert not training.on_plateau(88.0)  # it has learned: a hard batch is no reason to lose it
+
+
+def test_long_events_are_not_left_out() -> None:
+    """A pool's 1069 events make 16 batches; the 45 that are left over must not be its longest."""
+    used = {int(n) for inputs, _, place in read(Place(), 16) for n in inputs[4] if place.pool == 0}
+    chunks = [
+        numpy_chunk(Ice(nominal_icecube86(), NumpyDraws(np.random.default_rng())), 1, number) for number in range(8)
+    ]
+    longest = sorted(event.n_pulses for chunk in chunks for event in events_of(chunk))[-45:]
+    assert len(used & set(longest)) > 30
 
 
 def test_a_restart_begins_with_other_weights_and_goes_on_in_the_stream() -> None:
@@ -109,14 +152,19 @@ def command(tmp_path: Path) -> list[str]:
 def test_training_can_be_interrupted_and_taken_up(tmp_path: Path, command: list[str]) -> None:
     output = tmp_path / "weights.safetensors"
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start = [*command, "--minutes", "60", "--start-from", str(SHIPPED)]
-    interrupted = subprocess.Popen(start, env=environment, cwd=tmp_path, **quiet)  # type: ignore[call-overload]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    interrupted = subprocess.Popen(start, env=environment, cwd=tmp_path, **pipes)  # type: ignore[call-overload]
     resume = output.with_suffix(".resume.pt")
     wait_until(resume.exists, "a saved state", 120)
-    interrupted.kill()
-    interrupted.wait()
+    at_first_save = resume.stat().st_mtime_ns
+    interrupted.terminate()
+    _, said = interrupted.communicate(timeout=60)
+    assert said.endswith(f"stopped; the same command goes on from {resume}\n")
+    assert "Traceback" not in said
+    assert resume.stat().st_mtime_ns > at_first_save
     assert not output.exists()
+    seen = torch.load(resume, weights_only=True)["progress"]
     done = subprocess.run(
         [*command, "--minutes", "0.1"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
@@ -124,9 +172,10 @@ def test_training_can_be_interrupted_and_taken_up(tmp_path: Path, command: list[
     assert "continuing" in done.stdout
     _, card = load_checkpoint(output)
     _, shipped = load_checkpoint(SHIPPED)
-    assert card["events"] > 0
+    assert card["events"] > seen["events"] > 0
+    assert (card["place"]["pool"], card["place"]["batch"]) > (seen["place"]["pool"], seen["place"]["batch"])
     assert card["started_from"] == shipped
-    assert (card["place"]["pool"], card["place"]["batch"]) > (shipped["place"]["pool"], shipped["place"]["batch"])
+    assert seen["place"]["pool"] > shipped["place"]["pool"]
     assert card["calibration"]["events"] >= 500
     assert not resume.exists()
 

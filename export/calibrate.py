@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibration import fit
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
-from export.sample import Sample
+from export.evaluation.sample import Sample
 from export.served import ServedIceMix
-from export.training_data import CALIBRATION_SEED
+from export.training.events import CALIBRATION_SEED
 
 EVENTS = 30_000
 

@@ -15,15 +15,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibration import Calibration
-from export.card_pictures import confidence_picture, opening_angle_picture, sky_picture
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
+from export.evaluation.model_card import Report, model_card
+from export.evaluation.pictures import confidence_picture, opening_angle_picture, sky_picture
+from export.evaluation.sample import Sample
+from export.evaluation.serving import events_per_second, triton_parity
 from export.icemix import VARIANTS
-from export.model_card import Report, model_card
-from export.sample import Sample
 from export.served import ServedIceMix
-from export.serving import events_per_second, triton_parity
 from export.to_onnx import export
-from export.training_data import HELD_OUT_SEED
+from export.training.events import HELD_OUT_SEED
 from icestream.detector import DetectorFileError, load_detector
 from icestream.kaggle import KaggleError
 

@@ -25,9 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibration import Calibration
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
-from export.icemix import VARIANTS, IceMixConfig
-from export.known_events import known_answers
-from export.parity import (
+from export.evaluation.parity import (
     HALF,
     SINGLE,
     SINGLE_DYNEDGE,
@@ -38,6 +36,8 @@ from export.parity import (
     onnx_runtime,
     stream_batches,
 )
+from export.icemix import VARIANTS, IceMixConfig
+from export.known_events import known_answers
 from export.precision import with_half_precision
 from export.registry import RegistryError, register
 from export.served import ServedIceMix

@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibrate import EVENTS, calibrate
 from export.checkpoint import WEIGHTS, CheckpointError, load_checkpoint, save_checkpoint
+from export.evaluation.sample import Sample, metrics, table
 from export.icemix import VARIANTS
-from export.sample import Sample, metrics, table
 from export.served import ServedIceMix
-from export.training import PRESETS, Recipe, Training
-from export.training_data import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED
+from export.training.events import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED
+from export.training.training import PRESETS, Recipe, Training
 
 RECENT = 100  # steps that a training angle is the mean of
 

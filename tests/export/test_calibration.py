@@ -6,9 +6,9 @@ import torch
 
 from export.calibration import Calibration, ClosedForm, coverage, fit
 from export.checkpoint import SHIPPED, load_checkpoint
-from export.sample import Answers, Sample
+from export.evaluation.sample import Answers, Sample
 from export.served import ServedIceMix
-from export.training_data import HELD_OUT_SEED
+from export.training.events import HELD_OUT_SEED
 from icestream.direction import containment_radius
 from icestream.tensors import RADIUS_SHARES
 

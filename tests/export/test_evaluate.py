@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from export.sample import Sample
+from export.evaluation.sample import Sample
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
 from icestream.kaggle import write_folder

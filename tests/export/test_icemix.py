@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from export.checkpoint import SHIPPED, load_checkpoint
+from export.evaluation.parity import example_inputs
 from export.icemix import VARIANTS, Features, IceMix, IceMixConfig
-from export.parity import example_inputs
 from export.served import ServedIceMix
 from export.to_onnx import export_onnx
-from export.training import angle_loss, vmf_loss
+from export.training.training import angle_loss, vmf_loss
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle
 from tests.conftest import DATA

@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto
 
 from export.checkpoint import SHIPPED
+from export.evaluation.parity import compare, cut_batches, onnx_runtime
 from export.icemix import IceMix, IceMixConfig
-from export.parity import compare, cut_batches, onnx_runtime
 from export.precision import with_half_precision
 from export.served import ServedIceMix
 from export.to_onnx import export, export_onnx

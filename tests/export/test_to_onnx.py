@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
+from export.evaluation.parity import SINGLE
 from export.icemix import VARIANTS, IceMix, IceMixConfig
-from export.parity import SINGLE
 from export.to_onnx import export
 from icestream.detector import nominal_icecube86
 from tests.conftest import ROOT

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from export import device_data
 from export.checkpoint import SHIPPED, load_checkpoint
-from export.device_data import TorchDraws, device_batches, padded
-from export.sample import Sample
-from export.training import PLATEAU_STEPS, PRESETS, Training
-from export.training_data import HELD_OUT_SEED, Place, SimulatedPools, batches
+from export.evaluation.sample import Sample
+from export.training import device_events
+from export.training.device_events import TorchDraws, device_batches, padded
+from export.training.events import HELD_OUT_SEED, Place, SimulatedPools, batches
+from export.training.training import PLATEAU_STEPS, PRESETS, Training
 from icestream.detector import nominal_icecube86
 from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice
@@ -83,7 +83,7 @@ def test_the_device_makes_the_same_kind_of_events() -> None:
 
 
 def test_the_devices_stream_goes_on_where_it_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_data, "PARTICLES", 1024)
+    monkeypatch.setattr(device_events, "PARTICLES", 1024)
 
     def stream(place: Place, number: int) -> list[Any]:
         return list(islice(device_batches(nominal_icecube86(), 1, 512, 64, place, torch.device("cpu")), number))

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bridge.inference import Answer, Triton
+from export.evaluation.parity import example_inputs
+from export.evaluation.serving import running_triton
 from export.icemix import VARIANTS, IceMix, IceMixConfig
-from export.parity import example_inputs
 from export.served import ServedIceMix
-from export.serving import running_triton
 from export.to_onnx import export
 from export.weighted_sum import WEIGHTS, write_sum
 from icestream.detector import nominal_icecube86

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from export.calibration import coverage
+from export.evaluation.parity import Parity
+from export.evaluation.sample import Answers, Sample, table
 from export.icemix import IceMix
-from export.parity import Parity
-from export.sample import Answers, Sample, table
 from icestream.tensors import RADIUS_SHARES
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from export.parity import Parity, compare, cut_batches, example_inputs
+from export.evaluation.parity import Parity, compare, cut_batches, example_inputs
 from export.served import ServedIceMix
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.tensors import INPUTS, OUTPUTS, Arrays

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.device_data import device_batches
+from export.evaluation.sample import Sample
 from export.icemix import VARIANTS, IceMix
-from export.sample import Sample
 from export.served import ServedIceMix
-from export.training_data import HELD_OUT_SEED, JITTER_NS, Place, SimulatedPools, batches
+from export.training.device_events import device_batches
+from export.training.events import HELD_OUT_SEED, JITTER_NS, Place, SimulatedPools, batches
 from icestream.detector import nominal_icecube86
 from icestream.simulation import simulator
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from export.calibration import coverage
-from export.sample import Answers, Floats, Sample
+from export.evaluation.sample import Answers, Floats, Sample
 from icestream.direction import to_angles
 from icestream.predictions import TRACKS
 from icestream.tensors import RADIUS_SHARES

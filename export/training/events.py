@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from export.sample import shifted
+from export.evaluation.sample import shifted
 from icestream.detector import Detector
 from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice

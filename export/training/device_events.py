@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.training_data import JITTER_NS, Place
+from export.training.events import JITTER_NS, Place
 from icestream.detector import Detector
 from icestream.simulation.light import Ice
 from icestream.simulation.readout import Pulses

@@ -78,6 +78,13 @@ def latency_s(rows: pa.Table) -> NDArray[np.float64]:
     return seconds
 
 
+def within_radius(rows: pa.Table, share: int) -> float | None:
+    """How many of the answers whose truth is known lie within their 50 or 90 % radius; None if there are none."""
+    angle, radius = rows["opening_angle_deg"].to_numpy(), rows[f"radius_{share}_deg"].to_numpy()
+    known = np.isfinite(angle) & np.isfinite(radius)
+    return float((angle <= radius)[known].mean()) if known.any() else None
+
+
 def mean_median(values: NDArray[np.float64]) -> dict[str, float] | None:
     """Mean and median, or None of nothing."""
     return {"mean": float(values.mean()), "median": float(np.median(values))} if len(values) else None

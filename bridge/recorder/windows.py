@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icestream.predictions import TRACKS, latency_s, numbers
+from icestream.predictions import TRACKS, latency_s, numbers, within_radius
 
 
 def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
@@ -29,11 +29,9 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
         "direction/kappa_mean": float(numbers(rows, "kappa").mean()),
         "direction/kappa_median": float(np.median(numbers(rows, "kappa"))),
     }
-    known = rows.filter(pc.and_(pc.is_valid(rows["opening_angle_deg"]), pc.is_valid(rows["radius_90_deg"])))
     for share in (50, 90):
-        if known.num_rows:
-            within = numbers(known, "opening_angle_deg") <= numbers(known, f"radius_{share}_deg")
-            values[f"truth/within_radius_{share}_share"] = float(np.mean(within))
+        if (within := within_radius(rows, share)) is not None:
+            values[f"truth/within_radius_{share}_share"] = within
     for column, name in (("opening_angle_deg", "network"), ("linefit_opening_angle_deg", "linefit")):
         groups = {
             "all": rows,

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
 from icestream import __version__
-from icestream.predictions import SCHEMA, latency_s, mean_median, numbers
+from icestream.predictions import SCHEMA, latency_s, mean_median, numbers, within_radius
 from icestream.tensors import padded_length
 
 EXPERIMENT = "icestream"
@@ -59,6 +59,7 @@ def report(rows: pa.Table, emitted: int, rejected: int, left: int, max_pulses: i
         "linefit_opening_angle_deg": mean_median(guesses),
         "score_radians": float(np.radians(angles).mean()) if len(angles) else None,
         "by_kind_deg": {},
+        "within_radius": {str(share): within_radius(rows, share) for share in (50, 90)},
         "padding_waste": None,
         "mean_batch_size": None,
     }

@@ -23,8 +23,8 @@ EVENTS = 30_000
 
 def calibrate(path: Path, events: int = EVENTS) -> None:
     """Fit a calibration and write it into the checkpoint's card; raises CheckpointError if there is no such checkpoint."""
-    network, card = load_checkpoint(path)
-    if not card:
+    network, card = load_checkpoint(path) if path.suffix == ".safetensors" else (None, {})
+    if network is None or not card:
         raise CheckpointError(f"{path} was not made by export/train.py: its κ belongs to what it was trained on")
     sample = Sample.simulated(events, CALIBRATION_SEED)
     device = "cuda" if torch.cuda.is_available() else "cpu"

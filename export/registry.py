@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from icestream.telemetry import EXPERIMENT_TAGS
 from icestream.tensors import INPUTS, OUTPUTS
 
 ALIAS = "served"
@@ -43,6 +44,7 @@ def register(folder: Path, checkpoint: str, card: dict[str, Any], url: str) -> s
     try:
         mlflow.set_tracking_uri(url)
         mlflow.set_experiment(EXPERIMENT)
+        mlflow.set_experiment_tags(EXPERIMENT_TAGS)
         with mlflow.start_run(run_name=checkpoint):
             info = mlflow.onnx.log_model(
                 onnx.load(folder / "1" / "model.onnx"),

@@ -19,7 +19,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 from rich.console import Console
@@ -34,6 +33,7 @@ from export.icemix import VARIANTS
 from export.served import ServedIceMix
 from export.training.events import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED
 from export.training.training import PRESETS, Recipe, Training
+from icestream.telemetry import EXPERIMENT_TAGS
 
 RECENT = 100  # steps that a training angle is the mean of
 
@@ -42,7 +42,6 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
     """Train until the recipe's time is over, saving as it goes; then write the checkpoint and calibrate it."""
     resume = resume_path(options.output)
     held_out = Sample.simulated(options.check_events, HELD_OUT_SEED)
-    log_linefit(held_out)
     try:
         while training.share < 1:
             sit(training, held_out, options, console)
@@ -97,16 +96,11 @@ def check(training: Training, held_out: Sample, console: Console) -> dict[str, f
         shown.add_row(*row)
     console.print(shown)
     found = metrics(held_out, answers)
-    log(found, training.progress.events)
+    beside = metrics(
+        held_out, replace(answers, angle_deg=held_out.linefit_deg)
+    )  # the line that a curve is read against
+    log(found | {f"linefit_{name}": value for name, value in beside.items()}, training.progress.events)
     return found
-
-
-def log_linefit(held_out: Sample) -> None:
-    """LineFit's angles on the same events, as the lines that the curves are read against."""
-    for name, chosen in held_out.groups(np.zeros(len(held_out.events))).items():
-        if name != "confident half":
-            angle = held_out.linefit_deg[chosen]
-            log({f"linefit_{name}_mean_deg": angle.mean(), f"linefit_{name}_median_deg": float(np.median(angle))}, 0)
 
 
 def log(values: dict[str, float], step: int) -> None:
@@ -175,6 +169,7 @@ def main() -> None:
     try:
         training = begin(options, recipe, console)
         mlflow.set_experiment("icemix-training")
+        mlflow.set_experiment_tags(EXPERIMENT_TAGS)
         with mlflow.start_run(training.progress.mlflow_run or None, run_name=options.output.stem) as run:
             if not training.progress.mlflow_run:
                 mlflow.log_params({**asdict(recipe), "seed": options.seed, "preset": options.preset})

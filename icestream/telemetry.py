@@ -11,6 +11,8 @@ from icestream import __version__
 
 # 1 ms … 131 s: latencies of a stage and of the whole way
 LATENCY_BUCKETS = [0.001 * 2**power for power in range(18)]
+# Of an MLflow experiment: without it the page guesses "GenAI" and hides the charts behind evaluations.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 COUNT_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
 
 

@@ -25,11 +25,10 @@ from bridge.recorder.windows import aggregates
 from icestream import __version__, streams
 from icestream.pictures import opening_angles, sky_map
 from icestream.predictions import SCHEMA
+from icestream.telemetry import EXPERIMENT_TAGS
 
 PART_ROWS = 50_000  # a part is closed when it has so many
 SHOWN_ROWS = 5000  # results in the pictures
-# Without it MLflow's page guesses "GenAI" and hides the charts behind evaluations.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 NOTE = "Directions of the stream since one start of the recorder. Charts: a point for each window. Artifacts: all results as Parquet, the latest as pictures."
 LISTED_ROWS = 200  # results in the CSV that MLflow shows as a table
 

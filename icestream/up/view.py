@@ -127,8 +127,7 @@ def summary(figures: dict[str, Any]) -> RenderableType:
             table.add_row("", f"{kind}: mean {values['mean']:.1f}°, median {values['median']:.1f}°")
         held = figures["within_radius"]
         table.add_row(
-            "radii",
-            f"{held['50']:.0%} of the events lie within their 50 % radius, {held['90']:.0%} within their 90 % radius",
+            "radii", f"the 50 % radius holds {held['50']:.0%} of the events, the 90 % radius {held['90']:.0%}"
         )
         table.add_row("score", f"{figures['score_radians']:.4f} (mean angle in radians, as the competition counts)")
     table.add_row("served by", f"Triton {figures['triton_version']}, {figures['redis']}")

@@ -38,7 +38,7 @@ def test_the_card_of_the_competitions_files_has_its_score(tmp_path: Path) -> Non
     done = evaluate("--kaggle", tmp_path / "icecube", "--output", tmp_path / "card.md")
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "card.md").read_text()
-    assert "On 200 events of icecube." in card
+    assert "On 200 events of icecube; geometry: IceCube-86 nominal." in card
     assert "The competition's score, the mean angle in radians: **0.5" in card or "radians: **0.6" in card
     assert "through-going" not in card
     assert {path.name for path in (tmp_path / "card").iterdir()} == PICTURES

@@ -26,7 +26,7 @@ def sky_map(rows: pa.Table, path: Path) -> None:
         s=9,
         cmap="viridis",
         vmin=-1,
-        vmax=3,
+        vmax=3.5,
         alpha=0.8,
         linewidths=0,
     )

@@ -9,7 +9,7 @@ from icestream.predictions import numbers
 from icestream.telemetry import LATENCY_BUCKETS, ProcessMetrics
 
 ANGLE_BUCKETS = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 150, 180]
-KAPPA_BUCKETS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000]
+KAPPA_BUCKETS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 COS_BUCKETS = [step / 5 for step in range(-4, 6)]
 
 

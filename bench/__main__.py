@@ -14,6 +14,8 @@ from rich.table import Table
 from bench import contenders
 from bench.mix import MAX_PULSES, by_length, mix
 from bench.trivial import NAME, write_trivial_model
+from export.triton_config import CPU_INSTANCES, MAX_BATCH
+from icestream.up.serving import serving
 
 ROOT = Path(__file__).parents[1]
 STREAM_EVENTS, TRIVIAL_EVENTS = 8000, 60_000
@@ -40,7 +42,7 @@ def main() -> None:
         write_trivial_model(folder / "trivial", MAX_PULSES)
         for _ in range(options.rounds):
             measure("ONNX Runtime alone", lambda: contenders.onnx_runtime(repository / "icemix" / "1" / "model.onnx"))
-            with contenders.serving(repository, folder) as url:
+            with serving(repository, folder) as url:
                 measure("Triton, perf_analyzer, single events", lambda: contenders.perf_analyzer_singles(url, folder))
                 measure(
                     "Triton, perf_analyzer, batches by length", lambda: contenders.perf_analyzer_batches(url, folder)
@@ -80,9 +82,9 @@ Written by `make bench`. Everything was measured in turn, {rounds} times, on one
 
 All use the shipped model and the same {len(events)} simulated events; padded lengths and their shares: {shares}.
 
-- *ONNX Runtime alone*: {contenders.INSTANCES} sessions of one thread, batches of {contenders.BATCH} of one length, in one process.
+- *ONNX Runtime alone*: {CPU_INSTANCES} sessions of one thread, batches of {MAX_BATCH} of one length, in one process.
 - *Triton, perf_analyzer, single events*: mixed lengths, 32 in flight. Triton merges only requests of equal shape.
-- *Triton, perf_analyzer, batches by length*: `-b {contenders.BATCH}`, {contenders.IN_FLIGHT} in flight, each length on its own, weighted by the mix. The yardstick.
+- *Triton, perf_analyzer, batches by length*: `-b {MAX_BATCH}`, {contenders.IN_FLIGHT} in flight, each length on its own, weighted by the mix. The yardstick.
 - *Triton, our client*: the bridge's client with the bridge's settings, without Redis.
 - *the whole stream*: `icestream up --rate max` on a replayed folder: emitter, Redis, bridge, Triton, recorder, MLflow; from a
   tenth of the results to nine tenths, since perf_analyzer, too, leaves out how it starts and ends.

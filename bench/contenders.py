@@ -5,9 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,67 +16,36 @@ import pyarrow.parquet as pq
 from bench.mix import batches, by_length, mix, write_input_data
 from bench.perf_analyzer import throughput
 from bridge.inference import Triton
+from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.detector import nominal_icecube86
 from icestream.kaggle import write_folder
 from icestream.simulation.simulator import simulated_events
-from icestream.up.plan import HOST, free_port
-from icestream.up.status import answers
-from icestream.up.triton import TritonServer
 
-BATCH = 32
 IN_FLIGHT = 4  # the bridge's default
-INSTANCES = 2  # of the model in Triton, one thread each
 
 
 def onnx_runtime(model: Path) -> float:
     """ONNX Runtime without Triton: as many one-thread sessions as Triton has instances, batches of one length."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = THREADS_PER_INSTANCE
     sessions = [
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(INSTANCES)
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]) for _ in range(CPU_INSTANCES)
     ]
-    work = batches(mix(), BATCH)
+    work = batches(mix(), MAX_BATCH)
     order = np.random.default_rng(1).permutation(len(work))
 
     def run(session: onnxruntime.InferenceSession, mine: list[int]) -> None:
         for index in mine:
             session.run(None, work[index])
 
-    with ThreadPoolExecutor(INSTANCES) as pool:
+    with ThreadPoolExecutor(CPU_INSTANCES) as pool:
         for session in sessions:
             run(session, order[:4].tolist())
         began = time.perf_counter()
-        shares = [order[start::INSTANCES].tolist() for start in range(INSTANCES)]
+        shares = [order[start::CPU_INSTANCES].tolist() for start in range(CPU_INSTANCES)]
         list(pool.map(run, sessions, shares))
         seconds = time.perf_counter() - began
     return len(mix()) / seconds
-
-
-@contextmanager
-def serving(repository: Path, folder: Path) -> Iterator[str]:
-    """A Triton that serves a repository; gives the address of its gRPC service."""
-    server = TritonServer(folder)
-    server.lay_out()
-    http, grpc, metrics = free_port(), free_port(), free_port()
-    with open(folder / "triton.log", "wb") as log:
-        environment = {**os.environ, **server.environment()}
-        process = subprocess.Popen(
-            server.command(repository, HOST, http, grpc, metrics),
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            while not answers(f"http://{HOST}:{http}/v2/health/ready"):
-                if process.poll() is not None:
-                    raise RuntimeError(f"Triton ended: {(folder / 'triton.log').read_text()[-2000:]}")
-                time.sleep(0.2)
-            yield f"{HOST}:{grpc}"
-        finally:
-            process.terminate()
-            process.wait()
-            server.clean_up()
 
 
 def perf_analyzer_singles(url: str, folder: Path) -> float:
@@ -93,15 +60,15 @@ def perf_analyzer_batches(url: str, folder: Path) -> float:
     events, seconds_per_event = mix(), 0.0
     for length, group in by_length(events).items():
         data = folder / f"mix{length}.json"
-        write_input_data((group * BATCH)[: max(BATCH * (len(group) // BATCH), BATCH)], data)
-        rate = throughput("icemix", url, data, batch=BATCH, concurrency=IN_FLIGHT, folder=folder)
+        write_input_data((group * MAX_BATCH)[: max(MAX_BATCH * (len(group) // MAX_BATCH), MAX_BATCH)], data)
+        rate = throughput("icemix", url, data, batch=MAX_BATCH, concurrency=IN_FLIGHT, folder=folder)
         seconds_per_event += len(group) / len(events) / rate
     return 1 / seconds_per_event
 
 
 def our_client(url: str) -> float:
     """The bridge's own client, its number of batches in flight."""
-    work = batches(mix(), BATCH)
+    work = batches(mix(), MAX_BATCH)
     order = iter(np.random.default_rng(1).permutation(len(work)).tolist())
 
     async def ask() -> float:

@@ -81,7 +81,7 @@ def main() -> None:
         else:
             sample = Sample.simulated(options.simulate, HELD_OUT_SEED, detector)
         report = evaluate(options.model, options.variant, sample)
-    except (CheckpointError, DetectorFileError, KaggleError, ValueError) as error:
+    except (CheckpointError, DetectorFileError, KaggleError, ValueError, RuntimeError) as error:
         sys.exit(f"evaluate: {error}")
     pictures = options.output.with_suffix("")
     try:

@@ -61,6 +61,10 @@ class Event:
         """Number of pulses."""
         return len(self.sensor_id)
 
+    def shifted(self, by_ns: float) -> "Event":
+        """The event as a trigger would have given it that opened its window `by_ns` earlier."""
+        return replace(self, time_ns=self.time_ns + np.float32(by_ns))
+
     def within_readout(self) -> "Event":
         """The event without the pulses outside `READOUT_NS`; raises InvalidEvent if none is left."""
         inside = (self.time_ns >= READOUT_NS[0]) & (self.time_ns < READOUT_NS[1])

@@ -86,7 +86,7 @@ class Sample:
 
     def shifted(self, by_ns: float) -> "Sample":
         """The same events with all times moved."""
-        return replace(self, events=[shifted(event, by_ns) for event in self.events])
+        return replace(self, events=[event.shifted(by_ns) for event in self.events])
 
     @property
     def n_pulses(self) -> NDArray[np.int64]:
@@ -116,11 +116,6 @@ class Sample:
         kinds = {name: self.kind == name for name in KINDS} if np.any(self.kind != "") else {}
         tracks = {"tracks": np.isin(self.kind, TRACKS)} if kinds else {}
         return {"all": everything, **tracks, **kinds, "confident half": kappa >= np.median(kappa)}
-
-
-def shifted(event: Event, by_ns: float) -> Event:
-    """The event as a trigger would have given it that opened its window `by_ns` earlier."""
-    return replace(event, time_ns=event.time_ns + np.float32(by_ns))
 
 
 def _linefit_deg(events: list[Event], truth: Floats, detector: Detector) -> Floats:

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from export.evaluation.sample import shifted
 from icestream.detector import Detector
 from icestream.simulation.draws import NumpyDraws
 from icestream.simulation.light import Ice
@@ -43,7 +42,7 @@ class SimulatedPools(Dataset[list[tuple[Arrays, NDArray[np.float32]]]]):
         chunks = [numpy_chunk(ice, self.seed, pool * CHUNKS + index) for index in range(CHUNKS)]
         generator = np.random.default_rng([self.seed, pool, 1])
         events = [event for chunk in chunks for event in events_of(chunk)]
-        events = [shifted(event, float(generator.uniform(-JITTER_NS, JITTER_NS))) for event in events]
+        events = [event.shifted(float(generator.uniform(-JITTER_NS, JITTER_NS))) for event in events]
         truth = np.concatenate([chunk.came_from for chunk in chunks]).astype(np.float32)
         count = len(events) // self.batch
         chosen = generator.permutation(len(events))[: count * self.batch]  # what is left over is of any length

@@ -180,18 +180,20 @@ def runs(mlflow_url: str, session: str) -> list[Any]:
     )
 
 
+@pytest.fixture
+def recorder(redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path) -> Start:
+    def start(**settings: object) -> Program:
+        given = {"redis_url": redis_server.url, "mlflow_url": mlflow_url, "spool_dir": tmp_path / "spool", **settings}
+        return program("bridge.recorder", **given)
+
+    return start
+
+
 def test_mlflow_gets_charts_parts_pictures_and_tags(
-    redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
     redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
-    process = program(
-        "bridge.recorder",
-        redis_url=redis_server.url,
-        mlflow_url=mlflow_url,
-        spool_dir=tmp_path / "spool",
-        session="s1",
-        window_s=0.5,
-    )
+    process = recorder(session="s1", window_s=0.5)
     put_results(redis, *range(50))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
     put_results(redis, *range(50, 80))
@@ -212,9 +214,7 @@ def test_mlflow_gets_charts_parts_pictures_and_tags(
     assert list((tmp_path / "spool").iterdir()) == [tmp_path / "spool" / "position"]
 
 
-def test_a_run_is_linked_to_the_registered_version_that_made_it(
-    redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
-) -> None:
+def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlflow_url: str, recorder: Start) -> None:
     client = MlflowClient(mlflow_url)
     logged = client.create_logged_model(client.create_experiment("models-of-a-test"), "icemix")
     client.finalize_logged_model(logged.model_id, "READY")
@@ -227,14 +227,7 @@ def test_a_run_is_linked_to_the_registered_version_that_made_it(
         for checkpoint in ("another sha256:123", "linked sha256:456")
     ]
     redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "linked sha256:456", "max_pulses": 128})
-    process = program(
-        "bridge.recorder",
-        redis_url=redis_server.url,
-        mlflow_url=mlflow_url,
-        spool_dir=tmp_path / "spool",
-        session="linked",
-        window_s=0.5,
-    )
+    process = recorder(session="linked", window_s=0.5)
     put_results(redis, *range(5))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
     assert process.stop(60) == 0
@@ -244,31 +237,17 @@ def test_a_run_is_linked_to_the_registered_version_that_made_it(
 
 
 def test_results_wait_on_disk_while_mlflow_is_away(
-    redis: Any, redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
-    away = program(
-        "bridge.recorder",
-        redis_url=redis_server.url,
-        mlflow_url=f"http://127.0.0.1:{free_port()}",
-        spool_dir=spool,
-        session="s2",
-        window_s=0.3,
-    )
+    away = recorder(mlflow_url=f"http://127.0.0.1:{free_port()}", session="s2", window_s=0.3)
     put_results(redis, *range(20))
     wait_until(
         lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads"
     )
     away.kill()
     put_results(redis, *range(20, 30))
-    back = program(
-        "bridge.recorder",
-        redis_url=redis_server.url,
-        mlflow_url=mlflow_url,
-        spool_dir=spool,
-        session="s2",
-        window_s=0.3,
-    )
+    back = recorder(session="s2", window_s=0.3)
     wait_until(
         lambda: sum(run.info.status == "KILLED" for run in runs(mlflow_url, "s2")) == 1, "the earlier start's run"
     )

@@ -11,12 +11,12 @@ import torch
 
 from bridge.inference import Answer, Triton
 from export.evaluation.parity import example_inputs
-from export.evaluation.serving import running_triton
 from export.icemix import VARIANTS, IceMix, IceMixConfig
 from export.served import ServedIceMix
 from export.to_onnx import export
 from export.weighted_sum import WEIGHTS, write_sum
 from icestream.detector import nominal_icecube86
+from icestream.up.serving import serving
 from tests.conftest import ROOT
 
 MEMBERS = {
@@ -62,7 +62,7 @@ def test_triton_serves_the_sum_of_those_that_are_there(
         finally:
             await triton.close()
 
-    with running_triton(repository, tmp_path) as url:
+    with serving(repository, tmp_path) as url:
         answer = asyncio.run(ask(url))
     expected = np.zeros((5, 3))
     for name, served in networks.items():

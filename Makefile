@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench perf-analyzer clean
+.PHONY: help demo up test check bench perf-analyzer lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,16 +29,21 @@ bench: .venv/.develops  ## measure every stage side by side and write docs/measu
 perf-analyzer: .venv/.runs  ## put NVIDIA's perf_analyzer into .venv/bin
 	@$(BIN)/python -m bench.perf_analyzer
 
+lock: .venv/.develops  ## pin what the images install (docker/*.lock)
+	for image in emitter bridge recorder; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --generate-hashes --custom-compile-command 'make lock' $$(test $$image = emitter || echo --extra $$image) \
+	  --output-file docker/$$image.lock pyproject.toml || exit 1; done
+
 clean:  ## remove what was installed and what runs have left
 	rm -rf .venv .icestream *.egg-info
 
 # Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
 .venv/.runs: pyproject.toml
 	@bin/make-venv $(PYTHON)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable .
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[up]'
 	$(BIN)/pip install --quiet --no-deps nvidia-pytriton==0.7.0
 	@touch $@
 
 .venv/.develops: .venv/.runs
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[export,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[up,export,dev]'
 	@touch $@

@@ -13,6 +13,7 @@ from bridge.intake import Intake
 from bridge.metrics import BridgeMetrics
 from bridge.outlet import Outlet
 from bridge.settings import BridgeSettings
+from bridge.standing import look
 from bridge.worker import Worker
 from icestream import streams
 from icestream.detector import nominal_icecube86
@@ -30,7 +31,7 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     triton = Triton(settings.triton_url, settings.model, settings.request_timeout_s)
-    redis = streams.connect_asyncio(settings.redis_url)
+    redis = streams.connect_asyncio(settings.redis_url, settings.redis_password)
     try:
         model = await _served_model(triton, metrics, stopping, log)
         if model is None:
@@ -43,7 +44,7 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
             known_answers=len(model.known),
         )
         intake = Intake(redis, settings.consumer, settings.claim_idle_s)
-        worker = Worker(settings, model, intake, triton, Outlet(redis), metrics, log, nominal_icecube86().position_m)
+        worker = Worker(settings, model, intake, triton, Outlet(redis), lambda: look(redis), metrics, log, nominal_icecube86().position_m)
         stopper = asyncio.create_task(_stop_when(stopping, worker))
         await worker.run()
         stopper.cancel()
@@ -64,6 +65,7 @@ async def _served_model(
             await triton.check(model)
             return model
         except TritonAway as error:
+            metrics.retry("triton")
             log.info("waiting for Triton", error=str(error))
             await asyncio.sleep(ASK_AGAIN_S)
     return None

@@ -28,15 +28,6 @@ class Entry:
     read_ns: int  # Unix time
 
 
-@dataclass(frozen=True)
-class Backlog:
-    """How the stream stands."""
-
-    entries: int  # without a result
-    pending: int  # of those, read by some bridge
-    oldest_s: float  # age of the oldest pending entry
-
-
 class Intake:
     """One consumer of the bridges' group.
 
@@ -93,15 +84,6 @@ class Intake:
         ids: list[Any] = list(held)
         if ids:
             await self._redis.xclaim(streams.EVENTS, streams.BRIDGE_GROUP, self._consumer, 0, ids, justid=True)
-
-    async def backlog(self) -> Backlog:
-        """How the stream stands."""
-        entries = int(await self._redis.xlen(streams.EVENTS))
-        summary = await self._redis.xpending(streams.EVENTS, streams.BRIDGE_GROUP)
-        oldest_s = 0.0
-        if summary["min"] is not None:
-            oldest_s = max(0.0, time.time() - int(summary["min"].split(b"-")[0]) / 1000)
-        return Backlog(entries, int(summary["pending"]), oldest_s)
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still held: those must stay claimable."""

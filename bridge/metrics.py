@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bridge.outlet import Outcome
+from bridge.standing import Standing
 from icestream.event import Reconstruction
 from icestream.telemetry import COUNT_BUCKETS, LATENCY_BUCKETS, ProcessMetrics
 
@@ -75,6 +76,11 @@ class BridgeMetrics(ProcessMetrics):
         self._oldest = Gauge(
             "icestream_stream_oldest_pending_age_seconds", "Age of the oldest of those", registry=registry
         )
+        self._unrecorded = Gauge(
+            "icestream_stream_unrecorded_age_seconds",
+            "Age of the oldest result that the recorder has not put on disk",
+            registry=registry,
+        )
 
     def finished(self, result: Reconstruction, outcome: Outcome) -> None:
         self._outcomes[outcome].inc()
@@ -116,7 +122,8 @@ class BridgeMetrics(ProcessMetrics):
     def split(self) -> None:
         self._splits.inc()
 
-    def stream(self, backlog: int, pending: int, oldest_s: float) -> None:
-        self._backlog.set(backlog)
-        self._pending.set(pending)
-        self._oldest.set(oldest_s)
+    def standing(self, now: Standing) -> None:
+        self._backlog.set(now.backlog)
+        self._pending.set(now.pending)
+        self._oldest.set(now.oldest_pending_s)
+        self._unrecorded.set(now.unrecorded_s)

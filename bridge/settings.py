@@ -6,15 +6,14 @@ import socket
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import RedisUrl, Settings
+from icestream.settings import StreamSettings
 
 
-class BridgeSettings(Settings):
+class BridgeSettings(StreamSettings):
     """Reconstruct the stream's events with a model that Triton serves."""
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_BRIDGE_")
 
-    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
     triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service")
     model: str = Field("icemix", description="the model's name in Triton's repository")
     max_batch: int = Field(32, ge=1, description="events in one request, at most")
@@ -32,5 +31,4 @@ class BridgeSettings(Settings):
     consumer: str = Field(
         f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges"
     )
-    metrics_host: str = Field("127.0.0.1", description="address of /metrics")
     metrics_port: int = Field(9102, ge=0, le=65535, description="port of /metrics")

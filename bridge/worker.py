@@ -26,6 +26,7 @@ from bridge.intake import Entry, Intake
 from bridge.metrics import BridgeMetrics
 from bridge.outlet import Outlet
 from bridge.settings import BridgeSettings
+from bridge.standing import Standing
 from icestream import wire
 from icestream.event import InvalidEvent, Reconstruction
 from icestream.linefit import linefit
@@ -49,12 +50,13 @@ class Worker:
         intake: Intake,
         triton: Triton,
         outlet: Outlet,
+        look: Callable[[], Awaitable[Standing]],
         metrics: BridgeMetrics,
         log: structlog.stdlib.BoundLogger,
         position_m: NDArray[np.float64],
     ):
         self._settings, self._model, self._intake, self._triton, self._outlet = settings, model, intake, triton, outlet
-        self._metrics, self._log, self._position_m = metrics, log, position_m
+        self._look, self._metrics, self._log, self._position_m = look, metrics, log, position_m
         self._waiting = Waiting(model.max_pulses, min(settings.max_batch, model.max_batch))
         self._held: set[bytes] = set()  # ids of entries that were read and are not yet dealt with
         self._requests: set[asyncio.Task[None]] = set()
@@ -115,8 +117,7 @@ class Worker:
                         self._log.info("took over entries", entries=len(entries))
                         self._metrics.claimed(len(entries))
                         await self._accept(entries)
-                backlog = await self._intake.backlog()
-                self._metrics.stream(backlog.entries, backlog.pending, backlog.oldest_s)
+                self._metrics.standing(await self._look())
             except RedisError as error:
                 self._metrics.retry("redis")
                 self._log.warning("Redis does not answer", error=str(error))

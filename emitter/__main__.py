@@ -15,6 +15,7 @@ from emitter.pacing import Pacing
 from emitter.publisher import Publisher
 from emitter.settings import EmitterSettings
 from emitter.source import Replay, Simulation, Source
+from icestream import streams
 from icestream.detector import DetectorFileError, load_detector
 from icestream.kaggle import KaggleError
 from icestream.settings import load
@@ -35,7 +36,7 @@ def main() -> None:
     try:
         source = _source(settings)
         emission = Emission(
-            Publisher(settings.redis_url, run_id),
+            Publisher(streams.connect(settings.redis_url, settings.redis_password), run_id),
             Pacing(rate, np.random.default_rng(settings.seed)),
             metrics,
             log,

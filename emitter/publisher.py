@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from redis import Redis
+
 from emitter.source import Pair, Position
 from icestream import streams, wire
 
@@ -30,12 +32,11 @@ class Publisher:
     """The one place of the emitter that knows Redis.
 
     Args:
-        url: of Redis.
         run_id: names the run; a run that was begun goes on behind its last event.
     """
 
-    def __init__(self, url: str, run_id: int):
-        self._redis = streams.connect(url)
+    def __init__(self, redis: Redis, run_id: int):
+        self._redis = redis
         self._script = self._redis.register_script(_PUBLISH)
         self._key = f"{streams.EMITTED}:{run_id}"
 

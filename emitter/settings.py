@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import RedisUrl, Settings
+from icestream.settings import StreamSettings
 
 
 def _known_source(text: str) -> str:
@@ -15,12 +15,11 @@ def _known_source(text: str) -> str:
     return text
 
 
-class EmitterSettings(Settings):
+class EmitterSettings(StreamSettings):
     """Bring simulated or recorded events into the stream."""
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_EMITTER_")
 
-    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
     source: Annotated[str, AfterValidator(_known_source)] = Field(
         "simulate", description="simulate, or kaggle:DIR for the competition's Parquet files"
     )
@@ -44,5 +43,4 @@ class EmitterSettings(Settings):
     )
     ice: Path | None = Field(None, description="ice_transparency.txt to simulate with")
     max_backlog: int = Field(10_000, ge=1, description="entries in the stream at which the emitter waits")
-    metrics_host: str = Field("127.0.0.1", description="address of /metrics")
     metrics_port: int = Field(9101, ge=0, le=65535, description="port of /metrics")

@@ -3,9 +3,10 @@
 import difflib
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from redis.connection import parse_url
 
@@ -23,6 +24,14 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _readable(path: Path) -> Path:
+    try:
+        path.read_text()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return path
+
+
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
@@ -33,6 +42,21 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", cli_kebab_case=True, cli_implicit_flags=True, cli_hide_none_type=True
     )
+
+
+class StreamSettings(Settings):
+    """What every process of the stream is told."""
+
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
+    redis_password_file: Annotated[Path, AfterValidator(_readable)] | None = Field(
+        None, description="a file that holds Redis's password, so that no address has to"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of /metrics")
+
+    @property
+    def redis_password(self) -> str | None:
+        """What the file holds."""
+        return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
 
 
 def load(settings: type[S], program: str) -> S:

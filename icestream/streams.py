@@ -1,5 +1,7 @@
 """The streams in Redis, who reads them, and how to connect."""
 
+from typing import Any
+
 import redis
 import redis.asyncio
 import redis.asyncio.retry
@@ -24,17 +26,18 @@ CONNECT_TIMEOUT_S = 5.0
 BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop is noticed
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, password: str | None = None) -> redis.Redis:
     """A client that never retries by itself: a write that is sent twice is the caller's decision."""
     retry = redis.retry.Retry(NoBackoff(), 0)
-    return redis.Redis.from_url(
-        url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=retry
-    )
+    return redis.Redis.from_url(url, retry=retry, **_options(password))
 
 
-def connect_asyncio(url: str) -> redis.asyncio.Redis:
+def connect_asyncio(url: str, password: str | None = None) -> redis.asyncio.Redis:
     """The same for asyncio."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return redis.asyncio.Redis.from_url(
-        url, protocol=2, socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=retry
-    )
+    return redis.asyncio.Redis.from_url(url, retry=retry, **_options(password))
+
+
+def _options(password: str | None) -> dict[str, Any]:
+    options = {"protocol": 2, "socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    return options if password is None else {**options, "password": password}

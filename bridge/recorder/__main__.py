@@ -101,9 +101,12 @@ def main() -> None:
     stop, collected = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    metrics = RecorderMetrics(CollectorRegistry())
+    try:
+        metrics = RecorderMetrics(CollectorRegistry(), settings.reference)
+    except ValueError as error:
+        sys.exit(f"recorder: {error}")
     metrics.serve(settings.metrics_host, settings.metrics_port)
-    redis = streams.connect(settings.redis_url)
+    redis = streams.connect(settings.redis_url, settings.redis_password)
     try:
         spool = Spool(settings.spool_dir)
     except OSError as error:

@@ -1,21 +1,23 @@
 """All metrics of the recorder."""
 
-import math
+from pathlib import Path
 
 import pyarrow as pa
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from bridge.recorder.reference import BUCKETS, SHIPPED, Reference, values
 from icestream.predictions import numbers
 from icestream.telemetry import LATENCY_BUCKETS, ProcessMetrics
 
-ANGLE_BUCKETS = [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 150, 180]
-KAPPA_BUCKETS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
-COS_BUCKETS = [step / 5 for step in range(-4, 6)]
-
 
 class RecorderMetrics(ProcessMetrics):
-    def __init__(self, registry: CollectorRegistry):
+    """Args:
+        reference: a file of `bridge.recorder.reference`; a ValueError says what is wrong with it.
+    """
+
+    def __init__(self, registry: CollectorRegistry, reference: Path = SHIPPED):
         super().__init__(registry, "recorder")
+        registry.register(Reference(reference))
         self._events = Counter(
             "icestream_recorder_events_total",
             "Results put into the spool, by whether the truth is known",
@@ -28,17 +30,17 @@ class RecorderMetrics(ProcessMetrics):
             "icestream_recorder_opening_angle_degrees",
             "Angle to the truth, where it is known",
             ["by"],
-            buckets=ANGLE_BUCKETS,
+            buckets=BUCKETS["opening_angle_degrees"],
             registry=registry,
         )
         self._angles = {by: angle.labels(by) for by in ("network", "linefit")}
         self._kappa = Histogram(
-            "icestream_recorder_kappa", "Concentration of the answers", buckets=KAPPA_BUCKETS, registry=registry
+            "icestream_recorder_kappa", "Concentration of the answers", buckets=BUCKETS["kappa"], registry=registry
         )
         self._cos_zenith = Histogram(
             "icestream_recorder_cos_zenith",
             "Cosine of the zenith of the answers",
-            buckets=COS_BUCKETS,
+            buckets=BUCKETS["cos_zenith"],
             registry=registry,
         )
         self._unmatched = Gauge(
@@ -70,16 +72,18 @@ class RecorderMetrics(ProcessMetrics):
         )
 
     def spooled(self, rows: pa.Table) -> None:
-        angles = {"network": numbers(rows, "opening_angle_deg"), "linefit": numbers(rows, "linefit_opening_angle_deg")}
-        known = len(angles["network"])
+        found = values(rows)
+        known = len(found["opening_angle_degrees"])
         self._events.labels("known").inc(known)
         self._events.labels("unknown").inc(rows.num_rows - known)
-        for by, values in angles.items():
-            for value in values.tolist():
-                self._angles[by].observe(value)
-        for kappa, zenith in zip(numbers(rows, "kappa").tolist(), numbers(rows, "zenith").tolist(), strict=True):
-            self._kappa.observe(kappa)
-            self._cos_zenith.observe(math.cos(zenith))
+        for histogram, observed in (
+            (self._angles["network"], found["opening_angle_degrees"]),
+            (self._angles["linefit"], numbers(rows, "linefit_opening_angle_deg")),
+            (self._kappa, found["kappa"]),
+            (self._cos_zenith, found["cos_zenith"]),
+        ):
+            for value in observed.tolist():
+                histogram.observe(value)
 
     def unmatched(self, truths: int) -> None:
         self._unmatched.set(truths)

@@ -12,6 +12,7 @@ from icestream.detector import nominal_icecube86
 from icestream.event import Truth
 from icestream.kaggle import write_folder
 from icestream.simulation.simulator import simulated_events
+from icestream.streams import connect
 from tests.conftest import Program, RedisProcess, wait_until
 from tests.events import event
 
@@ -24,7 +25,7 @@ def emitted(redis: Any) -> list[tuple[int, int]]:
 
 
 def test_a_write_whose_reply_was_lost_may_be_sent_again(redis: Any, redis_server: RedisProcess) -> None:
-    publisher = Publisher(redis_server.url, run_id=7)
+    publisher = Publisher(connect(redis_server.url), run_id=7)
     pairs = [(event(number), Truth(7, number, 1.0, 1.0)) for number in range(5)]
     for _ in range(3):
         publisher.publish(0, pairs[:3], 1)
@@ -35,12 +36,12 @@ def test_a_write_whose_reply_was_lost_may_be_sent_again(redis: Any, redis_server
 
 
 def test_an_event_without_truth_leaves_none(redis: Any, redis_server: RedisProcess) -> None:
-    Publisher(redis_server.url, run_id=7).publish(0, [(event(), None)], 1)
+    Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(), None)], 1)
     assert redis.xlen(streams.TRUTH) == 0
 
 
 def test_the_bridge_finds_no_truth_in_what_it_reads(redis: Any, redis_server: RedisProcess) -> None:
-    Publisher(redis_server.url, run_id=7).publish(0, [(event(), Truth(7, 1, 1.0, 1.0))], 1)
+    Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(), Truth(7, 1, 1.0, 1.0))], 1)
     [(_, fields)] = redis.xrange(streams.EVENTS)
     assert list(fields) == [wire.FIELD]
     assert wire.decode_event(fields[wire.FIELD]).n_pulses == 20

@@ -1,0 +1,41 @@
+# Images of the stream's own processes: one target each, what it needs and nothing else.
+#   docker build --target bridge -t icestream-bridge .
+FROM python:3.12.13-slim-bookworm AS base
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+
+FROM base AS packages
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/venv
+COPY docker/*.lock ./
+
+FROM packages AS emitter-packages
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r emitter.lock && /opt/venv/bin/pip uninstall -y -q pip
+
+FROM packages AS bridge-packages
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r bridge.lock && /opt/venv/bin/pip uninstall -y -q pip
+
+FROM packages AS recorder-packages
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r recorder.lock && /opt/venv/bin/pip uninstall -y -q pip
+
+FROM base AS runtime
+ENV PATH=/opt/venv/bin:$PATH
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp icestream \
+ && install --directory --owner icestream --group icestream /var/lib/icestream
+WORKDIR /app
+COPY icestream icestream
+USER icestream
+
+FROM runtime AS emitter
+COPY --from=emitter-packages /opt/venv /opt/venv
+COPY emitter emitter
+CMD ["python", "-m", "emitter"]
+
+FROM runtime AS bridge
+COPY --from=bridge-packages /opt/venv /opt/venv
+COPY bridge bridge
+CMD ["python", "-m", "bridge"]
+
+FROM runtime AS recorder
+COPY --from=recorder-packages /opt/venv /opt/venv
+COPY bridge bridge
+CMD ["python", "-m", "bridge.recorder"]

@@ -44,7 +44,17 @@ async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> No
             known_answers=len(model.known),
         )
         intake = Intake(redis, settings.consumer, settings.claim_idle_s)
-        worker = Worker(settings, model, intake, triton, Outlet(redis), lambda: look(redis), metrics, log, nominal_icecube86().position_m)
+        worker = Worker(
+            settings,
+            model,
+            intake,
+            triton,
+            Outlet(redis),
+            lambda: look(redis),
+            metrics,
+            log,
+            nominal_icecube86().position_m,
+        )
         stopper = asyncio.create_task(_stop_when(stopping, worker))
         await worker.run()
         stopper.cancel()

@@ -12,7 +12,7 @@ from icestream.telemetry import LATENCY_BUCKETS, ProcessMetrics
 
 class RecorderMetrics(ProcessMetrics):
     """Args:
-        reference: a file of `bridge.recorder.reference`; a ValueError says what is wrong with it.
+    reference: a file of `bridge.recorder.reference`; a ValueError says what is wrong with it.
     """
 
     def __init__(self, registry: CollectorRegistry, reference: Path = SHIPPED):

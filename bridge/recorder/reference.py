@@ -25,7 +25,7 @@ from icestream.predictions import numbers
 
 SHIPPED = Path(__file__).with_name("reference.json")
 # The histograms that have a reference, and the upper edges of their buckets.
-BUCKETS = {
+BUCKETS: dict[str, list[float]] = {
     "kappa": [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000],
     "cos_zenith": [step / 5 for step in range(-4, 6)],
     "opening_angle_degrees": [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 150, 180],
@@ -55,7 +55,9 @@ class Reference(Collector):
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is no reference ({error}): make one with python -m {__spec__.name}") from None
         if edges != BUCKETS:
-            raise ValueError(f"{path} has other buckets than this version: make it again with python -m {__spec__.name}")
+            raise ValueError(
+                f"{path} has other buckets than this version: make it again with python -m {__spec__.name}"
+            )
 
     def collect(self) -> Iterator[Metric]:
         for name, histogram in self._histograms.items():

@@ -21,7 +21,8 @@ class RecorderSettings(StreamSettings):
         Path("spool"), description="folder for results that MLflow does not have yet; keep it on a disk that stays"
     )
     reference: Path = Field(
-        SHIPPED, description="how κ, zenith and opening angle are distributed when all is well (bridge/recorder/reference.py)"
+        SHIPPED,
+        description="how κ, zenith and opening angle are distributed when all is well (bridge/recorder/reference.py)",
     )
     window_s: float = Field(5.0, gt=0, description="seconds between two points of the charts")
     part_s: float = Field(60.0, gt=0, description="seconds between two Parquet parts and two sets of pictures")

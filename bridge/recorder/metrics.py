@@ -33,16 +33,16 @@ class RecorderMetrics(ProcessMetrics):
             buckets=BUCKETS["opening_angle_degrees"],
             registry=registry,
         )
-        self._angles = {by: angle.labels(by) for by in ("network", "linefit")}
-        self._kappa = Histogram(
-            "icestream_recorder_kappa", "Concentration of the answers", buckets=BUCKETS["kappa"], registry=registry
-        )
-        self._cos_zenith = Histogram(
-            "icestream_recorder_cos_zenith",
-            "Cosine of the zenith of the answers",
-            buckets=BUCKETS["cos_zenith"],
-            registry=registry,
-        )
+        self._linefit_angle = angle.labels("linefit")
+        self._distributions = {
+            name: Histogram(f"icestream_recorder_{name}", meaning, buckets=BUCKETS[name], registry=registry)
+            for name, meaning in (
+                ("kappa", "Concentration of the answers"),
+                ("cos_zenith", "Cosine of the zenith of the answers"),
+                ("azimuth_degrees", "Azimuth of the answers"),
+                ("pulses", "Pulses of an event"),
+            )
+        } | {"opening_angle_degrees": angle.labels("network")}
         self._unmatched = Gauge(
             "icestream_recorder_unmatched_truths", "Truths whose result has not come yet", registry=registry
         )
@@ -76,14 +76,11 @@ class RecorderMetrics(ProcessMetrics):
         known = len(found["opening_angle_degrees"])
         self._events.labels("known").inc(known)
         self._events.labels("unknown").inc(rows.num_rows - known)
-        for histogram, observed in (
-            (self._angles["network"], found["opening_angle_degrees"]),
-            (self._angles["linefit"], numbers(rows, "linefit_opening_angle_deg")),
-            (self._kappa, found["kappa"]),
-            (self._cos_zenith, found["cos_zenith"]),
-        ):
+        for name, observed in found.items():
             for value in observed.tolist():
-                histogram.observe(value)
+                self._distributions[name].observe(value)
+        for value in numbers(rows, "linefit_opening_angle_deg").tolist():
+            self._linefit_angle.observe(value)
 
     def unmatched(self, truths: int) -> None:
         self._unmatched.set(truths)

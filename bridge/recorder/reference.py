@@ -28,6 +28,8 @@ SHIPPED = Path(__file__).with_name("reference.json")
 BUCKETS: dict[str, list[float]] = {
     "kappa": [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000],
     "cos_zenith": [step / 5 for step in range(-4, 6)],
+    "azimuth_degrees": [30 * step for step in range(1, 13)],
+    "pulses": [16, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 4096],
     "opening_angle_degrees": [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 150, 180],
 }
 
@@ -37,6 +39,8 @@ def values(rows: pa.Table) -> dict[str, NDArray[np.float64]]:
     return {
         "kappa": numbers(rows, "kappa"),
         "cos_zenith": np.cos(numbers(rows, "zenith")),
+        "azimuth_degrees": np.degrees(numbers(rows, "azimuth")),
+        "pulses": numbers(rows, "n_pulses"),
         "opening_angle_degrees": numbers(rows, "opening_angle_deg"),
     }
 

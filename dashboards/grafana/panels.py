@@ -1,0 +1,174 @@
+"""The kinds of panels our dashboards are made of: lamp, tile, lines, bars, and a timeline of alerts."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from grafana_foundation_sdk.builders import bargauge, common, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.builders.dashboard import Dashboard, DashboardLink, DatasourceVariable, ThresholdsConfig
+from grafana_foundation_sdk.models.common import (
+    BigValueColorMode,
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    ScaleDistribution,
+    StackingMode,
+    VizOrientation,
+)
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
+    DataSourceRef,
+    DynamicConfigValue,
+    Threshold,
+    ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+GREEN, ORANGE, RED = "green", "orange", "red"
+
+P = TypeVar("P", stat.Panel, timeseries.Panel, bargauge.Panel, statetimeline.Panel)
+Query = tuple[str, str]  # PromQL, legend
+Steps = Sequence[tuple[float, str]]  # from this value on, this colour; below the first it is green
+
+
+def board(title: str, uid: str, description: str) -> Dashboard:
+    """An empty dashboard that looks like the others and links to them."""
+    links = DashboardLink("icestream").type(DashboardLinkType.DASHBOARDS).tags(["icestream"]).keep_time(True)
+    return (
+        Dashboard(title)
+        .uid(uid)
+        .description(description)
+        .tags(["icestream"])
+        .readonly()
+        .time("now-30m", "now")
+        .refresh("5s")
+        .timezone("utc")
+        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .link(links)
+        .with_variable(DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+    )
+
+
+def lamp(title: str, expr: str, meaning: str, width: int = 4) -> stat.Panel:
+    """Green and "running" where the expression is 1, red and "AWAY" where it is 0 or nothing."""
+    words = {
+        "1": ValueMappingResult(text="running", color=GREEN),
+        "0": ValueMappingResult(text="AWAY", color=RED),
+    }
+    return (
+        _dressed(stat.Panel(), title, meaning, width, 3)
+        .with_target(_query(expr, "", instant=True))
+        .mappings([ValueMap(words)])
+        .no_value("AWAY")
+        .thresholds(_thresholds([(1, GREEN)], below=RED))
+        .color_mode(BigValueColorMode.BACKGROUND)
+        .graph_mode(BigValueGraphMode.NONE)
+    )
+
+
+def tile(title: str, expr: str, unit: str, meaning: str, steps: Steps = (), width: int = 4) -> stat.Panel:
+    """One number, its last half hour as a line behind it; `steps` colour it."""
+    return (
+        _dressed(stat.Panel(), title, meaning, width, 4)
+        .with_target(_query(expr, ""))
+        .unit(unit)
+        .thresholds(_thresholds(steps))
+        .color_mode(BigValueColorMode.BACKGROUND if steps else BigValueColorMode.VALUE)
+        .graph_mode(BigValueGraphMode.AREA)
+    )
+
+
+def lines(
+    title: str,
+    queries: Sequence[Query],
+    unit: str,
+    meaning: str,
+    width: int = 12,
+    stacked: bool = False,
+    limit: float | None = None,
+    bounds: tuple[float | None, float | None] = (0, None),
+    logarithmic: bool = False,
+) -> timeseries.Panel:
+    """Values over time. A legend that begins with "reference" is dashed and grey; `limit` is drawn as a red line."""
+    low, high = bounds
+    panel = (
+        _dressed(timeseries.Panel(), title, meaning, width, 8)
+        .unit(unit)
+        .line_width(1 if stacked else 2)
+        .fill_opacity(60 if stacked else 5)
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(LegendDisplayMode.LIST)
+            .placement(LegendPlacement.BOTTOM)
+            .show_legend(True)
+        )
+        .override_by_regexp(
+            "reference.*",
+            [
+                DynamicConfigValue("custom.lineStyle", {"fill": "dash", "dash": [8, 6]}),
+                DynamicConfigValue("color", {"mode": "fixed", "fixedColor": "#8e8e8e"}),
+                DynamicConfigValue("custom.fillOpacity", 0),
+            ],
+        )
+    )
+    if low is not None:
+        panel.min(low)
+    if high is not None:
+        panel.max(high)
+    if logarithmic:
+        panel.scale_distribution(common.ScaleDistributionConfig().type(ScaleDistribution.LOG).log(10))
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
+    if limit is not None:
+        panel.thresholds(_thresholds([(limit, RED)], below="transparent"))
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode("line"))  # type: ignore[arg-type]
+    for expr, legend in queries:
+        panel.with_target(_query(expr, legend))
+    return panel
+
+
+def bars(title: str, buckets: str, meaning: str, width: int = 6) -> bargauge.Panel:
+    """A histogram as it is now: `buckets` gives a series for each `le`."""
+    return (
+        _dressed(bargauge.Panel(), title, meaning, width, 8)
+        .with_target(_query(buckets, "{{le}}", instant=True, heatmap=True))
+        .unit("percentunit")
+        .min(0)
+        .orientation(VizOrientation.HORIZONTAL)
+        .thresholds(_thresholds([], below="blue"))
+    )
+
+
+def timeline(title: str, expr: str, legend: str, meaning: str, width: int = 24) -> statetimeline.Panel:
+    """When something was so: a row for each series, red while it has a value."""
+    return (
+        _dressed(statetimeline.Panel(), title, meaning, width, 7)
+        .with_target(_query(expr, legend))
+        .mappings([ValueMap({"1": ValueMappingResult(text="firing", color=RED)})])
+        .no_value("none")
+        .thresholds(_thresholds([(1, RED)]))
+    )
+
+
+def _dressed(panel: P, title: str, meaning: str, width: int, height: int) -> P:
+    builder: Any = panel
+    builder.title(title).description(meaning).datasource(SOURCE).span(width).height(height)
+    return panel
+
+
+def _query(expr: str, legend: str, instant: bool = False, heatmap: bool = False) -> prometheus.Dataquery:
+    query = prometheus.Dataquery().expr(expr).legend_format(legend).datasource(SOURCE)
+    if heatmap:
+        query.format(PromQueryFormat.HEATMAP)
+    return query.instant() if instant else query.range()
+
+
+def _thresholds(steps: Steps, below: str = GREEN) -> ThresholdsConfig:
+    thresholds = [
+        Threshold(value=None, color=below),
+        *(Threshold(value=value, color=colour) for value, colour in steps),
+    ]
+    return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(thresholds)

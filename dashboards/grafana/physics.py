@@ -17,7 +17,9 @@ def _mean_angle(by: str) -> str:
     return f'sum(rate({ANGLE}_sum{{by="{by}"}}[{RANGE}])) / sum(rate({ANGLE}_count{{by="{by}"}}[{RANGE}]))'
 
 
-def _quantiles(title: str, name: str, meaning: str, unit: str = "short", low: float | None = 0) -> timeseries.Panel:
+def _quantiles(
+    title: str, name: str, meaning: str, unit: str = "short", low: float = 0, logarithmic: bool = False
+) -> timeseries.Panel:
     """Quantiles of a distribution over time, the reference's dashed beside them."""
     queries: list[Query] = []
     for share in (0.1, 0.5, 0.9):

@@ -1,0 +1,207 @@
+"""compose.yaml: the same programs and settings as `icestream up`, and nothing open that need not be."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bridge.recorder.settings import RecorderSettings
+from bridge.settings import BridgeSettings
+from emitter.settings import EmitterSettings
+from icestream.up.plan import PORTS, Options, Plan
+from icestream.up.supervisor import Part
+from tests.conftest import ROOT
+
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+GPU = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
+    folder = tmp_path_factory.mktemp("plan")
+    made = Plan(Options(None, "100", "simulate", 42, 1, folder, folder / "report.json", ROOT / "model_repository", {}))
+    yield made
+    made._lock.close()
+
+
+def flags(command: Any) -> dict[str, str]:
+    """The options of a command line, whether written as `--a b` or as `--a=b`."""
+    found: dict[str, str] = {}
+    name = ""
+    for word in map(str, command):
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            found[name] = value
+        elif name:
+            found[name] = word
+    return found
+
+
+def part(plan: Plan, name: str) -> Part:
+    return next(part for part in [*plan.servers(), *plan.cubes(), plan.emitter()] if part.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "where_it_lives"),
+    [
+        # Addresses, folders and ports differ between a machine and a container; so do password and memory limit, which a
+        # machine's own Redis has not.
+        ("redis", {"--bind", "--port", "--dir", "--daemonize", "--maxmemory", "--maxmemory-policy", "--aclfile"}),
+        (
+            "triton",
+            {
+                "--model-repository", "--backend-directory", "--backend-config", "--http-address", "--http-port",
+                "--grpc-address", "--grpc-port", "--metrics-address", "--metrics-port",
+            },
+        ),
+        ("mlflow", {"--host", "--port", "--backend-store-uri", "--artifacts-destination", "--allowed-hosts"}),
+    ],
+)  # fmt: skip
+def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, where_it_lives: set[str]) -> None:
+    here, there = flags(part(plan, name).command), flags(SERVICES[name]["command"])
+    assert {flag: value for flag, value in here.items() if flag not in where_it_lives} == {
+        flag: value for flag, value in there.items() if flag not in where_it_lives
+    }
+    settings = {key: value for key, value in part(plan, name).environment.items() if key.startswith("MLFLOW")}
+    assert settings.items() <= SERVICES[name].get("environment", {}).items()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "here_only", "there_only"),
+    [
+        ("emitter", EmitterSettings, {"RUN_ID", "METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
+        ("bridge", BridgeSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST", "MODEL"}),
+        ("recorder", RecorderSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
+    ],
+)
+def test_our_processes_are_told_the_same_as_by_icestream_up(
+    plan: Plan, name: str, settings: Any, here_only: set[str], there_only: set[str]
+) -> None:
+    prefix = settings.model_config["env_prefix"]
+    here = {key.removeprefix(prefix): value for key, value in part(plan, name).environment.items()}
+    there = {
+        key.removeprefix(prefix): re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
+        for key, value in SERVICES[name]["environment"].items()
+    }
+    assert here.keys() - here_only == there.keys() - there_only
+    for key in here.keys() & there.keys() - {"REDIS_URL", "TRITON_URL", "MLFLOW_URL", "SPOOL_DIR", "SESSION"}:
+        assert here[key] == there[key], key
+    if "MODEL" in there_only:
+        assert there["MODEL"] == settings.model_fields["model"].default
+    stage = DOCKERFILE.split(f"FROM runtime AS {name}\n")[1].split("FROM")[0]
+    assert re.search(r"CMD (.*)", stage)[1] == str(part(plan, name).command).replace(  # type: ignore[index]
+        repr(part(plan, name).command[0]), '"python"'
+    ).replace("'", '"')
+    assert SERVICES[name]["healthcheck"]["test"][-1] == str(PORTS[f"{name}_metrics"])
+
+
+def test_containers_are_given_time_to_drain(plan: Plan) -> None:
+    for name in ("emitter", "bridge", "recorder"):
+        assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= part(plan, name).grace_s
+
+
+def test_every_image_is_an_exact_version() -> None:
+    images = [service["image"] for service in SERVICES.values() if "build" not in service]
+    images += [name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) if ":" in name]
+    for image in images:
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-[\w.-]+)?$", image), image
+    client = re.search(r"^tritonclient==(\d+\.\d+)", (ROOT / "docker" / "bridge.lock").read_text(), re.MULTILINE)
+    assert client is not None
+    assert SERVICES["triton"]["image"] == "nvcr.io/nvidia/tritonserver:26.09-py3"
+    assert client[1] == "2.73"  # of that container: change both
+    for image in ("bridge", "recorder", "emitter"):
+        lock = (ROOT / "docker" / f"{image}.lock").read_text()
+        assert "torch" not in lock
+        assert f"mlflow-skinny=={SERVICES['mlflow']['image'].split(':v')[1]} " in lock or image != "recorder"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_watched_limited_and_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    if name != "prepare":
+        assert service["restart"] in ("unless-stopped", "on-failure")
+        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+    assert service["cap_drop"] == ["ALL"]
+    assert service.get("cap_add", []) == (["CHOWN"] if name == "prepare" else [])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service["mem_limit"]
+    assert service["logging"]["options"]["max-size"]
+    for port in service.get("ports", []):
+        assert port.startswith("127.0.0.1:")
+    if name in ("redis", "emitter", "bridge", "recorder", "redis-exporter"):
+        assert "ports" not in service
+    for needed in service.get("depends_on", {}).values():
+        assert needed["condition"] in ("service_healthy", "service_completed_successfully")
+
+
+def test_the_gpu_overlay_changes_triton_and_nothing_else() -> None:
+    assert set(GPU["services"]) == {"prepare", "triton"}
+    assert GPU["services"]["triton"]["command"] == [*SERVICES["triton"]["command"], "--model-config-name=gpu"]
+    for config in (ROOT / "model_repository").glob("*/config.pbtxt"):
+        assert (config.parent / "configs" / "gpu.pbtxt").exists()
+
+
+def test_what_can_be_set_is_in_env_example_with_its_default() -> None:
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "compose.yaml").read_text()))
+    example = dict(re.findall(r"^(\w+)=(\S+)", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert example == used
+
+
+def test_no_secret_is_in_the_repository() -> None:
+    for line in (ROOT / "compose.yaml").read_text().splitlines():
+        assert not re.search(r"PASSWORD(?!__FILE|_FILE)", line), line
+    assert ".env\n" in (ROOT / ".gitignore").read_text()
+
+
+def test_files_that_are_mounted_are_there() -> None:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), source
+            elif not source.startswith("$"):
+                assert source in COMPOSE["volumes"], source
+
+
+def test_passwords_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
+    script = (ROOT / "bin" / "prepare").read_text()
+    for folder in ("redis-auth", "grafana-auth", "redis-data", "mlflow-data"):
+        (tmp_path / folder).mkdir()
+    for folder in ("/redis-auth", "/grafana-auth", "/redis-data", "/mlflow-data", "/engines"):
+        script = script.replace(f" {folder}", f" {tmp_path}{folder}")
+    script = "chown() { :; }\n" + script  # the test need not be root
+    for _ in range(2):
+        subprocess.run(["sh", "-c", script], check=True, capture_output=True)
+        made = {path: path.read_text() for path in tmp_path.glob("*-auth/*")}
+        assert {path.name for path in made} == {"password", "users.acl", "exporter.json", "admin_password"}
+    assert all(path.stat().st_mode & 0o077 == 0 for path in made)
+    password = (tmp_path / "redis-auth" / "password").read_text().strip()
+    assert len(password) >= 32
+    assert password not in (tmp_path / "redis-auth" / "users.acl").read_text()
+    subprocess.run(["sh", "-c", script], check=True, capture_output=True)
+    assert {path: path.read_text() for path in made} == made
+
+
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=str)
+def test_compose_understands_the_files(files: list[str]) -> None:
+    compose = composer()
+    if compose is None:
+        pytest.skip("there is neither `docker compose` nor `docker-compose` on this machine")
+    chosen = [word for file in files for word in ("-f", file)]
+    done = subprocess.run([*compose, *chosen, "config", "--quiet"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def composer() -> list[str] | None:
+    """The command of whatever Docker Compose this machine has."""
+    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else None

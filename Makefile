@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check bench perf-analyzer lock clean
+.PHONY: help demo up test test-compose check bench perf-analyzer lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ up: .venv/.runs  ## the whole stream until Ctrl-C
 
 test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
 	$(BIN)/pytest
+
+test-compose: .venv/.develops  ## compose.yaml on the Docker engine that answers: some 40 minutes
+	$(BIN)/pytest -v -m compose tests/compose
 
 check: .venv/.develops  ## formatting, lint, types
 	$(BIN)/ruff format --check .

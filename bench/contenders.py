@@ -88,7 +88,7 @@ def our_client(url: str) -> float:
     return asyncio.run(ask())
 
 
-def whole_stream(repository: Path, model: str, events: int, folder: Path) -> float:
+def whole_stream(repository: Path, model: str, events: int, bridges: int, folder: Path) -> float:
     """`icestream up` on a replayed folder of the same mix, as fast as it goes: Redis, bridge, Triton, recorder, MLflow.
 
     Its middle is measured, from a tenth of the results to nine: perf_analyzer, too, leaves out how it starts and ends.
@@ -108,6 +108,8 @@ def whole_stream(repository: Path, model: str, events: int, folder: Path) -> flo
         "max",
         "--source",
         f"kaggle:{source}",
+        "--bridges",
+        str(bridges),
     ]
     environment = {**os.environ, "ICESTREAM_EMITTER_LOOP": "true", "ICESTREAM_BRIDGE_MODEL": model}
     done = subprocess.run(

@@ -276,3 +276,10 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     yield start
     for one in started:
         one.kill()
+
+
+def composer() -> list[str] | None:
+    """The command of whatever Docker Compose this machine has."""
+    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else None

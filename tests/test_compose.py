@@ -1,7 +1,6 @@
 """compose.yaml: the same programs and settings as `icestream up`, and nothing open that need not be."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from bridge.settings import BridgeSettings
 from emitter.settings import EmitterSettings
 from icestream.up.plan import PORTS, Options, Plan
 from icestream.up.supervisor import Part
-from tests.conftest import ROOT
+from tests.conftest import ROOT, composer
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 GPU = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())
@@ -198,10 +197,3 @@ def test_compose_understands_the_files(files: list[str]) -> None:
     chosen = [word for file in files for word in ("-f", file)]
     done = subprocess.run([*compose, *chosen, "config", "--quiet"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def composer() -> list[str] | None:
-    """The command of whatever Docker Compose this machine has."""
-    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
-        return ["docker", "compose"]
-    return ["docker-compose"] if shutil.which("docker-compose") else None

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 from tests.events import HOSTILE
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -26,7 +27,7 @@ def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
         for settings in (EmitterSettings, BridgeSettings, RecorderSettings)
         for name, field in settings.model_fields.items()
     }
-    rows = re.findall(r"^\| `(ICESTREAM_\w+)` \| .*? \| (.*) \|$", OPERATIONS, re.MULTILINE)
+    rows = re.findall(r"^\| `(ICESTREAM_\w+)` \| .*? \| (.*) \|$", REFERENCE, re.MULTILINE)
     assert dict(rows) == real
 
 
@@ -41,7 +42,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
             for family in registry.collect()
             if family.name.startswith("icestream")
         }
-    assert set(re.findall(r"`(icestream_[a-z_]+)[`{]", OPERATIONS)) == real
+    assert set(re.findall(r"^\| `(icestream_[a-z_]+)`", REFERENCE, re.MULTILINE)) == real
+    assert set(re.findall(r"`(icestream_[a-z_]+)[`{]", OPERATIONS + REFERENCE)) <= real
 
 
 def test_every_reason_of_a_rejection_is_documented() -> None:

@@ -1,5 +1,6 @@
 """The recorder on a real Redis and a real MLflow: everything recorded once, whatever is away or dies."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from redis import ConnectionError as RedisAway
 
 from bridge.recorder.collector import Collector
 from bridge.recorder.metrics import RecorderMetrics
+from bridge.recorder.reference import SHIPPED, describe
 from bridge.recorder.spool import Spool
 from icestream import streams, wire
 from icestream.event import Truth
@@ -278,3 +280,36 @@ def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
     (spool.current.folder / "window-00000001-5-0.parquet.part").write_bytes(os.urandom(100))
     assert Spool(tmp_path).position() == (0, 0)
     assert list(tmp_path.glob("*/*.part")) == []
+
+
+def test_a_reference_made_of_results_is_what_the_histograms_show_of_them(tmp_path: Path) -> None:
+    rows = table(
+        [reconstruction(number, kappa=kappa) for number, kappa in enumerate((0.05, 1.0, 1.1, 50, 5000))],
+        [Truth(7, 0, 0.0, 0.0), *4 * [None]],
+    )
+    (tmp_path / "reference.json").write_text(describe(rows))
+    registry = CollectorRegistry()
+    metrics = RecorderMetrics(registry, tmp_path / "reference.json")
+    metrics.spooled(rows)
+    buckets = {"now": {}, "reference": {}}
+    for name in ("kappa", "cos_zenith", "azimuth_degrees", "pulses", "opening_angle_degrees"):
+        for family in registry.collect():
+            for sample in family.samples:
+                labels = {key: value for key, value in sample.labels.items() if key != "by"}
+                if sample.labels.get("by") != "linefit" and sample.name.endswith("_bucket"):
+                    if sample.name == f"icestream_recorder_{name}_bucket":
+                        buckets["now"][name, labels["le"]] = sample.value
+                    if sample.name == f"icestream_recorder_reference_{name}_bucket":
+                        buckets["reference"][name, labels["le"]] = sample.value
+    assert buckets["now"] == buckets["reference"]
+    assert buckets["now"]["kappa", "1.0"] == 2
+    assert buckets["now"]["kappa", "+Inf"] == 5
+    assert buckets["now"]["opening_angle_degrees", "+Inf"] == 1
+
+
+def test_a_reference_of_other_buckets_is_refused(tmp_path: Path) -> None:
+    changed = json.loads(SHIPPED.read_text())
+    changed["kappa"]["edges"][0] = 0.2
+    (tmp_path / "reference.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="has other buckets than this version: make it again"):
+        RecorderMetrics(CollectorRegistry(), tmp_path / "reference.json")

@@ -4,10 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+from redis import RedisError
+
 from bridge.intake import Intake
 from bridge.outlet import Outcome, Outlet
+from bridge.standing import Standing, look
+from emitter.publisher import Publisher
 from icestream import streams
-from icestream.streams import connect_asyncio
+from icestream.streams import connect, connect_asyncio
 from tests.conftest import RedisProcess
 from tests.events import event, put, reconstruction, results
 
@@ -32,7 +37,7 @@ def test_a_result_and_the_removal_of_its_entry_are_one_step(redis: Any, redis_se
         [entry] = await Intake(client, "one", 10).read(10)
         assert await Outlet(client).store([(entry.entry_id, reconstruction(1))]) == [Outcome.STORED]
         assert (redis.xlen(streams.EVENTS), redis.xlen(streams.DIRECTIONS)) == (0, 1)
-        assert (await Intake(client, "one", 10).backlog()).pending == 0
+        assert (await look(client)).pending == 0
 
     with_client(redis_server, use)
 
@@ -147,5 +152,44 @@ def test_a_bridge_that_leaves_with_nothing_in_hand_leaves_no_name(redis: Any, re
         await Outlet(client).store([(entry.entry_id, reconstruction(1))])
         await intake.leave()
         assert redis.xinfo_consumers(streams.EVENTS, streams.BRIDGE_GROUP) == []
+
+    with_client(redis_server, use)
+
+
+def test_how_the_streams_stand_is_seen_whoever_is_away(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        assert (await look(client)) == Standing(0, 0, 0.0, 0.0)
+        put(redis, event(1), event(2))
+        entries = await Intake(client, "one", 10).read(1)
+        await asyncio.sleep(0.2)
+        stands = await look(client)
+        assert (stands.backlog, stands.pending) == (2, 1)
+        assert stands.oldest_pending_s > 0.1
+        await Outlet(client).store([(entries[0].entry_id, reconstruction(1))])
+        await asyncio.sleep(0.2)
+        assert (await look(client)).unrecorded_s > 0.1  # no recorder has ever been there
+        redis.xgroup_create(streams.DIRECTIONS, streams.RECORDER_GROUP, id="0")
+        assert (await look(client)).unrecorded_s > 0.1  # it has not read it
+        [[_, [[entry_id, _]]]] = redis.xreadgroup(streams.RECORDER_GROUP, "recorder", {streams.DIRECTIONS: ">"})
+        assert (await look(client)).unrecorded_s > 0.1  # it has not put it on disk
+        redis.xack(streams.DIRECTIONS, streams.RECORDER_GROUP, entry_id)
+        assert (await look(client)).unrecorded_s == 0
+
+    with_client(redis_server, use)
+
+
+def test_a_full_redis_takes_no_events_but_still_gives_out_results(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        put(redis, *(event(number) for number in range(5)))
+        redis.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(RedisError, match="used memory"):
+                Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(9), None)], 1)
+            entries = await Intake(client, "one", 10).read(10)
+            pairs = [(entry.entry_id, reconstruction(number)) for number, entry in enumerate(entries)]
+            assert await Outlet(client).store(pairs) == [Outcome.STORED] * 5
+        finally:
+            redis.config_set("maxmemory", 0)
+        assert [result.event_id for result in results(redis)] == [0, 1, 2, 3, 4]
 
     with_client(redis_server, use)

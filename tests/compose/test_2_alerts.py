@@ -1,0 +1,158 @@
+"""Each alert is seen to fire: the right part of the running system is stopped, slowed or poisoned, and mended again."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
+
+from icestream import streams
+from icestream.tensors import INPUTS, pad
+from tests.compose.conftest import System
+from tests.conftest import HOST, ROOT, wait_until
+from tests.events import event
+
+pytestmark = pytest.mark.compose
+WITHIN_S = 420
+RULES = yaml.safe_load((ROOT / "dashboards" / "prometheus" / "rules.yml").read_text())["groups"]
+
+
+@contextmanager
+def stopped(system: System, service: str) -> Iterator[None]:
+    system.compose("stop", service)
+    yield
+    system.compose("start", service)
+
+
+@contextmanager
+def paused(system: System, service: str) -> Iterator[None]:
+    system.compose("pause", service)
+    yield
+    system.compose("unpause", service)
+
+
+@contextmanager
+def slowed_triton(system: System) -> Iterator[None]:
+    name = system.containers("triton")[0]["Id"]
+    system.docker("update", "--cpus", "0.15", name)
+    yield
+    system.docker("update", "--cpus", "2", name)
+
+
+@contextmanager
+def broken_entry(system: System) -> Iterator[None]:
+    system.redis("XADD", streams.EVENTS, "*", "e", "no event")
+    yield
+
+
+@contextmanager
+def a_request_that_the_model_cannot_do(system: System) -> Iterator[None]:
+    client = InferenceServerClient(f"{HOST}:{system.port['TRITON_HTTP']}")
+    arrays = pad([event(1)], 16)
+    arrays["time"] = arrays["time"][:, :3]  # Triton does not know that lengths must be equal; the model does
+    inputs = []
+    for name, array in arrays.items():
+        inputs.append(InferInput(name, list(array.shape), INPUTS[name][0]))
+        inputs[-1].set_data_from_numpy(np.ascontiguousarray(array))
+    for _ in range(5):
+        with pytest.raises(InferenceServerException):
+            client.infer("icemix", inputs)
+    client.close()
+    yield
+
+
+@contextmanager
+def little_memory(system: System) -> Iterator[None]:
+    lines = dict(line.split(":", 1) for line in system.redis("INFO", "memory") if ":" in line)
+    system.redis("CONFIG", "SET", "maxmemory", str(int(int(lines["used_memory"]) / 0.85)))
+    yield
+    system.redis("CONFIG", "SET", "maxmemory", "1gb")
+
+
+def poisoned(kind: str) -> Callable[[System], "object"]:
+    @contextmanager
+    def pour(system: System) -> Iterator[None]:
+        """Instead of the emitter's events."""
+        name = system.containers("emitter")[0]["Id"]
+        system.docker("kill", "--signal", "STOP", name)  # its loop, so that only the poison flows
+        script = (Path(__file__).parent / "poison.py").read_text()
+        pouring = subprocess.Popen(
+            ["docker", "exec", "-i", name, "timeout", "600", "python", "-", kind], stdin=subprocess.PIPE
+        )
+        assert pouring.stdin is not None
+        pouring.stdin.write(script.encode())
+        pouring.stdin.close()
+        yield
+        pouring.kill()
+        system.docker("kill", "--signal", "CONT", name)
+        system.compose("restart", "emitter")
+
+    return pour
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that breaks, and the alerts that must tell of it."""
+
+    name: str
+    of: Callable[..., object]
+    alerts: set[str]
+
+
+FAULTS = [
+    Fault("a broken entry", broken_entry, {"RejectedEntries"}),
+    Fault("a request that the model cannot do", a_request_that_the_model_cannot_do, {"TritonFailing"}),
+    Fault("little memory", little_memory, {"RedisMemoryHigh"}),
+    Fault("the emitter is stopped", lambda system: stopped(system, "emitter"), {"EmitterSilent", "HeartbeatMissing"}),
+    Fault("the bridge hangs", lambda system: paused(system, "bridge"), {"TargetDown", "HeartbeatMissing", "BacklogGrowing"}),
+    Fault("Triton is slow", slowed_triton, {"LatencyOverBudget", "BacklogGrowing"}),
+    Fault("Triton is stopped", lambda system: stopped(system, "triton"), {"TritonNotReady", "TargetDown", "OldestPendingTooOld", "BacklogGrowing"}),
+    Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
+    Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
+    Fault("MLflow is stopped", lambda system: stopped(system, "mlflow"), {"MLflowAway", "SpoolGrowing"}),
+    Fault("events from above only", poisoned("down"), {"ZenithDrift"}),
+    Fault("events without order", poisoned("shuffled"), {"KappaDrift", "AccuracyFalling"}),
+]  # fmt: skip
+
+
+def test_every_alert_is_tried() -> None:
+    alerts = {rule["alert"] for group in RULES for rule in group["rules"] if "alert" in rule}
+    assert set().union(*(fault.alerts for fault in FAULTS)) == alerts
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_told_and_passes(system: System, fault: Fault) -> None:
+    seen: set[str] = set()
+
+    def told() -> bool:
+        seen.update(system.firing())
+        return seen >= fault.alerts
+
+    with fault.of(system):  # type: ignore[attr-defined]
+        wait_until(told, f"{sorted(fault.alerts)} fire", WITHIN_S)
+    print(f"{fault.name}: {sorted(seen)}", file=sys.stderr)  # noqa: T201
+    wait_until(lambda: not system.unwell(), "all services are healthy again", 120)
+
+
+def test_alerts_reach_the_log_and_nothing_was_lost(system: System) -> None:
+    lines = [
+        line[line.index("{") :]
+        for line in system.compose("logs", "--no-color", "alert-log").splitlines()
+        if "{" in line
+    ]
+    told = {json.loads(line)["alertname"] for line in lines}
+    inhibited = {"SpoolGrowing", "BacklogGrowing", "OldestPendingTooOld", "LatencyOverBudget", "RecorderBehind"}
+    assert told >= set().union(*(fault.alerts for fault in FAULTS)) - inhibited
+    emitted = system.emitted()
+    wait_until(
+        lambda: system.added(streams.DIRECTIONS) + system.added(streams.REJECTED) >= emitted, "all is through", 300
+    )
+    assert system.added(streams.REJECTED) == 1

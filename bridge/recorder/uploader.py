@@ -21,7 +21,7 @@ from redis import Redis
 
 from bridge.recorder.metrics import RecorderMetrics
 from bridge.recorder.spool import Spool, Start, Window
-from bridge.recorder.windows import aggregates
+from bridge.recorder.windows import aggregates, description
 from icestream import __version__, streams
 from icestream.pictures import opening_angles, sky_map
 from icestream.predictions import SCHEMA
@@ -29,7 +29,6 @@ from icestream.telemetry import EXPERIMENT_TAGS
 
 PART_ROWS = 50_000  # a part is closed when it has so many
 SHOWN_ROWS = 5000  # results in the pictures
-NOTE = "Directions of the stream since one start of the recorder. Charts: a point for each window. Artifacts: all results as Parquet, the latest as pictures."
 LISTED_ROWS = 200  # results in the CSV that MLflow shows as a table
 
 
@@ -105,7 +104,6 @@ class Uploader:
             "icestream.version": __version__,
             "icestream.session": self._session,
             "icestream.start": start.name,
-            "mlflow.note.content": NOTE,
         }
         name = f"stream {began:%Y-%m-%d %H:%M:%S}"
         return self._client.create_run(experiment_id, start_time=int(start.name) // 1_000_000, tags=tags, run_name=name)
@@ -169,6 +167,7 @@ class Uploader:
             )
             for picture in ("sky.png", "opening_angle.png", "predictions.csv"):
                 self._client.log_artifact(run_id, str(folder / picture), "latest")
+        self._client.set_tag(run_id, "mlflow.note.content", description(self._recent))
         self._spool.forget(start, windows)
         self._metrics.uploaded(time.monotonic() - began)
 

@@ -1,10 +1,10 @@
-"""What is told of the results of a few seconds: the points of MLflow's charts."""
+"""What is told of results in MLflow: the points of its charts, and the words that a run's page begins with."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from icestream.predictions import TRACKS, latency_s, numbers, within_radius
+from icestream.predictions import TRACKS, latency_s, mean_median, numbers, within_radius
 
 
 def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
@@ -44,3 +44,25 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
                 values[f"truth/{name}_{group}_mean_deg"] = float(angles.mean())
                 values[f"truth/{name}_{group}_median_deg"] = float(np.median(angles))
     return values
+
+
+def description(rows: pa.Table) -> str:
+    """The latest results in words, as Markdown: what the page of a run begins with."""
+    latency = latency_s(rows)
+    lines = [
+        "Directions of the stream since one start of the recorder. *Model metrics*: a point for each window. *Artifacts*: all results as Parquet, the latest as pictures and as a table.",
+        "",
+        f"| the latest {rows.num_rows} events | |",
+        "| --- | --- |",
+        f"| model | {', '.join(sorted({f'{name} {version}' for name, version in zip(rows['model'].to_pylist(), rows['model_version'].to_pylist(), strict=True)}))} |",
+        f"| latency from emitted to stored | p50 {np.quantile(latency, 0.5) * 1e3:.0f} ms, p99 {np.quantile(latency, 0.99) * 1e3:.0f} ms |",
+        f"| κ | median {np.median(numbers(rows, 'kappa')):.3g} |",
+    ]
+    if angle := mean_median(numbers(rows, "opening_angle_deg")):
+        guess = mean_median(numbers(rows, "linefit_opening_angle_deg")) or {"mean": np.nan, "median": np.nan}
+        lines += [
+            f"| opening angle to the truth | mean {angle['mean']:.1f}°, median {angle['median']:.1f}° |",
+            f"| the same of LineFit | mean {guess['mean']:.1f}°, median {guess['median']:.1f}° |",
+            f"| within the 50 and 90 % radius | {within_radius(rows, 50):.0%}, {within_radius(rows, 90):.0%} |",
+        ]
+    return "\n".join(lines)

@@ -210,6 +210,8 @@ def test_mlflow_gets_charts_parts_pictures_and_tags(
     assert {a.path for a in client.list_artifacts(run.info.run_id, "latest")} == {
         "latest/sky.png", "latest/opening_angle.png", "latest/predictions.csv",
     }  # fmt: skip
+    assert "| the latest 80 events | |" in run.data.tags["mlflow.note.content"]
+    assert "| opening angle to the truth | mean " in run.data.tags["mlflow.note.content"]
     rows, ids = recorded(mlflow_url, "s1", tmp_path)
     assert ids == [run.info.run_id]
     assert rows["event_id"].to_pylist() == list(range(80))

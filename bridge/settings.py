@@ -14,7 +14,10 @@ class BridgeSettings(StreamSettings):
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_BRIDGE_")
 
-    triton_url: str = Field("127.0.0.1:8001", description="host:port of Triton's gRPC service")
+    triton_url: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
+    )
     model: str = Field("icemix", description="the model's name in Triton's repository")
     max_batch: int = Field(32, ge=1, description="events in one request, at most")
     in_flight: int = Field(4, ge=1, description="requests that Triton is given at a time, at most")

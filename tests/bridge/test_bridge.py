@@ -17,6 +17,7 @@ from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
 from icestream.simulation.simulator import simulated_events
 from icestream.tensors import pad
+from icestream.up.serving import serving
 from tests.conftest import ROOT, Program, RedisProcess, TritonProcess, free_port, wait_until
 from tests.events import HOSTILE, event, put, results
 
@@ -282,3 +283,20 @@ def test_a_bridge_that_comes_before_triton_waits_for_it(redis: Any, bridge: Star
     finally:
         triton.start()
     wait_until(finished(redis, 1), "the answer", 60)
+
+
+def test_two_tritons_share_the_work_and_one_alone_carries_on(
+    redis: Any, bridge: Start, triton: TritonProcess, tmp_path: Path
+) -> None:
+    with serving(ROOT / "model_repository", tmp_path) as other:
+        process = bridge(triton_url=f"ipv4:{triton.url},{other}")
+        wait_until(lambda: "model fits" in process.log, "the bridge has found its model")
+        before = triton.metric("nv_inference_request_success", "icemix")
+        put(redis, *(event(number) for number in range(200)))
+        wait_until(finished(redis, 200), "all results")
+        own = triton.metric("nv_inference_request_success", "icemix") - before
+        requests = process.metric("icestream_bridge_batch_size_events_count")
+        assert 0.3 * requests < own < 0.7 * requests
+    put(redis, *(event(number) for number in range(200, 400)))
+    wait_until(finished(redis, 400), "all results of one Triton alone")
+    assert sorted(one.event_id for one in results(redis)) == list(range(400))

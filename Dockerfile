@@ -9,13 +9,13 @@ RUN python -m venv /opt/venv
 COPY docker/*.lock ./
 
 FROM packages AS emitter-packages
-RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r emitter.lock && /opt/venv/bin/pip uninstall -y -q pip
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r emitter.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
 FROM packages AS bridge-packages
-RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r bridge.lock && /opt/venv/bin/pip uninstall -y -q pip
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r bridge.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
 FROM packages AS recorder-packages
-RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r recorder.lock && /opt/venv/bin/pip uninstall -y -q pip
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r recorder.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
 FROM base AS runtime
 ENV PATH=/opt/venv/bin:$PATH

@@ -19,7 +19,7 @@ test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
 	$(BIN)/pytest
 
 test-compose: .venv/.develops  ## compose.yaml on the Docker engine that answers: some 40 minutes
-	$(BIN)/pytest -v -m compose tests/compose
+	$(BIN)/pytest -v -s -m compose tests/compose
 
 check: .venv/.develops  ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -74,5 +74,5 @@ def test_the_readme_names_commands_and_ports_that_exist() -> None:
 
 def test_every_file_the_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for path in re.findall(r"`((?:icestream|emitter|bridge|export)/[\w/.]*)`", text):
+    for path in re.findall(r"`((?:icestream|emitter|bridge|export|dashboards)/[\w/.]*)`", text):
         assert (ROOT / path).exists(), path

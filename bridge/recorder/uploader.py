@@ -63,20 +63,25 @@ class Uploader:
 
     def upload(self, closing: bool = False) -> None:
         """Upload what waits; `closing` uploads all of it and ends the current run."""
-        for start in self._spool.starts():
-            ended = start.name != self._spool.current.name
-            if start.name != self._of:
-                self._of, self._logged, self._recent = start.name, 0, SCHEMA.empty_table()
-                self._since_ns = int(start.name)
-            for window in start.windows():
-                if window.number > self._logged:
-                    self._log_window(self._run(start), window)
-                    self._logged = window.number
-            if ended or closing:
-                self._finish(start, "KILLED" if ended else "FINISHED")
-            elif self._part_is_due(start):
-                self._upload_part(start)
-        self._metrics.spool(*self._spool.size())
+        try:
+            for start in self._spool.starts():
+                self._upload_start(start, closing)
+        finally:  # while MLflow is away, too: that is when the spool grows
+            self._metrics.spool(*self._spool.size())
+
+    def _upload_start(self, start: Start, closing: bool) -> None:
+        ended = start.name != self._spool.current.name
+        if start.name != self._of:
+            self._of, self._logged, self._recent = start.name, 0, SCHEMA.empty_table()
+            self._since_ns = int(start.name)
+        for window in start.windows():
+            if window.number > self._logged:
+                self._log_window(self._run(start), window)
+                self._logged = window.number
+        if ended or closing:
+            self._finish(start, "KILLED" if ended else "FINISHED")
+        elif self._part_is_due(start):
+            self._upload_part(start)
 
     def _part_is_due(self, start: Start) -> bool:
         due = time.monotonic() >= self._part_due

@@ -249,6 +249,7 @@ def test_results_wait_on_disk_while_mlflow_is_away(
     wait_until(
         lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads"
     )
+    wait_until(lambda: away.metric("icestream_recorder_spool_files") > 0, "the spool's size is told meanwhile")
     away.kill()
     put_results(redis, *range(20, 30))
     back = recorder(session="s2", window_s=0.3)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from bench.mix import batches, by_length, mix, write_input_data
 from bench.perf_analyzer import throughput
-from bridge.inference import Triton
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.detector import nominal_icecube86
+from icestream.inference.triton import Triton
 from icestream.kaggle import write_folder
 from icestream.simulation.simulator import simulated_events
 

@@ -7,8 +7,6 @@ import sys
 import structlog
 from prometheus_client import CollectorRegistry
 
-from bridge.errors import Mismatch, TritonAway
-from bridge.inference import Model, Triton
 from bridge.intake import Intake
 from bridge.metrics import BridgeMetrics
 from bridge.outlet import Outlet
@@ -17,6 +15,8 @@ from bridge.standing import look
 from bridge.worker import Worker
 from icestream import streams
 from icestream.detector import nominal_icecube86
+from icestream.inference.errors import Mismatch, TritonAway
+from icestream.inference.triton import Model, Triton
 from icestream.settings import load
 from icestream.telemetry import configure_logs
 

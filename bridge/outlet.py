@@ -8,9 +8,9 @@ from enum import IntEnum
 
 from redis.asyncio import Redis
 
-from bridge.inference import Model
 from icestream import streams, wire
 from icestream.event import Reconstruction
+from icestream.inference.triton import Model
 
 DONE_SPAN_S = 300  # finished events are remembered for one to two of these: far longer than a write is tried again
 

@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +20,6 @@ import structlog
 from numpy.typing import NDArray
 from redis import RedisError
 
-from bridge.batching import Batch, Item, Waiting
-from bridge.errors import Refused, TritonAway
-from bridge.inference import Answer, Model, Triton
 from bridge.intake import Entry, Intake
 from bridge.metrics import BridgeMetrics
 from bridge.outlet import Outlet
@@ -29,6 +27,9 @@ from bridge.settings import BridgeSettings
 from bridge.standing import Standing
 from icestream import wire
 from icestream.event import InvalidEvent, Reconstruction
+from icestream.inference.batching import Batch, Item, Waiting, halved
+from icestream.inference.errors import Refused, TritonAway
+from icestream.inference.triton import Answer, Model, Triton
 from icestream.linefit import linefit
 from icestream.tensors import Arrays, pad
 
@@ -38,6 +39,23 @@ FAILED_TRIES = 8  # over some 10 s, for an event alone in its request at which T
 RETRY_S = (0.1, 5.0)  # first and longest pause between tries
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Taken(Item):
+    """An event that this bridge has taken upon itself."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was sent to Triton and what it answered."""
+
+    inputs: Arrays
+    answer: Answer
+    sent_ns: int  # Unix times
+    answered_ns: int
 
 
 class Worker:
@@ -57,7 +75,7 @@ class Worker:
     ):
         self._settings, self._model, self._intake, self._triton, self._outlet = settings, model, intake, triton, outlet
         self._look, self._metrics, self._log, self._position_m = look, metrics, log, position_m
-        self._waiting = Waiting(model.max_pulses, min(settings.max_batch, model.max_batch))
+        self._waiting = Waiting[Taken](model.max_pulses, min(settings.max_batch, model.max_batch))
         self._held: set[bytes] = set()  # ids of entries that were read and are not yet dealt with
         self._requests: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Task[None] | None = None  # a request that met a fault of this program
@@ -133,7 +151,7 @@ class Worker:
                 whole = wire.decode_event(entry.payload)
                 event = whole.within_readout()
                 self._metrics.pulses_dropped(whole.n_pulses - event.n_pulses)
-                self._waiting.add(Item(entry.entry_id, entry.payload, event, entry.tries, entry.read_ns))
+                self._waiting.add(Taken(event, entry.read_ns, entry))
             except InvalidEvent as error:
                 await self._reject(entry.entry_id, entry.payload, error.reason, str(error), entry.tries)
         self._metrics.holding(len(self._held))
@@ -155,8 +173,17 @@ class Worker:
         self._room.set()
         self._dispatch()
 
-    async def _process(self, batch: Batch) -> None:
-        """See a batch through: ask, store, or halve it where Triton refuses."""
+    async def _process(self, batch: Batch[Taken]) -> None:
+        """See a batch through: ask, and store what is answered or reject what Triton refuses alone."""
+        async for part, asked in halved(batch, self._ask):
+            if isinstance(asked, Refused):
+                entry = part.items[0].entry
+                await self._reject(entry.entry_id, entry.payload, "refused_by_model", str(asked), entry.tries)
+            else:
+                await self._store(part, asked)
+
+    async def _ask(self, batch: Batch[Taken]) -> Asked:
+        """Triton's answer to a batch; raises Refused where asking again does not help."""
         events = [item.event for item in batch.items]
         inputs = pad(events, batch.length)
         used = sum(min(event.n_pulses, batch.length) for event in events)
@@ -164,23 +191,16 @@ class Worker:
         self._metrics.request_sent(len(events), used, inputs["sensor_id"].size, cut)
         sent_ns, began = time.time_ns(), time.monotonic()
         try:
-            answer = await self._ask(inputs, alone=len(events) == 1)
-        except Refused as error:
-            refusal = str(error)
-        else:
-            await self._store(batch, inputs, answer, sent_ns)
-            return
+            answer = await self._answer(inputs, alone=len(events) == 1)
+            return Asked(inputs, answer, sent_ns, time.time_ns())
+        except Refused:
+            if len(events) > 1:
+                self._metrics.split()
+            raise
         finally:
             self._metrics.request_ended(time.monotonic() - began)
-        if len(events) > 1:
-            self._metrics.split()
-            for half in batch.halves():
-                await self._process(half)
-        else:
-            item = batch.items[0]
-            await self._reject(item.entry_id, item.payload, "refused_by_model", refusal, item.tries)
 
-    async def _ask(self, inputs: Arrays, alone: bool) -> Answer:
+    async def _answer(self, inputs: Arrays, alone: bool) -> Answer:
         """Triton's answer, however long it is away; raises Refused where asking again does not help."""
         pause, failures = RETRY_S[0], 0
         while True:
@@ -197,9 +217,9 @@ class Worker:
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_S[1])
 
-    async def _store(self, batch: Batch, inputs: Arrays, answer: Answer, sent_ns: int) -> None:
-        answered_ns = time.time_ns()
-        guesses = linefit(inputs, self._position_m).tolist()
+    async def _store(self, batch: Batch[Taken], asked: Asked) -> None:
+        answer = asked.answer
+        guesses = linefit(asked.inputs, self._position_m).tolist()
         started, stored_ns = time.monotonic(), time.time_ns()
         results = []
         for item, direction, kappa, radius, guess in zip(
@@ -209,14 +229,14 @@ class Worker:
             used = min(event.n_pulses, batch.length)
             result = Reconstruction(
                 event.run_id, event.event_id, tuple(direction), kappa, radius[0], radius[2], tuple(guess), event.n_pulses, used, self._model.name,
-                answer.model_version, event.emitted_ns, item.read_ns, sent_ns, answered_ns, stored_ns,
+                answer.model_version, event.emitted_ns, item.read_ns, asked.sent_ns, asked.answered_ns, stored_ns,
             )  # fmt: skip
-            results.append((item.entry_id, result))
+            results.append((item.entry.entry_id, result))
         outcomes = await self._persistently(lambda: self._outlet.store(results))
         self._metrics.store_took(time.monotonic() - started)
         for (_, result), outcome in zip(results, outcomes, strict=True):
             self._metrics.finished(result, outcome)
-        self._release(item.entry_id for item in batch.items)
+        self._release(item.entry.entry_id for item in batch.items)
 
     async def _reject(self, entry_id: bytes, payload: bytes, reason: str, detail: str, tries: int) -> None:
         if await self._persistently(lambda: self._outlet.reject(entry_id, payload, reason, detail, tries)):

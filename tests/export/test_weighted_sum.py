@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from bridge.inference import Answer, Triton
 from export.evaluation.parity import example_inputs
 from export.icemix import VARIANTS, IceMix, IceMixConfig
 from export.served import ServedIceMix
 from export.to_onnx import export
 from export.weighted_sum import WEIGHTS, write_sum
 from icestream.detector import nominal_icecube86
+from icestream.inference.triton import Answer, Triton
 from icestream.up.serving import serving
 from tests.conftest import ROOT
 

@@ -9,8 +9,8 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from bridge.errors import Mismatch, Refused, TritonAway
 from icestream import selftest
+from icestream.inference.errors import Mismatch, Refused, TritonAway
 from icestream.selftest import KnownAnswer
 from icestream.tensors import INPUTS, OUTPUTS, Arrays, pad, padded_length
 

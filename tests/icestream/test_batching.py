@@ -1,13 +1,16 @@
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.batching import Batch, Item, Waiting
+from icestream.inference.batching import Batch, Item, Waiting, halved
+from icestream.inference.errors import Refused
 from icestream.tensors import padded_length
 from tests.events import event
 
 
 def item(number: int, pulses: int) -> Item:
-    return Item(f"{number}-0".encode(), b"", event(number, pulses), 1, read_ns=number)
+    return Item(event(number, pulses), read_ns=number)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 8))
@@ -40,3 +43,22 @@ def test_halves_are_the_whole() -> None:
     one, other = batch.halves()
     assert one.items + other.items == batch.items
     assert len(one.items) == 2
+
+
+@given(st.integers(1, 12), st.sets(st.integers(0, 11)))
+def test_what_is_refused_is_found_alone_and_everything_else_is_answered_once(events: int, guilty: set[int]) -> None:
+    async def ask(batch: Batch[Item]) -> list[int]:
+        numbers = [one.event.event_id for one in batch.items]
+        if guilty & set(numbers):
+            raise Refused("no", final=True)
+        return numbers
+
+    async def use() -> None:
+        answered, refused = [], []
+        async for part, answer in halved(Batch([item(number, 5) for number in range(events)], 16), ask):
+            numbers = [one.event.event_id for one in part.items]
+            (refused if isinstance(answer, Refused) else answered).extend(numbers)
+        assert sorted(refused) == sorted(guilty & set(range(events)))
+        assert sorted(answered + refused) == list(range(events))
+
+    asyncio.run(use())

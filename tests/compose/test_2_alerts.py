@@ -92,6 +92,7 @@ def poisoned(kind: str) -> Callable[[System], "object"]:
         pouring.stdin.close()
         yield
         pouring.kill()
+        pouring.wait()
         system.docker("kill", "--signal", "CONT", name)
         system.compose("restart", "emitter")
 

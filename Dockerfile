@@ -17,6 +17,9 @@ RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r bridge.loc
 FROM packages AS recorder-packages
 RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r recorder.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
+FROM packages AS display-packages
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r display.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
+
 FROM base AS runtime
 ENV PATH=/opt/venv/bin:$PATH
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp icestream \
@@ -39,3 +42,8 @@ FROM runtime AS recorder
 COPY --from=recorder-packages /opt/venv /opt/venv
 COPY bridge bridge
 CMD ["python", "-m", "bridge.recorder"]
+
+FROM runtime AS display
+COPY --from=display-packages /opt/venv /opt/venv
+COPY display display
+CMD ["python", "-m", "display"]

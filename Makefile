@@ -33,7 +33,7 @@ perf-analyzer: .venv/.runs  ## put NVIDIA's perf_analyzer into .venv/bin
 	@$(BIN)/python -m bench.perf_analyzer
 
 lock: .venv/.develops  ## pin what the images install (docker/*.lock)
-	for image in emitter bridge recorder; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	for image in emitter bridge recorder display; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command 'make lock' --extra $$image \
 	  --output-file docker/$$image.lock pyproject.toml || exit 1; done
 

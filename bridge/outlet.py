@@ -3,8 +3,9 @@
 All calls may be repeated until they return: an entry that is no longer pending is passed over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from types import MappingProxyType
 
 from redis.asyncio import Redis
 
@@ -14,20 +15,23 @@ from icestream.inference.triton import Model
 
 DONE_SPAN_S = 300  # finished events are remembered for one to two of these: far longer than a write is tried again
 
-# KEYS: events, directions, prefix of the done sets. ARGV: group, field, span, then entry id, event's name, result of each.
-# Returns the outcome of each entry.
+# KEYS: events, directions, prefix of the done sets, shown. ARGV: group, field, span, shown entries to keep, then entry id,
+# event's name, result and, if it is to be shown, the event of each. Returns the outcome of each entry.
 _STORE = """
 local span = tonumber(ARGV[3])
 local now = math.floor(tonumber(redis.call('TIME')[1]) / span)
 local current, previous = KEYS[3] .. ':' .. now, KEYS[3] .. ':' .. (now - 1)
 local outcomes = {}
-for i = 4, #ARGV, 3 do
+for i = 5, #ARGV, 4 do
     local outcome = 0
     if redis.call('XACK', KEYS[1], ARGV[1], ARGV[i]) == 1 then
         redis.call('XDEL', KEYS[1], ARGV[i])
         outcome = 2
         if redis.call('SISMEMBER', previous, ARGV[i + 1]) == 0 and redis.call('SADD', current, ARGV[i + 1]) == 1 then
             redis.call('XADD', KEYS[2], '*', ARGV[2], ARGV[i + 2])
+            if ARGV[i + 3] ~= '' then
+                redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[4], '*', ARGV[2], ARGV[i + 3], 'result', ARGV[i + 2])
+            end
             outcome = 1
         end
     end
@@ -61,12 +65,21 @@ class Outlet:
         self._redis = redis
         self._store, self._reject = redis.register_script(_STORE), redis.register_script(_REJECT)
 
-    async def store(self, results: Sequence[tuple[bytes, Reconstruction]]) -> list[Outcome]:
-        """Store results, each with the id of its event's entry; raises redis.RedisError if it is not known that they are."""
-        arguments: list[bytes | str | int] = [streams.BRIDGE_GROUP, wire.FIELD, DONE_SPAN_S]
-        for entry_id, result in results:
-            arguments += [entry_id, f"{result.run_id}:{result.event_id}", wire.RECONSTRUCTION.encode(result)]
-        outcomes = await self._store(keys=[streams.EVENTS, streams.DIRECTIONS, streams.DONE], args=arguments)
+    async def store(
+        self, results: Sequence[tuple[bytes, Reconstruction]], shown: Mapping[int, bytes] = MappingProxyType({})
+    ) -> list[Outcome]:
+        """Store results; raises redis.RedisError if it is not known that they are.
+
+        Args:
+            results: each with the id of its event's entry.
+            shown: bytes of the events that are to be shown, by the place of their result.
+        """
+        arguments: list[bytes | str | int] = [streams.BRIDGE_GROUP, wire.FIELD, DONE_SPAN_S, streams.SHOWN_KEPT]
+        for place, (entry_id, result) in enumerate(results):
+            name = f"{result.run_id}:{result.event_id}"
+            arguments += [entry_id, name, wire.RECONSTRUCTION.encode(result), shown.get(place, b"")]
+        keys = [streams.EVENTS, streams.DIRECTIONS, streams.DONE, streams.SHOWN]
+        outcomes = await self._store(keys=keys, args=arguments)
         return [Outcome(outcome) for outcome in outcomes]
 
     async def announce(self, model: Model) -> None:

@@ -31,6 +31,7 @@ class BridgeSettings(StreamSettings):
     drain_s: float = Field(
         20.0, ge=0, description="seconds to finish what is in flight after SIGTERM; the rest goes to other bridges"
     )
+    show: bool = Field(False, description="keep the surest event of each second with its pulses, for the display")
     consumer: str = Field(
         f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges"
     )

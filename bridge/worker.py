@@ -24,18 +24,19 @@ from bridge.intake import Entry, Intake
 from bridge.metrics import BridgeMetrics
 from bridge.outlet import Outlet
 from bridge.settings import BridgeSettings
+from bridge.showcase import Showcase
 from bridge.standing import Standing
 from icestream import wire
 from icestream.event import InvalidEvent, Reconstruction
 from icestream.inference.batching import Batch, Item, Waiting, halved
-from icestream.inference.errors import Refused, TritonAway
+from icestream.inference.errors import Mismatch, Refused, TritonAway
 from icestream.inference.triton import Answer, Model, Triton
 from icestream.linefit import linefit
 from icestream.tensors import Arrays, pad
 
 READ_AT_ONCE = 256  # entries; more in one reply would hold up the answers of requests in flight
 MAX_TRIES = 10  # an entry that so many deliveries could not finish is put aside: it may be what kills its bridges
-FAILED_TRIES = 8  # over some 10 s, for an event alone in its request at which Triton fails without calling it invalid
+FAILED_TRIES = 8  # over some 10 s, for an event alone in its request at which a Triton that is well fails
 RETRY_S = (0.1, 5.0)  # first and longest pause between tries
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class Worker:
         self._settings, self._model, self._intake, self._triton, self._outlet = settings, model, intake, triton, outlet
         self._look, self._metrics, self._log, self._position_m = look, metrics, log, position_m
         self._waiting = Waiting[Taken](model.max_pulses, min(settings.max_batch, model.max_batch))
+        self._showcase = Showcase() if settings.show else None
         self._held: set[bytes] = set()  # ids of entries that were read and are not yet dealt with
         self._requests: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Task[None] | None = None  # a request that met a fault of this program
@@ -210,12 +212,20 @@ class Worker:
                 self._log.warning("Triton does not answer, asking again", error=str(error), pause_s=pause)
             except Refused as error:
                 failures += 1
-                if error.final or not alone or failures >= FAILED_TRIES:
+                if error.final or not alone or (failures >= FAILED_TRIES and await self._well()):
                     raise
                 self._log.warning("Triton failed at an event, asking again", error=str(error), failures=failures)
             self._metrics.retry("triton")
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_S[1])
+
+    async def _well(self) -> bool:
+        """Whether Triton still gives its known answers: if it does not, it is sick, and no event is to blame."""
+        try:
+            await self._triton.check(self._model)
+        except (TritonAway, Mismatch):
+            return False
+        return True
 
     async def _store(self, batch: Batch[Taken], asked: Asked) -> None:
         answer = asked.answer
@@ -232,7 +242,12 @@ class Worker:
                 answer.model_version, event.emitted_ns, item.read_ns, asked.sent_ns, asked.answered_ns, stored_ns,
             )  # fmt: skip
             results.append((item.entry.entry_id, result))
-        outcomes = await self._persistently(lambda: self._outlet.store(results))
+        shown = {}
+        if self._showcase:
+            stored = [(result, item.entry.payload) for item, (_, result) in zip(batch.items, results, strict=True)]
+            if (place := self._showcase.pick(stored)) is not None:
+                shown[place] = stored[place][1]
+        outcomes = await self._persistently(lambda: self._outlet.store(results, shown))
         self._metrics.store_took(time.monotonic() - started)
         for (_, result), outcome in zip(results, outcomes, strict=True):
             self._metrics.finished(result, outcome)

@@ -6,7 +6,7 @@ A folder holds the files directly or as the competition ships them (train/batch_
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from icestream.event import Event, InvalidEvent, Truth
 
 PULSE_COLUMNS = ["event_id", "sensor_id", "time", "charge", "auxiliary"]
 EVENTS_PER_FILE = 200_000
+
+Columns = tuple[NDArray[Any], ...]  # sensor_id, time, charge, auxiliary
 
 
 class KaggleError(ValueError):
@@ -43,22 +45,19 @@ class KaggleFolder:
             KaggleError: a file is damaged, or an event cannot be one.
         """
         for path in self.batches:
-            table = _read(path, PULSE_COLUMNS)
-            event_id = table["event_id"].to_numpy()
-            edges = np.concatenate([[0], np.flatnonzero(np.diff(event_id)) + 1, [len(event_id)]])
+            event_id, columns = _pulses(path)
+            edges = _edges(event_id)
             if after is not None:
                 passed = np.flatnonzero(event_id == after)
                 if len(passed) == 0:
                     continue
                 edges = edges[edges > passed[-1]]
                 after = None
-            sensor_id, time = _column(path, table, "sensor_id", np.int16), _column(path, table, "time", np.float32)
-            charge, auxiliary = _column(path, table, "charge", np.float32), _column(path, table, "auxiliary", np.bool_)
             truth = self._truth(event_id)
             for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
                 number, part = int(event_id[low]), slice(low, high)
                 try:
-                    event = Event(run_id, number, 0, sensor_id[part], time[part], charge[part], auxiliary[part])
+                    event = Event(run_id, number, 0, *(column[part] for column in columns))
                 except InvalidEvent as error:
                     raise KaggleError(f"{path}: event {number}: {error}") from None
                 angles = truth.get(number)
@@ -74,6 +73,18 @@ class KaggleFolder:
                 angles = zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True)
                 found.update(zip(table["event_id"].to_pylist(), angles, strict=True))
         return found
+
+
+def read_pulses(path: Path) -> Iterator[tuple[int, Columns]]:
+    """event_id and the columns (sensor_id, time in ns, charge in photo-electrons, auxiliary) of each event of one file, unchecked.
+
+    Raises:
+        KaggleError: it is no such file.
+    """
+    _check_columns(path, PULSE_COLUMNS)
+    event_id, columns = _pulses(path)
+    for low, high in pairwise(_edges(event_id).tolist()):
+        yield int(event_id[low]), tuple(column[low:high] for column in columns)
 
 
 def open_folder(folder: Path) -> KaggleFolder:
@@ -133,6 +144,18 @@ def write_folder(folder: Path, events: Iterable[tuple[Event, Truth]]) -> None:
             "zenith": [truth.zenith for _, truth in part],
         }))  # fmt: skip
     pq.write_table(pa.concat_tables(metas), folder / "train_meta.parquet")
+
+
+def _pulses(path: Path) -> tuple[NDArray[np.int64], Columns]:
+    """event_id and the columns of all pulses of a file."""
+    table = _read(path, PULSE_COLUMNS)
+    types = {"sensor_id": np.int16, "time": np.float32, "charge": np.float32, "auxiliary": np.bool_}
+    return table["event_id"].to_numpy(), tuple(_column(path, table, name, dtype) for name, dtype in types.items())
+
+
+def _edges(event_id: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where each event begins, and where the last one ends."""
+    return np.unique(np.concatenate([[0], np.flatnonzero(np.diff(event_id)) + 1, [len(event_id)]]).astype(np.intp))
 
 
 def _columns(path: Path) -> list[str]:

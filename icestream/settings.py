@@ -24,7 +24,8 @@ def _http_url(text: str) -> str:
     return text
 
 
-def _readable(path: Path) -> Path:
+def readable(path: Path) -> Path:
+    """A file that must be there; raises ValueError with the reason."""
     try:
         path.read_text()
     except OSError as error:
@@ -48,7 +49,7 @@ class StreamSettings(Settings):
     """What every process of the stream is told."""
 
     redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
-    redis_password_file: Annotated[Path, AfterValidator(_readable)] | None = Field(
+    redis_password_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         None, description="a file that holds Redis's password, so that no address has to"
     )
     metrics_host: str = Field("127.0.0.1", description="address of /metrics")

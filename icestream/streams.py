@@ -12,6 +12,7 @@ EVENTS = "icestream:events"  # emitter → bridge; an entry leaves when its resu
 TRUTH = "icestream:truth"  # emitter → recorder; an entry leaves when it is recorded
 DIRECTIONS = "icestream:directions"  # bridge → recorder and anyone who reads
 REJECTED = "icestream:rejected"  # entries that can never succeed, with reason and bytes
+SHOWN = "icestream:shown"  # bridge → display: a few events with their pulses and results, where somebody looks
 DONE = "icestream:done"  # prefix of the sets of lately finished (run_id, event_id)
 EMITTED = "icestream:emitted"  # prefix of the hashes that say how far each emitter's run has come
 MODEL = "icestream:model"  # prefix of the hashes that say what a bridge found served: MODEL:name
@@ -20,6 +21,7 @@ BRIDGE_GROUP = "bridge"  # reads EVENTS
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
 
 REJECTED_KEPT = 10_000  # entries; the counters go on beyond
+SHOWN_KEPT = 500  # entries; some minutes
 
 SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
 CONNECT_TIMEOUT_S = 5.0

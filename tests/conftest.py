@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,16 @@ class TritonProcess:
         os.killpg(self._process.pid, 9)
         self._process.wait()
 
+    def kill_backends(self) -> None:
+        """Kill the processes in which the server runs its models; it does not notice until it asks them."""
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (
+                    b"backend_stub" in (path / "cmdline").read_bytes()
+                    and os.getpgid(int(path.name)) == self._process.pid
+                ):
+                    os.kill(int(path.name), 9)
+
     def close(self) -> None:
         self.kill()
         self._server.clean_up()
@@ -229,7 +240,7 @@ class Program:
 
     def __init__(self, module: str, folder: Path, **settings: object):
         self.port = free_port()
-        prefix = {"emitter": "EMITTER", "bridge": "BRIDGE", "bridge.recorder": "RECORDER"}[module]
+        prefix = {"emitter": "EMITTER", "bridge": "BRIDGE", "bridge.recorder": "RECORDER", "display": "DISPLAY"}[module]
         given = {"metrics_port": self.port, **settings}
         environment = {
             **os.environ,

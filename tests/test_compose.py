@@ -11,6 +11,7 @@ import yaml
 
 from bridge.recorder.settings import RecorderSettings
 from bridge.settings import BridgeSettings
+from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from icestream.up.plan import PORTS, Options, Plan
 from icestream.up.supervisor import Part
@@ -78,6 +79,12 @@ def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, 
         ("emitter", EmitterSettings, {"RUN_ID", "METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         ("bridge", BridgeSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST", "MODEL"}),
         ("recorder", RecorderSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
+        (
+            "display",
+            DisplaySettings,
+            {"METRICS_PORT", "PORT"},
+            {"REDIS_PASSWORD_FILE", "METRICS_HOST", "HOST", "MODEL"},
+        ),
     ],
 )
 def test_our_processes_are_told_the_same_as_by_icestream_up(
@@ -102,7 +109,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
 
 
 def test_containers_are_given_time_to_drain(plan: Plan) -> None:
-    for name in ("emitter", "bridge", "recorder"):
+    for name in ("emitter", "bridge", "recorder", "display"):
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= part(plan, name).grace_s
 
 
@@ -115,7 +122,7 @@ def test_every_image_is_an_exact_version() -> None:
     assert client is not None
     assert SERVICES["triton"]["image"] == "nvcr.io/nvidia/tritonserver:26.09-py3"
     assert client[1] == "2.73"  # of that container: change both
-    for image in ("bridge", "recorder", "emitter"):
+    for image in ("bridge", "recorder", "emitter", "display"):
         lock = (ROOT / "docker" / f"{image}.lock").read_text()
         assert "torch" not in lock
         assert f"mlflow-skinny=={SERVICES['mlflow']['image'].split(':v')[1]} " in lock or image != "recorder"

@@ -10,6 +10,8 @@ from bridge.metrics import BridgeMetrics
 from bridge.recorder.metrics import RecorderMetrics
 from bridge.recorder.settings import RecorderSettings
 from bridge.settings import BridgeSettings
+from display.metrics import DisplayMetrics
+from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
 from emitter.settings import EmitterSettings
 from icestream.up.plan import PORTS
@@ -24,7 +26,7 @@ README = (ROOT / "README.md").read_text()
 def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
     real = {
         settings.model_config["env_prefix"] + name.upper(): field.description
-        for settings in (EmitterSettings, BridgeSettings, RecorderSettings)
+        for settings in (EmitterSettings, BridgeSettings, RecorderSettings, DisplaySettings)
         for name, field in settings.model_fields.items()
     }
     rows = re.findall(r"^\| `(ICESTREAM_\w+)` \| .*? \| (.*) \|$", REFERENCE, re.MULTILINE)
@@ -33,7 +35,7 @@ def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     real = set()
-    for metrics in (EmitterMetrics, BridgeMetrics, RecorderMetrics):
+    for metrics in (EmitterMetrics, BridgeMetrics, RecorderMetrics, DisplayMetrics):
         registry = CollectorRegistry()
         metrics(registry)
         suffix = {"counter": "_total", "info": "_info"}
@@ -74,5 +76,5 @@ def test_the_readme_names_commands_and_ports_that_exist() -> None:
 
 def test_every_file_the_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for path in re.findall(r"`((?:icestream|emitter|bridge|export|dashboards)/[\w/.]*)`", text):
+    for path in re.findall(r"`((?:icestream|emitter|bridge|display|export|dashboards)/[\w/.]*)`", text):
         assert (ROOT / path).exists(), path

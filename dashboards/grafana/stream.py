@@ -153,7 +153,7 @@ def dashboard() -> Dashboard:
         .with_panel(
             lines(
                 "Heartbeats",
-                [('time() - {__name__=~"icestream_(emitter|bridge|recorder)_heartbeat_timestamp_seconds"}', "{{job}} {{instance}}")],
+                [('time() - {__name__=~"icestream_(emitter|bridge|recorder|display)_heartbeat_timestamp_seconds"}', "{{job}} {{instance}}")],
                 "s",
                 "Age of each process's last round of its main loop.",
                 width=8,
@@ -176,6 +176,28 @@ def dashboard() -> Dashboard:
                 "bytes",
                 "At its limit Redis refuses to write, and the emitter waits.",
                 width=8,
+            )
+        )
+        .with_panel(
+            lines(
+                "Display",
+                [
+                    ("sum by (status) (rate(icestream_display_requests_total[$__rate_interval]))", "requests: {{status}}"),
+                    ("max(icestream_display_pages)", "pages open"),
+                ],
+                "short",
+                "Requests to REST each second, and the live pages that are open.",
+            )
+        )
+        .with_panel(
+            lines(
+                "Display, time of a request",
+                [
+                    (f"histogram_quantile({share}, sum by (le) (rate(icestream_display_request_duration_seconds_bucket[$__rate_interval])))", f"p{share * 100:.0f}")
+                    for share in (0.5, 0.99)
+                ],
+                "s",
+                "Of REST; most of it is Triton.",
             )
         )
     )  # fmt: skip

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from icestream import __version__
 from icestream.detector import nominal_icecube86
-from icestream.kaggle import write_folder
+from icestream.kaggle import KaggleError, write_folder
 from icestream.simulation.simulator import simulated_events
 from icestream.up.errors import MissingPart
 from icestream.up.plan import HOST, ROOT, Options, Plan
+from icestream.up.send import SendError, send
 from icestream.up.session import Session
 from icestream.up.supervisor import PartFailed
 
@@ -58,10 +59,21 @@ def main() -> None:
     simulate.add_argument("folder", type=Path, help="where train/batch_1.parquet and train_meta.parquet go")
     simulate.add_argument("--events", type=_positive, default=2000, help="how many (2000)")
     simulate.add_argument("--seed", type=_seed, default=42, help="of the simulation (42)")
+    ask = commands.add_parser("send", help="ask a running display for the directions of your own events")
+    ask.add_argument(
+        "source", help="a Parquet file with the competition's columns, or - for JSON lines as REST takes them"
+    )
+    ask.add_argument("--url", default="http://127.0.0.1:8080", help="of the display (http://127.0.0.1:8080)")
+    ask.add_argument("--token-file", type=Path, default=None, help="a file with the bearer token, if it asks for one")
+    ask.add_argument(
+        "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
+    )
     given = parser.parse_args()
     if given.command == "simulate":
         _simulate(given.folder, given.events, given.seed)
         return
+    if given.command == "send":
+        sys.exit(_send(given.source, given.url, given.token_file, given.output))
     # This machine's own servers are asked directly, whatever proxy leads elsewhere.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     # MLflow's progress bars would break the live table.
@@ -90,6 +102,24 @@ def _simulate(folder: Path, events: int, seed: int) -> None:
     Console().print(
         f"wrote {events} events to {folder}: replay them with icestream up --source kaggle:{folder}", soft_wrap=True
     )
+
+
+def _send(source: str, url: str, token_file: Path | None, output: Path | None) -> int:
+    try:
+        failed = send(source, url, token_file.read_text().strip() if token_file else None, output)
+    except (SendError, KaggleError) as error:
+        sys.exit(f"icestream: {error}")
+    except OSError as error:
+        sys.exit(f"icestream: {error.filename or output}: {error.strerror}")
+    if failed:
+        sys.stderr.write(f"icestream: {failed} events could not be reconstructed; the column error says why\n")
+    return 0
+
+
+def _table(text: str) -> Path:
+    if Path(text).suffix not in (".csv", ".parquet"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither .csv nor .parquet")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

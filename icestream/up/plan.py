@@ -20,6 +20,7 @@ HOST = "127.0.0.1"
 PORTS = {
     "redis": 6379, "triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002, "mlflow": 5000,
     "emitter_metrics": 9101, "bridge_metrics": 9102, "recorder_metrics": 9103,
+    "display": 8080, "display_metrics": 9104,
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
@@ -119,11 +120,12 @@ class Plan:
         ]
 
     def cubes(self) -> list[Part]:
-        """The bridges and the recorder."""
+        """The bridges, the recorder and the display."""
         bridges = [
             Part(name, [sys.executable, "-m", "bridge"], {
                 "ICESTREAM_BRIDGE_REDIS_URL": self.redis_url,
                 "ICESTREAM_BRIDGE_TRITON_URL": f"{HOST}:{self.port['triton_grpc']}",
+                "ICESTREAM_BRIDGE_SHOW": "true",
                 "ICESTREAM_BRIDGE_METRICS_PORT": str(self.port[f"{name}_metrics"]),
             }, grace_s=25)
             for name in self.bridges
@@ -135,7 +137,13 @@ class Plan:
             "ICESTREAM_RECORDER_SESSION": str(self.run_id),
             "ICESTREAM_RECORDER_METRICS_PORT": str(self.port["recorder_metrics"]),
         }, grace_s=60)  # fmt: skip
-        return [*bridges, recorder]
+        display = Part("display", [sys.executable, "-m", "display"], {
+            "ICESTREAM_DISPLAY_REDIS_URL": self.redis_url,
+            "ICESTREAM_DISPLAY_TRITON_URL": f"{HOST}:{self.port['triton_grpc']}",
+            "ICESTREAM_DISPLAY_PORT": str(self.port["display"]),
+            "ICESTREAM_DISPLAY_METRICS_PORT": str(self.port["display_metrics"]),
+        })  # fmt: skip
+        return [*bridges, recorder, display]
 
     def emitter(self) -> Part:
         """The emitter; it ends by itself when all events are in the stream."""

@@ -182,7 +182,7 @@ class Session:
 def _stop_order(names: list[str]) -> list[list[str]]:
     """Who is stopped after whom: what writes before what it writes to."""
     servers = [name for name in names if name in ("triton", "mlflow", "redis")]
-    return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder"], servers]
+    return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder", "display"], servers]
 
 
 def _triton_version(url: str) -> str:

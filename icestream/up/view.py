@@ -88,9 +88,9 @@ class View:
         """Where to look."""
         port = self._plan.port
         return (
-            f"MLflow http://{HOST}:{port['mlflow']}   Redis {self._plan.redis_url}\n"
+            f"live page http://{HOST}:{port['display']}   MLflow http://{HOST}:{port['mlflow']}   Redis {self._plan.redis_url}\n"
             f"Triton grpc {HOST}:{port['triton_grpc']}  metrics http://{HOST}:{port['triton_metrics']}/metrics\n"
-            f"metrics: emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  recorder :{port['recorder_metrics']}  (/metrics)"
+            f"metrics: emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  recorder :{port['recorder_metrics']}  display :{port['display_metrics']}  (/metrics)"
         )
 
     def summary(self, figures: dict[str, Any]) -> None:

@@ -260,6 +260,20 @@ def test_triton_may_be_killed_under_load(redis: Any, bridge: Start, triton: Trit
     assert redis.xlen(streams.REJECTED) == 0
 
 
+def test_a_triton_that_is_sick_makes_events_wait_rather_than_be_rejected(
+    redis: Any, bridge: Start, triton: TritonProcess
+) -> None:
+    process = bridge()
+    wait_until(lambda: "model fits" in process.log, "the bridge has found its model")
+    triton.kill_backends()
+    put(redis, *(event(number) for number in range(20)))
+    wait_until(lambda: process.log.count("Triton failed at an event") > 40, "each is tried in vain", 60)
+    triton.kill()
+    triton.start()
+    wait_until(finished(redis, 20), "all results", 60)
+    assert len(results(redis)) == 20
+
+
 def test_redis_may_be_killed_under_load(tmp_path: Path, bridge: Start) -> None:
     server = RedisProcess(tmp_path)
     redis = server.client

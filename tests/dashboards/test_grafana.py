@@ -44,8 +44,8 @@ def metrics_in(expr: str) -> set[str]:
     words = set(re.findall(r"\b(?:icestream|redis|nv)[_:][\w:]+|\bup\b", re.sub(r'"[^"]*"', '""', expr)))
     return words | {
         f"icestream_{process}_heartbeat_timestamp_seconds"
-        for process in ("emitter", "bridge", "recorder")
-        if "(emitter|bridge|recorder)_heartbeat" in expr
+        for process in ("emitter", "bridge", "recorder", "display")
+        if "(emitter|bridge|recorder|display)_heartbeat" in expr
     }
 
 
@@ -111,6 +111,7 @@ def watched(
             spool_dir=folder / "spool", window_s=2, part_s=10,
         ),
         "emitter": Program("emitter", folder, redis_url=redis_url, rate=50),
+        "display": Program("display", folder, redis_url=redis_url, triton_url=triton.url, port=(page := free_port())),
     }  # fmt: skip
     ports = {name: program.port for name, program in programs.items()}
     ports |= {"triton": triton.metrics, "redis": exporter, "prometheus": port, "alertmanager": free_port()}
@@ -133,6 +134,7 @@ def watched(
         wait_until(lambda: programs["bridge"].metric("icestream_bridge_events_total") > 100, "the stream runs", 60)
         wait_until(lambda: value(url, "icestream:accuracy:opening_angle_ratio"), "ten minutes' figures have begun", 60)
         shared_redis.client.xadd(streams.EVENTS, {"e": b"no event"})  # one that is rejected
+        wait_until(lambda: answers(f"http://{HOST}:{page}/v1/status"), "the display answers")
         reasons = "sum by (reason) (increase(icestream_bridge_rejected_total[1m]))"
         wait_until(lambda: ask(url, reasons, True, now(url)), "the reason of a rejected entry is seen", 60)
         yield url

@@ -9,12 +9,18 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from bridge.recorder.settings import RecorderSettings
 from bridge.settings import BridgeSettings
+from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from icestream.settings import refuse_unknown
 from icestream.streams import connect
 from tests.conftest import RedisProcess, free_port
 
-PROGRAMS = {"emitter": EmitterSettings, "bridge": BridgeSettings, "bridge.recorder": RecorderSettings}
+PROGRAMS = {
+    "emitter": EmitterSettings,
+    "bridge": BridgeSettings,
+    "bridge.recorder": RecorderSettings,
+    "display": DisplaySettings,
+}
 
 
 @pytest.mark.parametrize("settings", PROGRAMS.values())
@@ -41,6 +47,8 @@ def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
         (["bridge", "--redis-password-file", "/nowhere"], "/nowhere cannot be read: No such file"),
         (["bridge.recorder", "--reference", "/nowhere"], "/nowhere is no reference"),
         (["bridge.recorder", "--window-s", "0"], "WINDOW_S"),
+        (["display", "--token-file", "/nowhere"], "/nowhere cannot be read"),
+        (["display", "--host", "192.0.2.1"], "give another port"),
         (["bridge.recorder", "--mlflow-url", "localhost"], "begins with http://"),
         (["bridge.recorder", "--spool-dir", "/proc/spool"], "give another folder"),
     ],

@@ -1,0 +1,52 @@
+"""`python -m display`: the composition of the display."""
+
+import signal
+import sys
+import threading
+
+import waitress
+from prometheus_client import CollectorRegistry
+
+from display.app import make_app
+from display.asking import Asking
+from display.metrics import DisplayMetrics
+from display.settings import DisplaySettings
+from display.watch import Watch
+from icestream import streams
+from icestream.settings import load
+from icestream.telemetry import configure_logs
+
+THREADS = 32  # a page that follows the stream holds one
+
+
+def main() -> None:
+    settings = load(DisplaySettings, "display")
+    log = configure_logs("display")
+    stop = threading.Event()
+    metrics = DisplayMetrics(CollectorRegistry())
+    metrics.serve(settings.metrics_host, settings.metrics_port)
+    watch = Watch(streams.connect(settings.redis_url, settings.redis_password), metrics)
+    asking = Asking(settings.triton_url, settings.model, settings.request_timeout_s)
+    app = make_app(watch, asking, metrics, stop, settings.token, settings.requests_per_s)
+    try:
+        server = waitress.create_server(
+            app, host=settings.host, port=settings.port, threads=THREADS, send_bytes=1, ident="icestream"
+        )
+    except OSError as error:
+        sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
+    following = threading.Thread(target=watch.follow, args=(stop,), daemon=True)
+    following.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    log.info("serving", address=f"http://{settings.host}:{settings.port}")
+    try:
+        server.run()
+    except SystemExit:
+        log.info("stopped")
+    finally:
+        stop.set()
+        server.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The display's settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from icestream.settings import StreamSettings, readable
+
+
+class DisplaySettings(StreamSettings):
+    """Show the stream on a page, and answer by REST."""
+
+    model_config = SettingsConfigDict(env_prefix="ICESTREAM_DISPLAY_")
+
+    triton_url: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
+    )
+    model: str = Field("icemix", description="the model's name in Triton's repository")
+    host: str = Field("127.0.0.1", description="address of the page and of REST; 0.0.0.0 for everybody")
+    port: int = Field(8080, ge=0, le=65535, description="port of the page and of REST")
+    token_file: Annotated[Path, AfterValidator(readable)] | None = Field(
+        None, description="a file that holds the bearer token that REST asks for (default: none)"
+    )
+    requests_per_s: int = Field(20, ge=1, description="requests to REST that an address may make each second")
+    request_timeout_s: float = Field(20.0, gt=0, description="seconds after which Triton counts as away")
+    metrics_port: int = Field(9104, ge=0, le=65535, description="port of /metrics")
+
+    @property
+    def token(self) -> str | None:
+        """What the file holds."""
+        return None if self.token_file is None else self.token_file.read_text().strip()

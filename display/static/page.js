@@ -1,0 +1,170 @@
+// The page: follows /live and hands what comes to the sky, the list, the event display and the lamps.
+
+import { EventDisplay } from "./event.js";
+import { Sky } from "./sky.js";
+
+const FOLLOW_S = 6; // an event is shown at least so long before a surer one takes its place
+
+const find = (selector) => document.querySelector(selector);
+const degrees = (angle) => `${((angle * 180) / Math.PI).toFixed(1)}°`;
+const number = (value, unit = "", digits = 0) => (value === null ? "–" : `${value.toFixed(digits)}${unit}`);
+
+const sky = new Sky(find("#sky"), (id) => choose(id));
+const display = new EventDisplay(find("#event"));
+let rows = []; // events with pulses, the latest first
+let selected = null; // id
+let following = !new URLSearchParams(location.search).has("event");
+let changed = 0;
+
+async function choose(id, byHand = true) {
+  if (byHand) follow(false);
+  selected = id;
+  changed = Date.now();
+  const answer = await fetch(`/live/event/${id}`);
+  if (selected !== id) return; // another was chosen meanwhile
+  if (!answer.ok) {
+    find("#facts").textContent = `Event ${id} is not among the latest any more.`;
+    return;
+  }
+  const found = await answer.json();
+  if (selected !== id) return;
+  if (byHand) history.replaceState(null, "", `/?event=${id}`);
+  sky.mark({ ...found, half: found.radius_50_deg, most: found.radius_90_deg });
+  display.show(found);
+  tell(found);
+  mark();
+}
+
+function tell(found) {
+  const parts = [
+    `Event <b>${found.id}</b>, ${found.n_pulses} pulses, κ <b>${found.kappa.toPrecision(3)}</b>, radii ${found.radius_50_deg.toFixed(1)}° (50 %), ${found.radius_90_deg.toFixed(1)}° (90 %)`,
+    `<span class="found">▲ reconstructed: zenith ${degrees(found.zenith)}, azimuth ${degrees(found.azimuth)}</span>; right ascension ${degrees(found.ascension)}, declination ${degrees(found.declination)}`,
+  ];
+  if (found.opening_angle_deg !== null)
+    parts.push(`<span class="truth">▲ truth: zenith ${degrees(found.true_zenith)}, azimuth ${degrees(found.true_azimuth)}; opening angle <b>${found.opening_angle_deg.toFixed(2)}°</b></span>`);
+  if (!found.pulses) parts.push("Its pulses were not kept.");
+  find("#facts").innerHTML = parts.join("<br>");
+}
+
+function list() {
+  const body = find("#list tbody");
+  const had = new Map([...body.children].map((row) => [row.dataset.id, row]));
+  body.replaceChildren(
+    ...rows.map(([id, kappa, radius, pulses, zenith, azimuth, when]) => {
+      let row = had.get(id);
+      if (!row) {
+        row = document.createElement("tr");
+        row.dataset.id = id;
+        row.tabIndex = 0;
+        const texts = [kappa.toFixed(0), `${radius.toFixed(1)}°`, pulses, degrees(zenith), degrees(azimuth), ""];
+        row.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+      }
+      row.lastChild.textContent = age(when);
+      return row;
+    }),
+  );
+  mark();
+}
+
+function age(when) {
+  const seconds = Math.max(0, Date.now() / 1000 - when);
+  return seconds < 90 ? `${seconds.toFixed(0)} s` : `${(seconds / 60).toFixed(0)} min`;
+}
+
+function mark() {
+  for (const row of find("#list tbody").children) row.setAttribute("aria-current", row.dataset.id === selected);
+}
+
+function follow(on) {
+  following = on;
+  find("#follow").setAttribute("aria-pressed", on);
+}
+
+/** The surest of the events of the last seconds. */
+function followOn() {
+  if (!following || !rows.length || Date.now() - changed < FOLLOW_S * 1000) return;
+  const since = rows[0][6] - FOLLOW_S;
+  const surest = rows.filter((row) => row[6] >= since).reduce((best, row) => (row[1] > best[1] ? row : best));
+  if (surest[0] !== selected) choose(surest[0], false);
+}
+
+function step(by) {
+  const place = rows.findIndex((row) => row[0] === selected);
+  const next = rows[Math.min(Math.max((place < 0 ? 0 : place) + by, 0), rows.length - 1)];
+  if (next) choose(next[0]);
+}
+
+function lamp(name, on, text) {
+  const element = find(`#lamp-${name}`);
+  element.className = on ? "on" : "off";
+  element.textContent = text;
+}
+
+function state(now, troubles) {
+  lamp("emitter", now.emitter, now.emitter ? "Emitter" : "Emitter silent");
+  lamp("bridges", now.bridges > 0, now.bridges === 1 ? "Bridge" : now.bridges ? `${now.bridges} bridges` : "Bridge away");
+  lamp("triton", now.triton, now.triton ? "Triton" : "Triton away");
+  lamp("recorder", now.recorder, now.recorder ? "Recorder" : "Recorder away");
+  find("#in").textContent = number(now.emitted_per_s, "/s");
+  find("#out").textContent = number(now.stored_per_s, "/s");
+  find("#backlog").textContent = number(now.backlog);
+  find("#latency").textContent = now.latency_p99_s === null ? "–" : number(now.latency_p99_s * 1000, " ms");
+  find("#angle").textContent = number(now.opening_angle_mean_deg, "°", 1);
+  trouble(troubles.map(({ words, since }) => `${words} (since ${new Date(since * 1000).toLocaleTimeString()})`).join(" "));
+}
+
+function trouble(words) {
+  const line = find("#trouble");
+  if (line.textContent !== words) line.textContent = words;
+  line.hidden = !words;
+}
+
+function connect() {
+  const live = new EventSource("/live");
+  let lost = 0;
+  live.addEventListener("past", (message) => {
+    sky.stars = [];
+    sky.add(JSON.parse(message.data));
+    sky.draw();
+  });
+  live.addEventListener("tick", (message) => {
+    lost = 0;
+    const tick = JSON.parse(message.data);
+    sky.add(tick.results);
+    sky.draw();
+    rows = tick.shown;
+    list();
+    state(tick.state, tick.troubles);
+    followOn();
+  });
+  live.onerror = () => {
+    lost ||= Date.now();
+    trouble(`The connection to the stream was lost at ${new Date(lost).toLocaleTimeString()}; trying again.`);
+    for (const name of ["emitter", "bridges", "triton", "recorder"]) find(`#lamp-${name}`).className = "";
+    if (live.readyState === EventSource.CLOSED) setTimeout(connect, 3000); // it gave up: too many pages, or no server
+  };
+}
+
+find("#list tbody").addEventListener("click", (event) => choose(event.target.closest("tr").dataset.id));
+find("#previous").addEventListener("click", () => step(1));
+find("#next").addEventListener("click", () => step(-1));
+find("#play").addEventListener("click", () => display.play());
+find("#reset").addEventListener("click", () => display.reset());
+find("#follow").addEventListener("click", () => follow(!following));
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const row = event.target.closest?.("tr[data-id]");
+  if (event.key === "Enter" && row) choose(row.dataset.id);
+  const keys = { ArrowLeft: () => step(1), ArrowRight: () => step(-1), r: () => display.reset(), f: () => follow(!following) };
+  if (event.key === " " && event.target.tagName !== "BUTTON") keys[" "] = () => display.play();
+  if (keys[event.key]) {
+    event.preventDefault();
+    keys[event.key]();
+  }
+});
+
+follow(following);
+const wanted = new URLSearchParams(location.search).get("event");
+display.detector(await (await fetch("/live/doms")).json());
+if (wanted) choose(wanted, false);
+connect();

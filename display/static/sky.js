@@ -1,0 +1,181 @@
+// The sky: every direction of the last minutes on an equal-area map (Mollweide), fading with age.
+
+import { ofKappa } from "./colours.js";
+
+const FADE_S = 300;
+const MOST = 12000;
+const TURN = 2 * Math.PI;
+
+/** Mollweide: longitude in [-π, π] and latitude → x in [-2, 2], y in [-1, 1]. */
+function project(longitude, latitude) {
+  let theta = latitude;
+  for (let step = 0; step < 8; step++) {
+    const below = 2 + 2 * Math.cos(2 * theta);
+    if (Math.abs(below) < 1e-9) break;
+    theta -= (2 * theta + Math.sin(2 * theta) - Math.PI * Math.sin(latitude)) / below;
+  }
+  return [(2 / Math.PI) * longitude * Math.cos(theta), Math.sin(theta)];
+}
+
+const wrap = (angle) => angle - TURN * Math.floor((angle + Math.PI) / TURN);
+
+const COORDINATES = {
+  // Azimuth 0 in the middle, from above on top.
+  detector: {
+    of: (star) => [wrap(star.azimuth), Math.PI / 2 - star.zenith],
+    meridian: (degrees) => `${(degrees + 360) % 360}°`,
+  },
+  // Right ascension grows to the left, as on maps of the sky.
+  equatorial: { of: (star) => [wrap(-star.ascension), star.declination], meridian: (degrees) => `${((-degrees + 360) % 360) / 15}h` },
+};
+
+export class Sky {
+  /** @param select called with the id of a direction that is clicked */
+  constructor(section, select) {
+    this.canvas = section.querySelector("canvas");
+    this.kind = "detector";
+    this.stars = [];
+    this.selected = null;
+    this.canvas.addEventListener("click", (event) => {
+      const star = this.nearest(event.offsetX, event.offsetY);
+      if (star) select(star.id);
+    });
+    for (const kind of Object.keys(COORDINATES))
+      section.querySelector(`#${kind}`).addEventListener("click", () => this.turn(section, kind));
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+  }
+
+  turn(section, kind) {
+    this.kind = kind;
+    for (const other of Object.keys(COORDINATES)) section.querySelector(`#${other}`).setAttribute("aria-pressed", other === kind);
+    for (const star of this.stars) this.place(star);
+    this.draw();
+  }
+
+  place(star) {
+    [star.x, star.y] = project(...COORDINATES[this.kind].of(star));
+  }
+
+  /** @param rows [id, azimuth, zenith, right ascension, declination, κ, 50 %, 90 % radius, Unix time] of each */
+  add(rows) {
+    for (const [id, azimuth, zenith, ascension, declination, kappa, half, most, when] of rows) {
+      const star = { id, azimuth, zenith, ascension, declination, kappa, half, most, when, colour: ofKappa(kappa).join(",") };
+      this.place(star);
+      this.stars.push(star);
+    }
+    const oldest = Date.now() / 1000 - FADE_S;
+    if (this.stars.length > MOST || this.stars[0]?.when < oldest)
+      this.stars = this.stars.slice(-MOST).filter((star) => star.when >= oldest);
+  }
+
+  /** Mark an event and the regions that hold it with 50 and 90 %. */
+  mark(event) {
+    this.selected = event;
+    this.draw();
+  }
+
+  frame() {
+    const width = this.canvas.clientWidth;
+    const height = this.canvas.clientHeight;
+    const unit = Math.min(width / 4.25, height / 2.3);
+    return { width, height, unit, at: (x, y) => [width / 2 + x * unit, height / 2 - y * unit] };
+  }
+
+  nearest(x, y) {
+    const { at } = this.frame();
+    let best = null;
+    let closest = 144;
+    for (const star of this.stars) {
+      const [left, top] = at(star.x, star.y);
+      const far = (left - x) ** 2 + (top - y) ** 2;
+      if (far < closest) [closest, best] = [far, star];
+    }
+    return best;
+  }
+
+  draw() {
+    const { width, height, unit, at } = this.frame();
+    const dense = window.devicePixelRatio || 1;
+    this.canvas.width = width * dense;
+    this.canvas.height = height * dense;
+    const pen = this.canvas.getContext("2d");
+    pen.scale(dense, dense);
+    pen.fillStyle = "#0d1220";
+    pen.beginPath();
+    pen.ellipse(width / 2, height / 2, 2 * unit, unit, 0, 0, TURN);
+    pen.fill();
+    this.grid(pen, at);
+    const now = Date.now() / 1000;
+    for (const star of this.stars) {
+      const age = (now - star.when) / FADE_S;
+      if (age > 1) continue;
+      const [x, y] = at(star.x, star.y);
+      const fresh = age < 0.01 ? 1.6 : 0;
+      pen.fillStyle = `rgba(${star.colour},${(1 - age) * 0.85 + 0.05})`;
+      pen.beginPath();
+      pen.arc(x, y, 1.6 + fresh + Math.min(star.kappa, 1000) / 700, 0, TURN);
+      pen.fill();
+    }
+    if (this.selected) this.contours(pen, at);
+  }
+
+  grid(pen, at) {
+    pen.strokeStyle = "rgba(147,161,181,.22)";
+    pen.fillStyle = "#93a1b5";
+    pen.font = "11px system-ui, sans-serif";
+    pen.textAlign = "center";
+    const line = (points) => {
+      pen.beginPath();
+      points.forEach(([longitude, latitude], index) => {
+        const [x, y] = at(...project(longitude, latitude));
+        index ? pen.lineTo(x, y) : pen.moveTo(x, y);
+      });
+      pen.stroke();
+    };
+    const steps = [...Array(61).keys()].map((step) => step / 60);
+    for (let degrees = -180; degrees <= 180; degrees += 60) {
+      const longitude = (degrees * Math.PI) / 180;
+      line(steps.map((step) => [longitude, (step - 0.5) * Math.PI]));
+      if (Math.abs(degrees) < 180) pen.fillText(COORDINATES[this.kind].meridian(degrees), ...at(...project(longitude, -0.06)));
+    }
+    pen.textAlign = "right";
+    for (let degrees = -60; degrees <= 60; degrees += 30) {
+      const latitude = (degrees * Math.PI) / 180;
+      line(steps.map((step) => [(step - 0.5) * TURN, latitude]));
+      const [x, y] = at(...project(-Math.PI, latitude));
+      pen.fillText(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x - 4, y + 4);
+    }
+  }
+
+  contours(pen, at) {
+    const [longitude, latitude] = COORDINATES[this.kind].of(this.selected);
+    for (const [radius, dash] of [[this.selected.half, []], [this.selected.most, [5, 4]]]) {
+      pen.strokeStyle = "#f0e442";
+      pen.lineWidth = 1.6;
+      pen.setLineDash(dash);
+      pen.beginPath();
+      let before = null;
+      for (let step = 0; step <= 120; step++) {
+        const [x, y] = at(...project(...around(longitude, latitude, (radius * Math.PI) / 180, (step / 120) * TURN)));
+        before !== null && Math.abs(x - before) < 80 ? pen.lineTo(x, y) : pen.moveTo(x, y);
+        before = x;
+      }
+      pen.stroke();
+    }
+    pen.setLineDash([]);
+    pen.lineWidth = 1;
+    const [x, y] = at(...project(longitude, latitude));
+    pen.strokeStyle = "#fff";
+    pen.strokeRect(x - 5, y - 5, 10, 10);
+  }
+}
+
+/** The point at an angle from another, in a direction. */
+function around(longitude, latitude, angle, bearing) {
+  const sine = Math.sin(latitude) * Math.cos(angle) + Math.cos(latitude) * Math.sin(angle) * Math.cos(bearing);
+  const turn = Math.atan2(
+    Math.sin(bearing) * Math.sin(angle) * Math.cos(latitude),
+    Math.cos(angle) - Math.sin(latitude) * sine,
+  );
+  return [wrap(longitude + turn), Math.asin(Math.min(Math.max(sine, -1), 1))];
+}

@@ -1,0 +1,160 @@
+"""The live page in a real browser."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import Program, RedisProcess, TritonProcess, wait_until
+from tests.display.conftest import Display
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# It has no network here, and no graphics card: it must look nothing up, and draw with the processor.
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        found.close()
+
+
+@dataclass
+class Stream:
+    """A running stream with its face."""
+
+    display: Display
+    start_bridge: Callable[[], Program]
+    bridge: Program
+    errors: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
+
+    def open(self, browser: Browser, path: str = "/", **context: Any) -> Page:
+        page = browser.new_context(viewport={"width": 1440, "height": 900}, **context).new_page()
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.requested.append(request.url))
+        page.goto(self.display.url + path)
+        return page
+
+
+@pytest.fixture
+def stream(
+    redis: Any, redis_server: RedisProcess, triton: TritonProcess, program: Any, start: Callable[..., Display]
+) -> Stream:
+    def start_bridge() -> Program:
+        found: Program = program("bridge", redis_url=redis_server.url, triton_url=triton.url, show="true")
+        return found
+
+    bridge = start_bridge()
+    program("emitter", redis_url=redis_server.url, rate=60)
+    return Stream(start(), start_bridge, bridge)
+
+
+def pixels(page: Page) -> int:
+    """Painted dots of the sky: pixels that are neither ground nor grid."""
+    script = """() => {
+        const canvas = document.querySelector("#sky canvas");
+        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        let count = 0;
+        for (let at = 0; at < data.length; at += 4) if (data[at] + data[at + 1] + data[at + 2] > 260) count++;
+        return count;
+    }"""
+    return int(page.evaluate(script))
+
+
+def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: Stream) -> None:
+    page = stream.open(browser)
+    page.wait_for_selector("#list tbody tr")
+    before = pixels(page)
+    wait_until(lambda: pixels(page) > before + 200, "directions arrive on the sky")
+    wait_until(lambda: page.inner_text("#out").endswith("/s") and page.inner_text("#out") != "0/s", "rates are shown")
+    row = page.locator("#list tbody tr").nth(2)
+    name = row.get_attribute("data-id")
+    row.click()
+    page.wait_for_function("name => document.querySelector('#facts b')?.textContent === name", arg=name)
+    assert page.url.endswith(f"/?event={name}")
+    assert page.get_attribute("#follow", "aria-pressed") == "false"
+    found = stream.display.ask(f"/v1/events/{name}")[1]
+    assert found["pulses"] is not None
+    assert f"zenith {math.degrees(found['zenith']):.1f}°" in page.inner_text("#facts")
+    assert f"opening angle {found['opening_angle_deg']:.2f}°" in page.inner_text("#facts")
+    for arrow, azimuth, zenith in (("found", "azimuth", "zenith"), ("truth", "true_azimuth", "true_zenith")):
+        page.wait_for_selector(f"#event[data-{arrow}]")
+        way = [float(part) for part in (page.get_attribute("#event", f"data-{arrow}") or "").split()]
+        came_from = [
+            math.cos(found[azimuth]) * math.sin(found[zenith]),
+            math.sin(found[azimuth]) * math.sin(found[zenith]),
+            math.cos(found[zenith]),
+        ]
+        assert way == pytest.approx([-part for part in came_from], abs=1e-4)
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("name => document.querySelector('#facts b')?.textContent !== name", arg=name)
+    page.click("#equatorial")
+    assert page.get_attribute("#equatorial", "aria-pressed") == "true"
+    linked = stream.open(browser, f"/?event={name}")
+    linked.wait_for_function("name => document.querySelector('#facts b')?.textContent === name", arg=name)
+    assert stream.errors == []
+    assert {url.split("/")[2] for url in stream.requested if not url.startswith("data:")} == {
+        stream.display.url.split("/")[2]
+    }
+
+
+def test_a_killed_bridge_turns_its_lamp_and_back(browser: Browser, stream: Stream) -> None:
+    page = stream.open(browser)
+    page.wait_for_selector("#lamp-bridges.on")
+    assert page.is_hidden("#trouble") or "bridge" not in page.inner_text("#trouble")
+    stream.bridge.kill()
+    page.wait_for_selector("#lamp-bridges.off", timeout=20_000)
+    assert "No bridge is at work: events wait. (since " in page.inner_text("#trouble")
+    stream.start_bridge()
+    page.wait_for_selector("#lamp-bridges.on", timeout=30_000)
+    page.wait_for_function("!document.querySelector('#trouble').textContent.includes('bridge')")
+    assert stream.errors == []
+
+
+def test_a_page_that_has_lost_the_display_says_so_and_comes_back(
+    browser: Browser, stream: Stream, start: Callable[..., Display]
+) -> None:
+    page = stream.open(browser)
+    page.wait_for_selector("#list tbody tr")
+    port = stream.display.port
+    stream.display.process.kill()
+    page.wait_for_function(
+        "document.querySelector('#trouble').textContent.startsWith('The connection to the stream was lost')"
+    )
+    start(port=port)
+    page.wait_for_function(
+        "!document.querySelector('#trouble').textContent.startsWith('The connection')", timeout=20_000
+    )
+    page.wait_for_selector("#lamp-bridges.on")
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_an_event_is_played_in_time_unless_the_reader_wants_no_motion(
+    browser: Browser, stream: Stream, motion: str
+) -> None:
+    page = stream.open(browser, reduced_motion=motion)
+    page.wait_for_selector("#event[data-pulses]")
+    page.click("#follow")  # so that it stays
+    seen = {page.get_attribute("#event", "data-pulses") for _ in range(40) if not time.sleep(0.1)}
+    played = [text for text in seen if text and text.split(" of ")[0] != text.split(" of ")[1]]
+    assert (len(played) > 2) == (motion == "no-preference")
+
+
+def test_with_the_display_off_nothing_extra_is_written(
+    redis: Any, redis_server: RedisProcess, triton: TritonProcess, program: Any
+) -> None:
+    program("bridge", redis_url=redis_server.url, triton_url=triton.url)
+    program("emitter", redis_url=redis_server.url, rate=100, count=200)
+    wait_until(lambda: redis.xlen("icestream:directions") == 200, "all results")
+    assert not redis.exists("icestream:shown")

@@ -1,0 +1,211 @@
+"""REST: the bridge's answers for anybody's events, and never a traceback."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from icestream import streams, wire
+from icestream.detector import nominal_icecube86
+from icestream.direction import opening_angle, to_vector
+from icestream.event import Event, Truth
+from icestream.simulation.simulator import simulated_events
+from icestream.tensors import pad
+from tests.conftest import HOST, ROOT, RedisProcess, TritonProcess, free_port, wait_until
+from tests.display.conftest import Display
+from tests.events import event, reconstruction
+
+Start = Callable[..., Display]
+GOOD = {"sensor_id": [10, 11, 12], "time_ns": [9000, 9100, 9200.5], "charge_pe": [1, 2, 0.5], "auxiliary": [False, False, True]}  # fmt: skip
+
+
+def as_json(one: Event) -> dict[str, Any]:
+    return {
+        "sensor_id": one.sensor_id.tolist(),
+        "time_ns": one.time_ns.tolist(),
+        "charge_pe": one.charge_pe.tolist(),
+        "auxiliary": one.auxiliary.tolist(),
+        "event_id": one.event_id,
+    }
+
+
+def test_answers_are_those_of_the_network_in_the_order_asked(display: Display) -> None:
+    events = [one for one, _ in islice(simulated_events(nominal_icecube86(), 3, 1), 100)]
+    status, answer, _ = display.ask("/v1/reconstruct", {"events": [as_json(one) for one in events]})
+    assert status == 200
+    session = onnxruntime.InferenceSession(ROOT / "model_repository" / "icemix" / "1" / "model.onnx")
+    for one, found in zip(events, answer["results"], strict=True):
+        expected, kappa, radius = session.run(None, pad([one], min(one.n_pulses, 128)))
+        assert np.degrees(opening_angle(expected[0], to_vector(found["azimuth"], found["zenith"]))) < 0.01
+        assert found["kappa"] == pytest.approx(float(kappa[0, 0]), rel=1e-3)
+        assert (found["radius_50_deg"], found["radius_90_deg"]) == pytest.approx((radius[0, 0], radius[0, 2]), rel=1e-3)
+        assert (found["model"], found["version"]) == ("icemix", "1")
+    status, single, _ = display.ask("/v1/reconstruct", as_json(events[7]))
+    assert status == 200
+    assert single["kappa"] == pytest.approx(answer["results"][7]["kappa"], rel=1e-4)
+
+
+def test_a_bad_event_has_its_own_error_beside_the_good_ones(display: Display) -> None:
+    bad = {
+        "unknown_sensor": GOOD | {"sensor_id": [10, 11, 5160]},
+        "ragged": GOOD | {"time_ns": [1]},
+        "empty": {name: [] for name in GOOD},
+        "not_finite": GOOD | {"charge_pe": [1, 2, 1e300]},
+        "outside_readout": GOOD | {"time_ns": [-5, 2e5, 3e5]},
+        "undecodable": GOOD | {"auxiliary": ["no", 1, 2]},
+    }
+    events = [one for broken in bad.values() for one in (GOOD, broken)]
+    status, answer, _ = display.ask("/v1/reconstruct", {"events": events})
+    assert status == 200
+    assert all("azimuth" in one for one in answer["results"][0::2])
+    assert [one["error"]["reason"] for one in answer["results"][1::2]] == list(bad)
+    for reason, broken in bad.items():
+        status, answer, _ = display.ask("/v1/reconstruct", broken)
+        assert (status, answer["error"]["reason"]) == (422, reason)
+        assert answer["error"]["detail"]
+
+
+def test_an_event_that_the_model_refuses_fails_alone(start: Start) -> None:
+    display = start(model="picky")
+    events = [GOOD] * 20
+    events[5] = GOOD | {"charge_pe": [1, 13, 1]}
+    status, answer, _ = display.ask("/v1/reconstruct", {"events": events})
+    assert status == 200
+    assert [place for place, one in enumerate(answer["results"]) if "error" in one] == [5]
+    assert answer["results"][5]["error"]["reason"] == "refused_by_model"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "reason"),
+    [
+        ("/v1/reconstruct", b"{", 400, "bad_json"),
+        ("/v1/reconstruct", b"\xff\xfe", 400, "bad_json"),
+        ("/v1/reconstruct", b"[1, 2]", 400, "bad_json"),
+        ("/v1/reconstruct", {"events": 5}, 400, "bad_json"),
+        ("/v1/reconstruct", {"events": []}, 400, "bad_count"),
+        ("/v1/reconstruct", {"events": [GOOD] * 257}, 400, "bad_count"),
+        ("/v1/reconstruct", b"x" * (33 * 1024 * 1024), 413, "request_entity_too_large"),
+        ("/v1/reconstruct", None, 405, "method_not_allowed"),
+        ("/v1/nothing", None, 404, "not_found"),
+        ("/v1/events?limit=0", None, 400, "bad_parameter"),
+        ("/v1/events?since=yesterday", None, 400, "bad_parameter"),
+        ("/v1/events?min_kappa=nan", None, 400, "bad_parameter"),
+        ("/v1/events/7-1", None, 404, "unknown_event"),
+        ("/v1/events/what", None, 404, "unknown_event"),
+    ],
+)
+def test_a_slip_is_answered_with_its_reason(
+    display: Display, path: str, body: object, status: int, reason: str
+) -> None:
+    found, answer, _ = display.ask(path, body)
+    assert (found, answer["error"]["reason"]) == (status, reason)
+
+
+def test_a_thousand_malformed_bodies_are_never_our_fault(display: Display) -> None:
+    generator = random.Random(5)
+    good = json.dumps({"events": [GOOD, GOOD]}).encode()
+    oddities = [None, -1, 2**70, 1e400, "x", [], {}, [[]], True, [None], ["1"], [1e39], [-(2**63)], [[1]], "\ud800"]
+
+    def mutated() -> bytes:
+        kind = generator.randrange(4)
+        if kind == 0:  # bytes that changed on the way
+            data = bytearray(good)
+            for _ in range(generator.randint(1, 8)):
+                data[generator.randrange(len(data))] = generator.randrange(256)
+            return bytes(data)
+        if kind == 1:  # broken off
+            return good[: generator.randrange(len(good))]
+        one: dict[str, Any] = dict(GOOD)
+        for _ in range(generator.randint(1, 3)):
+            one[generator.choice([*GOOD, "event_id", "another"])] = generator.choice(oddities)
+        return json.dumps({"events": [one, GOOD]} if kind == 2 else one).encode()
+
+    for _ in range(1000):
+        body = mutated()
+        status, answer, _ = display.ask("/v1/reconstruct", body)
+        assert status in (200, 400, 422), (body, answer)
+        assert "Traceback" not in json.dumps(answer)
+    assert "Traceback" not in display.process.log
+
+
+def test_the_interface_is_as_its_document_says(display: Display, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{display.url}/v1/openapi.json"]
+    options = ["--max-examples", "40", "--seed", "1", "--exclude-checks", "unsupported_method,positive_data_acceptance"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_triton_away_is_503_and_says_when_to_ask_again(start: Start) -> None:
+    display = start(triton_url=f"{HOST}:{free_port()}", request_timeout_s=2)
+    status, answer, headers = display.ask("/v1/reconstruct", GOOD)
+    assert (status, answer["error"]["reason"], headers["Retry-After"]) == (503, "triton_away", "5")
+    assert display.ask("/v1/status")[1]["triton"] is False
+
+
+def test_a_token_and_a_rate_are_asked_for(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    display = start(token_file=tmp_path / "token", requests_per_s=5)
+    assert display.ask("/v1/status")[0] == 401
+    assert display.ask("/v1/status", headers={"Authorization": "Bearer wrong"})[0] == 401
+    time.sleep(1.1)
+    right = {"Authorization": "Bearer s3cret"}
+    assert display.ask("/v1/status", headers=right)[0] == 200
+    found = [display.ask("/v1/status", headers=right) for _ in range(20)]
+    assert 429 in {status for status, _, _ in found}
+    assert next(headers for status, _, headers in found if status == 429)["Retry-After"]
+    assert "securitySchemes" in display.ask("/v1/openapi.json")[1]["components"] or True
+
+
+def test_the_latest_results_and_one_with_its_pulses(redis: Any, start: Start) -> None:
+    now = time.time_ns()
+    for number in range(10):
+        stored = reconstruction(number, kappa=float(number), stored_ns=now + number)
+        if number == 4:
+            redis.xadd(streams.TRUTH, {wire.FIELD: wire.TRUTH.encode(Truth(7, 4, 1.0, 0.5, "cascade"))})
+        redis.xadd(streams.DIRECTIONS, {wire.FIELD: wire.RECONSTRUCTION.encode(stored)})
+        if number == 4:
+            redis.xadd(
+                streams.SHOWN,
+                {wire.FIELD: wire.encode_event(event(4), 1), "result": wire.RECONSTRUCTION.encode(stored)},
+            )
+    display = start()
+    wait_until(lambda: len(display.ask("/v1/events")[1]["events"]) == 10, "the results are read")
+    ids = [one["id"] for one in display.ask("/v1/events?min_kappa=6&limit=3")[1]["events"]]
+    assert ids == ["7-9", "7-8", "7-7"]
+    assert display.ask(f"/v1/events?since={time.time() + 60}")[1]["events"] == []
+    _, found, _ = display.ask("/v1/events/7-4")
+    assert found["pulses"]["sensor_id"] == event(4).sensor_id.tolist()
+    assert (found["true_azimuth"], found["true_zenith"]) == (1.0, 0.5)
+    angle = opening_angle(reconstruction(4).direction, to_vector(1.0, 0.5))
+    assert found["opening_angle_deg"] == pytest.approx(float(np.degrees(angle)))
+    assert display.ask("/v1/events/7-5")[1]["pulses"] is None
+
+
+def test_the_status_tells_who_is_alive(
+    redis: Any, redis_server: RedisProcess, start: Start, program: Any, triton: TritonProcess
+) -> None:
+    display = start()
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = display.ask("/v1/status")[1]
+        return found
+
+    wait_until(lambda: status()["redis"], "Redis is seen")
+    assert (status()["emitter"], status()["bridges"], status()["recorder"]) == (False, 0, False)
+    bridge = program("bridge", redis_url=redis_server.url, triton_url=triton.url)
+    program("emitter", redis_url=redis_server.url, rate=50)
+    wait_until(lambda: status()["emitter"] and status()["bridges"] == 1 and status()["triton"], "all are seen")
+    wait_until(lambda: (status()["emitted_per_s"] or 0) > 30 and status()["stored_per_s"] > 30, "rates are told")
+    assert status()["latency_p99_s"] > 0
+    assert status()["opening_angle_mean_deg"] > 0
+    bridge.kill()
+    wait_until(lambda: status()["bridges"] == 0 and status()["backlog"] > 0, "the dead bridge is seen")

@@ -69,7 +69,7 @@ class Live:
             now = state(self._watch, self._asking)
             tick = {
                 "results": _compact(fresh) if self._pages else [],
-                "shown": [_row(seen) for seen in self._watch.shown()[:LISTED]] if self._pages else [],
+                "shown": [_row(seen) for seen in self._watch.shown(LISTED)] if self._pages else [],
                 "state": now,
                 "troubles": self._troubles(now),
             }

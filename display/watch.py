@@ -134,10 +134,16 @@ class Watch:
                 found.append(seen)
         return found
 
-    def shown(self) -> list[Seen]:
-        """Results whose events are kept with their pulses, the latest first."""
+    def shown(self, limit: int) -> list[Seen]:
+        """The surest result of each of the last seconds whose event is kept with its pulses, the latest first."""
         with self._lock:
-            return [self._by_name[name] for name in reversed(self._shown) if name in self._by_name]
+            kept = [self._by_name[name] for name in reversed(self._shown) if name in self._by_name]
+        surest: dict[int, Seen] = {}
+        for seen in kept:
+            second = seen.result.stored_ns // 1_000_000_000
+            if second not in surest or seen.result.kappa > surest[second].result.kappa:
+                surest[second] = seen
+        return list(surest.values())[:limit]
 
     @property
     def standing(self) -> Standing:

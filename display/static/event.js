@@ -1,14 +1,14 @@
 // One event in the detector: the DOMs as a faint cloud, pulses as spheres (size: charge, colour: time), directions as arrows.
 
 import {
-  AmbientLight, ArrowHelper, BufferAttribute, BufferGeometry, Color, ConeGeometry, DirectionalLight, DoubleSide, Group, InstancedMesh, Matrix4, Mesh,
+  AmbientLight, BufferAttribute, BufferGeometry, Color, ConeGeometry, CylinderGeometry, DirectionalLight, DoubleSide, Group, InstancedMesh, Matrix4, Mesh,
   MeshBasicMaterial, MeshLambertMaterial, OrbitControls, PerspectiveCamera, Points, PointsMaterial, Quaternion, Scene, SphereGeometry, Vector3, WebGLRenderer,
 } from "./vendor/three.js";
 import { ofTime } from "./colours.js";
 
 const PLAY_S = 4; // an event's pulses are played in this time
 const MOST_PULSES = 4000; // spheres; the brightest of an event
-const VIEW = new Vector3(1150, -1250, 520);
+const VIEW = new Vector3(1450, -1500, 420);
 const LENGTH_M = 700;
 
 export class EventDisplay {
@@ -52,7 +52,7 @@ export class EventDisplay {
     if (!this.renderer) return;
     const cloud = new BufferGeometry();
     cloud.setAttribute("position", new BufferAttribute(new Float32Array(positions.flat()), 3));
-    this.scene.add(new Points(cloud, new PointsMaterial({ color: 0x8aa0c0, size: 5, transparent: true, opacity: 0.32, depthWrite: false })));
+    this.scene.add(new Points(cloud, new PointsMaterial({ color: 0x9db2d2, size: 7, transparent: true, opacity: 0.4, depthWrite: false })));
     this.draw();
   }
 
@@ -79,9 +79,9 @@ export class EventDisplay {
     if (!this.renderer || !this.positions) return;
     this.forget();
     const centre = found.pulses ? this.addPulses(found.pulses) : new Vector3();
-    this.addDirection(found.azimuth, found.zenith, centre, 0xf0e442, "found");
+    this.addDirection(found.azimuth, found.zenith, centre, 0xf0e442, 5, "found");
     this.addCone(found, centre);
-    if (found.true_azimuth !== null) this.addDirection(found.true_azimuth, found.true_zenith, centre, 0x3fd6a2, "truth");
+    if (found.true_azimuth !== null) this.addDirection(found.true_azimuth, found.true_zenith, centre, 0x3fd6a2, 2.5, "truth");
     if (this.calm) this.at(1);
     else this.play();
   }
@@ -125,11 +125,17 @@ export class EventDisplay {
   }
 
   /** An arrow along the particle's way, through the centre. */
-  addDirection(azimuth, zenith, centre, colour, name) {
+  addDirection(azimuth, zenith, centre, colour, width, name) {
     const origin = from(azimuth, zenith);
-    const way = origin.clone().negate();
-    const start = centre.clone().addScaledVector(origin, LENGTH_M / 2);
-    const arrow = new ArrowHelper(way, start, LENGTH_M, colour, 60, 30);
+    const arrow = new Group(); // along its own y axis
+    const paint = new MeshBasicMaterial({ color: colour, depthTest: false, transparent: true, opacity: 0.95 });
+    const shaft = new Mesh(new CylinderGeometry(width, width, LENGTH_M, 10), paint);
+    const head = new Mesh(new ConeGeometry(4.5 * width, 15 * width, 20), paint);
+    head.position.y = LENGTH_M / 2;
+    arrow.add(shaft, head);
+    shaft.renderOrder = head.renderOrder = 1; // not hidden by pulses
+    arrow.quaternion.setFromUnitVectors(new Vector3(0, 1, 0), origin.clone().negate());
+    arrow.position.copy(centre);
     this.event.add(arrow);
     // What is really drawn: the direction in which the arrow points.
     const drawn = new Vector3(0, 1, 0).applyQuaternion(arrow.quaternion);
@@ -174,7 +180,7 @@ export class EventDisplay {
       this.pulses.forEach((pulse, index) => {
         const past = share >= 1 || pulse.time <= now;
         visible += past;
-        const size = past ? 5 + 6 * Math.cbrt(pulse.charge) : 0.0001;
+        const size = past ? (pulse.good ? 7 : 4) + 6 * Math.cbrt(pulse.charge) * (pulse.good ? 1 : 0.5) : 0.0001;
         place.makeScale(size, size, size).setPosition(...pulse.at);
         this.spheres.setMatrixAt(index, place);
       });

@@ -77,7 +77,7 @@ export class Sky {
   frame() {
     const width = this.canvas.clientWidth;
     const height = this.canvas.clientHeight;
-    const unit = Math.min(width / 4.25, height / 2.3);
+    const unit = Math.min(width / 5, height / 2.25);
     return { width, height, unit, at: (x, y) => [width / 2 + x * unit, height / 2 - y * unit] };
   }
 
@@ -110,10 +110,10 @@ export class Sky {
       const age = (now - star.when) / FADE_S;
       if (age > 1) continue;
       const [x, y] = at(star.x, star.y);
-      const fresh = age < 0.01 ? 1.6 : 0;
-      pen.fillStyle = `rgba(${star.colour},${(1 - age) * 0.85 + 0.05})`;
+      const fresh = age < 0.01 ? 1.5 : 0;
+      pen.fillStyle = `rgba(${star.colour},${(1 - age) ** 1.5 * 0.85 + 0.04})`;
       pen.beginPath();
-      pen.arc(x, y, 1.6 + fresh + Math.min(star.kappa, 1000) / 700, 0, TURN);
+      pen.arc(x, y, 1.2 + fresh + Math.min(star.kappa, 1500) / 1500, 0, TURN);
       pen.fill();
     }
     if (this.selected) this.contours(pen, at);
@@ -166,7 +166,13 @@ export class Sky {
     pen.lineWidth = 1;
     const [x, y] = at(...project(longitude, latitude));
     pen.strokeStyle = "#fff";
-    pen.strokeRect(x - 5, y - 5, 10, 10);
+    for (const turn of [0, 1, 2, 3]) {
+      const [along, across] = [Math.cos((turn * Math.PI) / 2), Math.sin((turn * Math.PI) / 2)];
+      pen.beginPath();
+      pen.moveTo(x + 9 * along, y + 9 * across);
+      pen.lineTo(x + 20 * along, y + 20 * across);
+      pen.stroke();
+    }
   }
 }
 

@@ -16,8 +16,8 @@ from tests.conftest import HOST, Program, RedisProcess, TritonProcess, free_port
 class Display:
     """A running display."""
 
-    def __init__(self, folder: Path, **settings: object):
-        self.port = free_port()
+    def __init__(self, folder: Path, port: int | None = None, **settings: object):
+        self.port = port or free_port()
         self.process = Program("display", folder, **{"port": self.port, "requests_per_s": 10_000, **settings})
         self.url = f"http://{HOST}:{self.port}"
         wait_until(lambda: answers(f"{self.url}/health"), "the display answers")

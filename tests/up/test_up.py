@@ -114,7 +114,7 @@ def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) ->
         "the stream runs",
         120,
     )
-    for name in ("emitter", "bridge", "triton", "redis", "recorder", "mlflow"):
+    for name in ("emitter", "bridge", "triton", "redis", "recorder", "mlflow", "display"):
         running = pids(tmp_path)
         assert name in running, f"{name} is over before it could be killed"
         os.kill(running[name], signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) ->
     figures = report(tmp_path)
     assert (figures["emitted"], figures["reconstructed"]) == (2000, 2000)
     assert figures["rejected"] == figures["lost"] == figures["duplicated"] == 0
-    assert set(figures["restarts"]) == {"bridge", "triton", "redis", "recorder", "mlflow", "emitter"}
+    assert set(figures["restarts"]) == {"bridge", "triton", "redis", "recorder", "mlflow", "emitter", "display"}
 
 
 def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Path, up: Up) -> None:

@@ -49,14 +49,14 @@ def main() -> None:
                     "Triton, perf_analyzer, batches by length", lambda: contenders.perf_analyzer_batches(url, folder)
                 )
                 measure("Triton, our client", lambda: contenders.our_client(url))
-            for bridges in (1, 2, 3):
-                shared = "" if bridges == 1 else f", {bridges} bridges"
+            for bridges, followed in ((1, False), (1, True), (2, False), (3, False)):
+                suffix = ", a page open" if followed else f", {bridges} bridges" if bridges > 1 else ""
                 for what, where, model, events in (
                     ("the whole stream", repository, "icemix", STREAM_EVENTS),
                     ("the whole stream, trivial model", folder / "trivial", NAME, TRIVIAL_EVENTS),
                 ):
-                    run = partial(contenders.whole_stream, where, model, events, bridges, folder)
-                    measure(what + shared, run)
+                    run = partial(contenders.whole_stream, where, model, events, bridges, followed, folder)
+                    measure(what + suffix, run)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = medians["Triton, perf_analyzer, batches by length"]
     table = Table("what", "events/s", "of perf_analyzer's best", "each round")
@@ -92,6 +92,7 @@ All use the shipped model and the same {len(events)} simulated events; padded le
 - *Triton, our client*: the bridge's client with the bridge's settings, without Redis.
 - *the whole stream*: `icestream up --rate max` on a replayed folder: emitter, Redis, bridge, Triton, recorder, MLflow; from a
   tenth of the results to nine tenths, since perf_analyzer, too, leaves out how it starts and ends.
+- *a page open*: somebody follows `/live` meanwhile, as the live page does.
 - *2 bridges, 3 bridges*: more of them share the work by the consumer group; here they share the same cores, too.
 - *the whole stream, trivial model*: the same around a model that casts one number: everything but the model.
 """

@@ -1,11 +1,16 @@
 """What is compared: ONNX Runtime alone, Triton asked in three ways, the whole stream. Each gives events/s on the same mix."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
 
@@ -88,10 +93,10 @@ def our_client(url: str) -> float:
     return asyncio.run(ask())
 
 
-def whole_stream(repository: Path, model: str, events: int, bridges: int, folder: Path) -> float:
+def whole_stream(repository: Path, model: str, events: int, bridges: int, page: bool, folder: Path) -> float:
     """`icestream up` on a replayed folder of the same mix, as fast as it goes: Redis, bridge, Triton, recorder, MLflow.
 
-    Its middle is measured, from a tenth of the results to nine: perf_analyzer, too, leaves out how it starts and ends.
+    With `page` somebody follows it as an open page does. Its middle is measured, from a tenth of the results to nine: perf_analyzer, too, leaves out how it starts and ends.
     """
     source = folder / "kaggle"
     if not source.exists():
@@ -112,6 +117,8 @@ def whole_stream(repository: Path, model: str, events: int, bridges: int, folder
         str(bridges),
     ]
     environment = {**os.environ, "ICESTREAM_EMITTER_LOOP": "true", "ICESTREAM_BRIDGE_MODEL": model}
+    if page:
+        threading.Thread(target=_look_on, args=(state / "ports.json",), daemon=True).start()
     done = subprocess.run(
         [*command, "--model-repository", str(repository), "--state-dir", str(state)],
         env=environment,
@@ -130,3 +137,15 @@ def whole_stream(repository: Path, model: str, events: int, bridges: int, folder
         raise RuntimeError(f"{len(stored)} of {events} events are recorded")
     first, last = int(0.1 * events), int(0.9 * events)
     return float((last - first) / ((stored[last] - stored[first]) * 1e-9))
+
+
+def _look_on(ports: Path) -> None:
+    """Read what an open page reads, as soon as there is a display and for as long."""
+    while True:
+        with suppress(OSError, HTTPException, ValueError):
+            port = json.loads(ports.read_text())["display"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/live") as live:
+                while live.readline():
+                    pass
+            return
+        time.sleep(0.5)

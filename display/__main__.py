@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from display.app import make_app
 from display.asking import Asking
 from display.metrics import DisplayMetrics
+from display.rest import MAX_BODY
 from display.settings import DisplaySettings
 from display.watch import Watch
 from icestream import streams
@@ -30,7 +31,13 @@ def main() -> None:
     app = make_app(watch, asking, metrics, stop, settings.token, settings.requests_per_s)
     try:
         server = waitress.create_server(
-            app, host=settings.host, port=settings.port, threads=THREADS, send_bytes=1, ident="icestream"
+            app,
+            host=settings.host,
+            port=settings.port,
+            threads=THREADS,
+            send_bytes=1,
+            ident="icestream",
+            max_request_body_size=2 * MAX_BODY,
         )
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")

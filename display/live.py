@@ -63,7 +63,7 @@ class Live:
             self._metrics.page_closed()
 
     def _run(self) -> None:
-        number, _ = self._watch.latest(0, 0)
+        number, _ = self._watch.latest(0, 1)
         while not self._stop.wait(TICK_S):
             number, fresh = self._watch.latest(number, SAMPLE)
             now = state(self._watch, self._asking)

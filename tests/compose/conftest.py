@@ -16,7 +16,7 @@ from tests.conftest import HOST, ROOT, composer, free_port, wait_until
 
 PROJECT = "icestream-test"
 HEALTHY_S = 300  # after the builds
-PORTS = ("GRAFANA", "PROMETHEUS", "ALERTMANAGER", "MLFLOW", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
+PORTS = ("DISPLAY", "GRAFANA", "PROMETHEUS", "ALERTMANAGER", "MLFLOW", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
 
 
 class System:
@@ -91,8 +91,8 @@ class System:
     def firing(self) -> set[str]:
         return {series["metric"]["alertname"] for series in self.ask('ALERTS{alertstate="firing"}')}
 
-    def get(self, service: str, path: str) -> Any:
-        with urllib.request.urlopen(f"http://{HOST}:{self.port[service]}{path}", timeout=10) as answer:
+    def get(self, service: str, path: str, body: bytes | None = None) -> Any:
+        with urllib.request.urlopen(f"http://{HOST}:{self.port[service]}{path}", body, timeout=10) as answer:
             return json.load(answer)
 
 

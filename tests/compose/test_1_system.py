@@ -38,11 +38,14 @@ def test_after_ten_minutes_every_event_has_its_result_and_nothing_alarms(system:
     assert system.unwell() == []
     targets = system.get("PROMETHEUS", "/api/v1/targets")["data"]["activeTargets"]
     assert {target["labels"]["job"]: target["health"] for target in targets} == dict.fromkeys(
-        ("emitter", "bridge", "recorder", "triton", "redis", "prometheus", "alertmanager"), "up"
+        ("emitter", "bridge", "recorder", "display", "triton", "redis", "prometheus", "alertmanager"), "up"
     )
     assert system.firing() == set()
     restarts = {container["Name"]: container["RestartCount"] for container in system.containers()}
     assert set(restarts.values()) == {0}, restarts
+    status = system.get("DISPLAY", "/v1/status")
+    assert (status["emitter"], status["bridges"], status["triton"], status["recorder"]) == (True, 1, True, True)
+    assert system.get("DISPLAY", "/v1/events?limit=1")["events"][0]["kappa"] > 0
     runs = system.get("MLFLOW", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=icestream")
     assert runs["experiment"]["lifecycle_stage"] == "active"
 

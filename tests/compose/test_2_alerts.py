@@ -2,9 +2,10 @@
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,24 @@ def little_memory(system: System) -> Iterator[None]:
     system.redis("CONFIG", "SET", "maxmemory", "1gb")
 
 
+@contextmanager
+def asked_without_triton(system: System) -> Iterator[None]:
+    over = threading.Event()
+
+    def ask() -> None:
+        body = {"sensor_id": [1], "time_ns": [9000], "charge_pe": [1], "auxiliary": [False]}
+        while not over.wait(2):
+            with suppress(OSError):
+                system.get("DISPLAY", "/v1/reconstruct", json.dumps(body).encode())
+
+    with stopped(system, "triton"):
+        asking = threading.Thread(target=ask)
+        asking.start()
+        yield
+        over.set()
+        asking.join()
+
+
 def poisoned(kind: str) -> Callable[[System], "object"]:
     @contextmanager
     def pour(system: System) -> Iterator[None]:
@@ -122,6 +141,7 @@ FAULTS = [
     Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
     Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
     Fault("MLflow is stopped", lambda system: stopped(system, "mlflow"), {"MLflowAway", "SpoolGrowing"}),
+    Fault("REST is asked without Triton", asked_without_triton, {"DisplayFailing"}),
     Fault("events from above only", poisoned("down"), {"ZenithDrift"}),
     Fault("events without order", poisoned("shuffled"), {"KappaDrift", "AccuracyFalling"}),
 ]  # fmt: skip

@@ -25,12 +25,12 @@ class System:
     def __init__(self, compose: list[str]):
         self.port = {name: free_port() for name in PORTS}
         self._compose = [*compose, "--project-name", PROJECT]
-        self._environment = {**os.environ, **{f"ICESTREAM_{name}_PORT": str(port) for name, port in self.port.items()}}
+        self.environment = {**os.environ, **{f"ICESTREAM_{name}_PORT": str(port) for name, port in self.port.items()}}
 
     def compose(self, *words: str) -> str:
         """Run a command of Docker Compose; returns what it prints."""
         done = subprocess.run(
-            [*self._compose, *words], cwd=ROOT, env=self._environment, capture_output=True, text=True, errors="replace"
+            [*self._compose, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, errors="replace"
         )
         assert done.returncode == 0, f"{words}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
         return done.stdout

@@ -1,10 +1,17 @@
 """The whole system in containers: healthy from nothing, nothing lost, three bridges, away and back."""
 
+import os
+import signal
 import time
+from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from icestream import streams
+from icestream.detector import nominal_icecube86
+from icestream.kaggle import write_folder
+from icestream.simulation.simulator import simulated_events
 from tests.compose.conftest import HEALTHY_S, System
 from tests.conftest import wait_until
 
@@ -68,3 +75,41 @@ def test_down_and_up_again_goes_on_and_loses_nothing(system: System) -> None:
     balance(system)
     recorded = "sum(icestream_recorder_events_total)"
     wait_until(lambda: float((system.ask(recorded) or [{"value": [0, 0]}])[0]["value"][1]) > 0, "recording goes on", 60)
+
+
+def test_a_killed_bridge_is_started_again_and_takes_up_what_it_held(system: System) -> None:
+    [bridge] = system.containers("bridge")
+    os.kill(bridge["State"]["Pid"], signal.SIGKILL)  # as the kernel does when memory is short; needs root
+    began = time.monotonic()
+    wait_until(lambda: system.containers("bridge")[0]["RestartCount"] > bridge["RestartCount"], "it is started again")
+    wait_until(lambda: not system.unwell(), "it is healthy", 60)
+    print(f"\n    healthy after {time.monotonic() - began:.0f} s")
+    balance(system)
+    print(f"    balanced after {time.monotonic() - began:.0f} s")
+
+
+def test_the_stream_does_not_notice_that_prometheus_is_away(system: System) -> None:
+    done = system.added(streams.DIRECTIONS)
+    system.compose("stop", "prometheus")
+    wait_until(lambda: system.added(streams.DIRECTIONS) > done + 500, "the stream goes on", 60)
+    system.compose("start", "prometheus")
+    wait_until(lambda: system.ask("icestream:stored:rate1m > 50"), "rates are whole again", 120)
+    balance(system)
+
+
+def test_a_kaggle_folder_is_replayed_in_the_emitters_place(system: System, tmp_path: Path) -> None:
+    write_folder(tmp_path, islice(simulated_events(nominal_icecube86(), 11, 0), 500))
+    tmp_path.chmod(0o755)
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    system.environment["ICESTREAM_KAGGLE_DIR"] = str(tmp_path)
+    done = system.added(streams.DIRECTIONS)
+    system.compose("--profile", "replay", "up", "-d", "--scale", "emitter=0")
+    wait_until(lambda: system.redis("HGET", f"{streams.EMITTED}:1", "emitted") == ["500"], "the folder is emitted", 120)
+    wait_until(lambda: [one["State"]["Status"] for one in system.containers("replay")] == ["exited"], "it has ended")
+    assert system.containers("replay")[0]["State"]["ExitCode"] == 0
+    wait_until(lambda: system.redis("XLEN", streams.EVENTS) == ["0"], "all is through", 60)
+    assert system.added(streams.DIRECTIONS) >= done + 500
+    assert system.added(streams.REJECTED) == 0
+    system.compose("--profile", "replay", "rm", "--force", "--stop", "replay")
+    system.up()

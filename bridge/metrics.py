@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bridge.outlet import Outcome
 from bridge.standing import Standing
-from icestream.event import Reconstruction
+from icestream.event import REASONS, Reconstruction
 from icestream.telemetry import COUNT_BUCKETS, LATENCY_BUCKETS, ProcessMetrics
 
 NS = 1e-9
@@ -21,6 +21,8 @@ class BridgeMetrics(ProcessMetrics):
         self._rejected = Counter(
             "icestream_bridge_rejected_total", "Rejected entries by reason", ["reason"], registry=registry
         )
+        for reason in REASONS:
+            self._rejected.labels(reason)
         self._latency = Histogram(
             "icestream_bridge_event_latency_seconds",
             "From emitted to stored",
@@ -60,7 +62,7 @@ class BridgeMetrics(ProcessMetrics):
         self._retries = Counter(
             "icestream_bridge_retries_total", "Calls that failed and are tried again", ["target"], registry=registry
         )
-        for target in ("redis", "triton"):
+        for target in ("redis", "triton", "model"):
             self._retries.labels(target)
         self._splits = Counter(
             "icestream_bridge_split_requests_total",

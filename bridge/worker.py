@@ -209,13 +209,14 @@ class Worker:
             try:
                 return await self._triton.infer(inputs)
             except TritonAway as error:
+                self._metrics.retry("triton")
                 self._log.warning("Triton does not answer, asking again", error=str(error), pause_s=pause)
             except Refused as error:
                 failures += 1
                 if error.final or not alone or (failures >= FAILED_TRIES and await self._well()):
                     raise
+                self._metrics.retry("model")
                 self._log.warning("Triton failed at an event, asking again", error=str(error), failures=failures)
-            self._metrics.retry("triton")
             await asyncio.sleep(pause)
             pause = min(2 * pause, RETRY_S[1])
 

@@ -41,18 +41,22 @@ def main() -> None:
         )
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
+
+    def leave(*_: object) -> None:
+        stop.set()  # pages are let go, so that the server need not wait for them
+        sys.exit(0)
+
     following = threading.Thread(target=watch.follow, args=(stop,), daemon=True)
     following.start()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, leave)
     log.info("serving", address=f"http://{settings.host}:{settings.port}")
     try:
         server.run()
-    except SystemExit:
-        log.info("stopped")
     finally:
         stop.set()
         server.close()
+        log.info("stopped")
 
 
 if __name__ == "__main__":

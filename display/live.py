@@ -54,7 +54,7 @@ class Live:
             last = 0
             while not self._stop.is_set():
                 with self._ticked:
-                    self._ticked.wait_for(lambda: self._count != last, timeout=5)  # noqa: B023 (waited for at once)
+                    self._ticked.wait_for(lambda: self._count != last or self._stop.is_set(), timeout=5)  # noqa: B023 (waited for at once)
                     last, tick = self._count, self._tick
                 yield b"event: tick\ndata: " + tick + b"\n\n"
         finally:
@@ -77,6 +77,8 @@ class Live:
                 self._tick = _encode(tick)
                 self._count += 1
                 self._ticked.notify_all()
+        with self._ticked:
+            self._ticked.notify_all()
 
     def _troubles(self, now: dict[str, Any]) -> list[dict[str, Any]]:
         """What is wrong, in words, and since when."""

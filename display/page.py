@@ -2,7 +2,7 @@
 
 import threading
 
-from flask import Blueprint, Flask, Response, jsonify, render_template
+from flask import Blueprint, Flask, Response, jsonify, render_template, request
 
 from display.asking import Asking
 from display.live import Live
@@ -28,6 +28,8 @@ def add_page(app: Flask, watch: Watch, asking: Asking, metrics: DisplayMetrics, 
 
     @page.get("/live")
     def follow() -> Response:
+        if request.method == "HEAD":  # nobody would read, nor close, what follows
+            return Response(mimetype="text/event-stream")
         messages = live.messages()
         if messages is None:
             raise Failure(503, "too_many_pages", "enough pages follow the stream already", **{"Retry-After": "10"})

@@ -4,6 +4,7 @@ Every answer is JSON; what cannot be done is answered with a reason, `{"error": 
 """
 
 import hmac
+import re
 import time
 from typing import Any
 
@@ -24,11 +25,10 @@ from icestream.event import MAX_PULSES, Event, InvalidEvent
 from icestream.inference.errors import Mismatch, Refused, TritonAway
 
 MAX_BODY = 32 * 1024 * 1024  # bytes
+MAX_VALUES = 8 * MAX_PULSES  # numbers in a body: what is read takes 30 bytes of memory for each
 MAX_EVENTS = 256  # of a request
 MAX_LISTED = 1000
 RETRY_AFTER_S = 5
-
-Column = list[Any]
 
 
 class EventIn(msgspec.Struct, forbid_unknown_fields=True):
@@ -78,7 +78,11 @@ def add_rest(
     def check_token() -> None:
         g.began = time.monotonic()
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and request.endpoint != "v1.openapi" and not hmac.compare_digest(given.encode(), token.encode()):
+        if (
+            token is not None
+            and request.endpoint != "v1.openapi"
+            and not hmac.compare_digest(given.encode(), token.encode())
+        ):
             raise Failure(401, "unauthorized", "this address asks for a bearer token", **{"WWW-Authenticate": "Bearer"})
 
     @v1.after_request
@@ -166,10 +170,10 @@ def described(seen: Seen) -> dict[str, Any]:
 
 def one(watch: Watch, name: str) -> dict[str, Any] | None:
     """A result with its pulses, where they are kept; None if there is no such."""
-    run, _, number = name.partition("-")
-    if not (run.isdigit() and number.lstrip("-").isdigit() and len(name) < 50):
+    parts = re.fullmatch(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", name)
+    if parts is None:
         return None
-    seen, event = watch.find((int(run), int(number)))
+    seen, event = watch.find((int(parts[1]), int(parts[2])))
     if seen is None:
         return None
     pulses = event and {
@@ -201,10 +205,12 @@ def state(watch: Watch, asking: Asking) -> dict[str, Any]:
 
 def _events(body: bytes) -> tuple[list[Event | InvalidEvent], bool]:
     """The events of a request, and whether it was a single one."""
+    if body.count(b",") > MAX_VALUES:
+        raise Failure(413, "request_entity_too_large", f"a request may have {MAX_VALUES} numbers")
     try:
         many = "events" in _decode_keys(body)
         raw = list(map(bytes, _decode_many(body).events)) if many else [body]
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Failure(400, "bad_json", f'{error}; send one event, or {{"events": [...]}}') from None
     if not 1 <= len(raw) <= MAX_EVENTS:
         raise Failure(400, "bad_count", f"a request has 1 to {MAX_EVENTS} events, not {len(raw)}")
@@ -229,7 +235,7 @@ def _event(place: int, data: bytes) -> Event | InvalidEvent:
         return event.within_readout()
     except InvalidEvent as error:
         return error
-    except (msgspec.DecodeError, OverflowError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, OverflowError, UnicodeDecodeError, RecursionError) as error:
         return InvalidEvent("undecodable", str(error))
 
 

@@ -9,6 +9,12 @@ from pydantic_settings import SettingsConfigDict
 from icestream.settings import StreamSettings, readable
 
 
+def _not_empty(path: Path) -> Path:
+    if not readable(path).read_text().strip():
+        raise ValueError(f"{path} is empty: put the token into it")
+    return path
+
+
 class DisplaySettings(StreamSettings):
     """Show the stream on a page, and answer by REST."""
 
@@ -21,7 +27,7 @@ class DisplaySettings(StreamSettings):
     model: str = Field("icemix", description="the model's name in Triton's repository")
     host: str = Field("127.0.0.1", description="address of the page and of REST; 0.0.0.0 for everybody")
     port: int = Field(8080, ge=0, le=65535, description="port of the page and of REST")
-    token_file: Annotated[Path, AfterValidator(readable)] | None = Field(
+    token_file: Annotated[Path, AfterValidator(_not_empty)] | None = Field(
         None, description="a file that holds the bearer token that REST asks for (default: none)"
     )
     requests_per_s: int = Field(20, ge=1, description="requests to REST that an address may make each second")

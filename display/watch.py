@@ -32,7 +32,6 @@ Name = tuple[int, int]  # run_id, event_id
 class Seen:
     """A result as it came by."""
 
-    entry: str  # its id in the stream of results
     result: Reconstruction
     azimuth: float  # rad
     zenith: float
@@ -177,19 +176,19 @@ class Watch:
                 self._shown.popitem(last=False)
 
     def _take_results(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        results: list[tuple[str, Reconstruction]] = []
-        for entry_id, fields in entries:
+        results: list[Reconstruction] = []
+        for _, fields in entries:
             try:
-                results.append((entry_id.decode(), wire.RECONSTRUCTION.decode(fields.get(wire.FIELD, b""))))
+                results.append(wire.RECONSTRUCTION.decode(fields.get(wire.FIELD, b"")))
             except InvalidEvent:
                 continue
         if not results:
             return
-        azimuth, zenith = to_angles([result.direction for _, result in results])
+        azimuth, zenith = to_angles([result.direction for result in results])
         with self._lock:
-            for (entry, result), az, zen in zip(results, azimuth.tolist(), zenith.tolist(), strict=True):
+            for result, az, zen in zip(results, azimuth.tolist(), zenith.tolist(), strict=True):
                 name = (result.run_id, result.event_id)
-                seen = Seen(entry, result, az, zen, self._truths.pop(name, None))
+                seen = Seen(result, az, zen, self._truths.pop(name, None))
                 if len(self._results) == KEPT_RESULTS:
                     gone = self._results[0].result
                     self._by_name.pop((gone.run_id, gone.event_id), None)

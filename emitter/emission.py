@@ -52,6 +52,7 @@ class Emission:
             self._log.info("stopped")
 
     def _run(self, source: Source, run_id: int, limit: int | None, max_backlog: int) -> None:
+        self._metrics.beat()
         emitted, position = self._persistently(self._publisher.position)
         self._log.info("emitting", run_id=run_id, already_emitted=emitted, limit=limit)
         events = Ahead(islice(source.events(run_id, position), None if limit is None else max(limit - emitted, 0)))

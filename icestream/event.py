@@ -13,11 +13,18 @@ MAX_PULSES = 200_000  # the brightest events of the competition have some 10^5 p
 READOUT_NS = (0.0, 1e5)  # triggers, and what is merged with them, fill some 10 µs; a pulse far outside is an artefact
 
 
+# Why an event, or an entry of the stream, can never be reconstructed.
+REASONS = (
+    "undecodable", "wrong_version", "ragged", "empty", "too_large", "unknown_sensor", "not_finite", "outside_readout",
+    "too_many_tries", "refused_by_model",
+)  # fmt: skip
+
+
 class InvalidEvent(ValueError):
     """An event that can never be reconstructed.
 
     Attributes:
-        reason: one of a few words, fit for a metric's label.
+        reason: one of REASONS.
     """
 
     def __init__(self, reason: str, detail: str):

@@ -96,7 +96,7 @@ class _Record(Generic[T]):
         try:
             _check_version(data, self._version)
             return self._record(*self._decode(data)[1:])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidEvent("undecodable", str(error)) from None
 
 

@@ -14,6 +14,7 @@ from display.metrics import DisplayMetrics
 from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
 from emitter.settings import EmitterSettings
+from icestream.event import REASONS
 from icestream.up.plan import PORTS
 from tests.conftest import ROOT
 from tests.events import HOSTILE
@@ -50,7 +51,8 @@ def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
 
 def test_every_reason_of_a_rejection_is_documented() -> None:
     wire = (ROOT / "docs" / "wire.md").read_text()
-    for reason in {reason for _, reason in HOSTILE.values()} | {"refused_by_model", "too_many_tries"}:
+    assert {reason for _, reason in HOSTILE.values()} <= set(REASONS)
+    for reason in REASONS:
         assert f"`{reason}`" in wire
 
 

@@ -8,7 +8,6 @@ beside this file is of 10 000 simulated events and the shipped network.
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from prometheus_client import Metric
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -54,25 +52,28 @@ class Reference(Collector):
 
     def __init__(self, path: Path):
         try:
-            self._histograms: dict[str, Any] = json.loads(path.read_text())
-            edges = {name: histogram["edges"] for name, histogram in self._histograms.items()}
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            histograms: dict[str, Any] = json.loads(path.read_text())
+            edges = {name: histogram["edges"] for name, histogram in histograms.items()}
+            self._families = [_family(name, histogram) for name, histogram in histograms.items()]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is no reference ({error}): make one with python -m {__spec__.name}") from None
         if edges != BUCKETS:
             raise ValueError(
                 f"{path} has other buckets than this version: make it again with python -m {__spec__.name}"
             )
 
-    def collect(self) -> Iterator[Metric]:
-        for name, histogram in self._histograms.items():
-            counts = np.cumsum(histogram["counts"]).tolist()
-            labels = [*map(floatToGoString, BUCKETS[name]), "+Inf"]
-            yield HistogramMetricFamily(
-                f"icestream_recorder_reference_{name}",
-                "The same when all is well",
-                buckets=list(zip(labels, counts, strict=True)),
-                sum_value=histogram["sum"],
-            )
+    def collect(self) -> list[HistogramMetricFamily]:
+        return self._families
+
+
+def _family(name: str, histogram: dict[str, Any]) -> HistogramMetricFamily:
+    labels = [*map(floatToGoString, histogram["edges"]), "+Inf"]
+    return HistogramMetricFamily(
+        f"icestream_recorder_reference_{name}",
+        "The same when all is well",
+        buckets=list(zip(labels, np.cumsum(histogram["counts"]).tolist(), strict=True)),
+        sum_value=float(histogram["sum"]),
+    )
 
 
 def describe(rows: pa.Table) -> str:

@@ -48,21 +48,24 @@ function tell(found) {
 
 function list() {
   const body = find("#list tbody");
+  const wanted = new Set(rows.map(([id]) => id));
+  for (const row of [...body.children]) if (!wanted.has(row.dataset.id)) row.remove();
   const had = new Map([...body.children].map((row) => [row.dataset.id, row]));
-  body.replaceChildren(
-    ...rows.map(([id, kappa, radius, pulses, zenith, azimuth, when]) => {
-      let row = had.get(id);
-      if (!row) {
-        row = document.createElement("tr");
-        row.dataset.id = id;
-        row.tabIndex = 0;
-        const texts = [kappa.toFixed(0), `${radius.toFixed(1)}°`, pulses, degrees(zenith), degrees(azimuth), ""];
-        row.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
-      }
-      row.lastChild.textContent = age(when);
-      return row;
-    }),
-  );
+  // Rows that stay are left where they are: one may have the focus, or the mouse upon it.
+  let place = body.firstChild;
+  for (const [id, kappa, radius, pulses, zenith, azimuth, when] of rows) {
+    let row = had.get(id);
+    if (!row) {
+      row = document.createElement("tr");
+      row.dataset.id = id;
+      row.tabIndex = 0;
+      const texts = [kappa.toFixed(0), `${radius.toFixed(1)}°`, pulses, degrees(zenith), degrees(azimuth), ""];
+      row.append(...texts.map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+    }
+    if (row === place) place = place.nextSibling;
+    else body.insertBefore(row, place);
+    row.lastChild.textContent = age(when);
+  }
   mark();
 }
 
@@ -145,7 +148,10 @@ function connect() {
   };
 }
 
-find("#list tbody").addEventListener("click", (event) => choose(event.target.closest("tr").dataset.id));
+find("#list tbody").addEventListener("click", (event) => {
+  const row = event.target.closest("tr");
+  if (row) choose(row.dataset.id);
+});
 find("#previous").addEventListener("click", () => step(1));
 find("#next").addEventListener("click", () => step(-1));
 find("#play").addEventListener("click", () => display.play());

@@ -69,13 +69,13 @@ def main() -> None:
         "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
     )
     given = parser.parse_args()
+    # This machine's own servers are asked directly, whatever proxy leads elsewhere.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     if given.command == "simulate":
         _simulate(given.folder, given.events, given.seed)
         return
     if given.command == "send":
         sys.exit(_send(given.source, given.url, given.token_file, given.output))
-    # This machine's own servers are asked directly, whatever proxy leads elsewhere.
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     # MLflow's progress bars would break the live table.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

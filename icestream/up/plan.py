@@ -140,6 +140,7 @@ class Plan:
         display = Part("display", [sys.executable, "-m", "display"], {
             "ICESTREAM_DISPLAY_REDIS_URL": self.redis_url,
             "ICESTREAM_DISPLAY_TRITON_URL": f"{HOST}:{self.port['triton_grpc']}",
+            "ICESTREAM_DISPLAY_MODEL": os.environ.get("ICESTREAM_BRIDGE_MODEL", "icemix"),
             "ICESTREAM_DISPLAY_PORT": str(self.port["display"]),
             "ICESTREAM_DISPLAY_METRICS_PORT": str(self.port["display_metrics"]),
         })  # fmt: skip

@@ -1,11 +1,13 @@
 """`icestream send`: from a file of events to a table of directions, by way of the REST interface."""
 
 import json
+import math
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +86,12 @@ def _lines() -> Iterator[tuple[int, dict[str, Any]]]:
         if line.strip():
             try:
                 event = json.loads(line)
-                yield int(event.get("event_id", number)), event
-            except (ValueError, AttributeError, TypeError) as error:
-                raise SendError(f"line {number + 1} is no event as JSON ({error})") from None
+            except ValueError as error:
+                raise SendError(f"line {number + 1} is no JSON ({error})") from None
+            if not isinstance(event, dict):
+                raise SendError(f"line {number + 1} is no event: it must be an object, see /v1/openapi.json")
+            known = event.get("event_id")
+            yield known if isinstance(known, int) and -(2**63) <= known < 2**63 else number, event
 
 
 def _requests(events: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
@@ -94,7 +99,8 @@ def _requests(events: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tup
     group: list[tuple[int, dict[str, Any]]] = []
     pulses = 0
     for event in events:
-        size = len(event[1].get("sensor_id") or [])
+        pulses_given = event[1].get("sensor_id")
+        size = len(pulses_given) if isinstance(pulses_given, list) else 0
         if group and (len(group) == REQUEST_EVENTS or pulses + size > REQUEST_PULSES):
             yield group
             group, pulses = [], 0
@@ -106,12 +112,11 @@ def _requests(events: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tup
 
 def _ask(url: str, token: str | None, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    request = urllib.request.Request(
-        f"{url.rstrip('/')}/v1/reconstruct", json.dumps({"events": events}).encode(), headers
-    )
+    body = json.dumps({"events": [_without_nan(event) for event in events]}).encode()
     give_up = time.monotonic() + PATIENCE_S
     while True:
         try:
+            request = urllib.request.Request(f"{url.rstrip('/')}/v1/reconstruct", body, headers)
             with urllib.request.urlopen(request, timeout=120) as answer:
                 found: list[dict[str, Any]] = json.load(answer)["results"]
             return found
@@ -119,10 +124,20 @@ def _ask(url: str, token: str | None, events: list[dict[str, Any]]) -> list[dict
             if error.code not in (429, 503) or time.monotonic() > give_up:
                 raise SendError(f"{url} answers {error.code}: {_detail(error)}") from None
             time.sleep(float(error.headers.get("Retry-After", "1")))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise SendError(
                 f"{url} does not answer ({getattr(error, 'reason', error)}): start `icestream up`, or give another --url"
             ) from None
+
+
+def _without_nan(event: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: such a number is sent as null, so that its event alone is refused."""
+    return {
+        name: [None if isinstance(value, float) and not math.isfinite(value) else value for value in column]
+        if isinstance(column, list)
+        else column
+        for name, column in event.items()
+    }
 
 
 def _detail(error: urllib.error.HTTPError) -> str:

@@ -29,23 +29,29 @@ RULES = yaml.safe_load((ROOT / "dashboards" / "prometheus" / "rules.yml").read_t
 @contextmanager
 def stopped(system: System, service: str) -> Iterator[None]:
     system.compose("stop", service)
-    yield
-    system.compose("start", service)
+    try:
+        yield
+    finally:
+        system.compose("start", service)
 
 
 @contextmanager
 def paused(system: System, service: str) -> Iterator[None]:
     system.compose("pause", service)
-    yield
-    system.compose("unpause", service)
+    try:
+        yield
+    finally:
+        system.compose("unpause", service)
 
 
 @contextmanager
 def slowed_triton(system: System) -> Iterator[None]:
     name = system.containers("triton")[0]["Id"]
     system.docker("update", "--cpus", "0.15", name)
-    yield
-    system.docker("update", "--cpus", "2", name)
+    try:
+        yield
+    finally:
+        system.docker("update", "--cpus", "2", name)
 
 
 @contextmanager
@@ -69,16 +75,20 @@ def a_model_that_fails(system: System) -> Iterator[None]:
     client.close()
     # Where the model runs in processes of its own (Triton's Python backend), what they refuse is not counted, but their death is.
     system.compose("exec", "-T", "triton", "sh", "-c", "pkill -9 -f backend_stub || true")
-    yield
-    system.compose("restart", "triton")
+    try:
+        yield
+    finally:
+        system.compose("restart", "triton")
 
 
 @contextmanager
 def little_memory(system: System) -> Iterator[None]:
     lines = dict(line.split(":", 1) for line in system.redis("INFO", "memory") if ":" in line)
     system.redis("CONFIG", "SET", "maxmemory", str(int(int(lines["used_memory"]) / 0.85)))
-    yield
-    system.redis("CONFIG", "SET", "maxmemory", "1gb")
+    try:
+        yield
+    finally:
+        system.redis("CONFIG", "SET", "maxmemory", "1gb")
 
 
 @contextmanager
@@ -94,9 +104,11 @@ def asked_without_triton(system: System) -> Iterator[None]:
     with stopped(system, "triton"):
         asking = threading.Thread(target=ask)
         asking.start()
-        yield
-        over.set()
-        asking.join()
+        try:
+            yield
+        finally:
+            over.set()
+            asking.join()
 
 
 def poisoned(kind: str) -> Callable[[System], "object"]:
@@ -112,11 +124,13 @@ def poisoned(kind: str) -> Callable[[System], "object"]:
         assert pouring.stdin is not None
         pouring.stdin.write(script.encode())
         pouring.stdin.close()
-        yield
-        pouring.kill()
-        pouring.wait()
-        system.docker("kill", "--signal", "CONT", name)
-        system.compose("restart", "emitter")
+        try:
+            yield
+        finally:
+            pouring.kill()
+            pouring.wait()
+            system.docker("kill", "--signal", "CONT", name)
+            system.compose("restart", "emitter")
 
     return pour
 

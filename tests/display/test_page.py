@@ -118,7 +118,7 @@ def test_a_killed_bridge_turns_its_lamp_and_back(browser: Browser, stream: Strea
     assert "No bridge is at work: events wait. (since " in page.inner_text("#trouble")
     stream.start_bridge()
     page.wait_for_selector("#lamp-bridges.on", timeout=30_000)
-    page.wait_for_function("!document.querySelector('#trouble').textContent.includes('bridge')")
+    page.wait_for_function("() => !document.querySelector('#trouble').textContent.includes('bridge')")
     assert stream.errors == []
 
 
@@ -130,11 +130,11 @@ def test_a_page_that_has_lost_the_display_says_so_and_comes_back(
     port = stream.display.port
     stream.display.process.kill()
     page.wait_for_function(
-        "document.querySelector('#trouble').textContent.startsWith('The connection to the stream was lost')"
+        "() => document.querySelector('#trouble').textContent.startsWith('The connection to the stream was lost')"
     )
     start(port=port)
     page.wait_for_function(
-        "!document.querySelector('#trouble').textContent.startsWith('The connection')", timeout=20_000
+        "() => !document.querySelector('#trouble').textContent.startsWith('The connection')", timeout=20_000
     )
     page.wait_for_selector("#lamp-bridges.on")
 

@@ -42,14 +42,22 @@ def test_a_file_becomes_a_table_of_directions(display: Display, tmp_path: Path, 
 
 def test_json_lines_are_answered_line_by_line_and_a_bad_one_says_why(display: Display) -> None:
     bad = GOOD | {"sensor_id": [1, 2, 9999], "event_id": 7}
-    done = send("-", "--url", display.url, stdin="\n".join(json.dumps(one) for one in (GOOD, bad, GOOD)) + "\n")
+    odd = [
+        {"sensor_id": 5},
+        GOOD | {"charge_pe": [1, float("nan"), 1]},
+        GOOD | {"event_id": None},
+        GOOD | {"event_id": 1e30},
+    ]
+    lines = "\n".join(json.dumps(one) for one in (GOOD, bad, GOOD, *odd))
+    done = send("-", "--url", display.url, stdin=lines + "\n")
     assert done.returncode == 0
     rows = pyarrow.csv.read_csv(pa.py_buffer(done.stdout.encode())).to_pylist()
-    assert [row["event_id"] for row in rows] == [0, 7, 2]
+    assert [row["event_id"] for row in rows] == [0, 7, 2, 3, 4, 5, 6]
+    assert [not row["error"] for row in rows] == [True, False, True, False, False, True, False]
     assert rows[1]["error"].startswith("unknown_sensor: ")
     assert rows[1]["azimuth"] is None
     assert rows[0]["zenith"] == rows[2]["zenith"]
-    assert "1 events could not be reconstructed" in done.stderr
+    assert "4 events could not be reconstructed" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,4 +80,5 @@ def test_no_display_is_named_with_its_cure() -> None:
     assert done.returncode == 1
     assert "does not answer" in done.stderr
     assert "start `icestream up`, or give another --url" in done.stderr
-    assert send("-", stdin="{").stderr.startswith("icestream: line 1 is no event as JSON")
+    assert send("-", stdin="{").stderr.startswith("icestream: line 1 is no JSON")
+    assert "does not answer" in send("-", "--url", "localhost", stdin=json.dumps(GOOD)).stderr

@@ -48,6 +48,7 @@ def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
         (["bridge.recorder", "--reference", "/nowhere"], "/nowhere is no reference"),
         (["bridge.recorder", "--window-s", "0"], "WINDOW_S"),
         (["display", "--token-file", "/nowhere"], "/nowhere cannot be read"),
+        (["display", "--token-file", "/dev/null"], "/dev/null is empty: put the token into it"),
         (["display", "--host", "192.0.2.1"], "give another port"),
         (["bridge.recorder", "--mlflow-url", "localhost"], "begins with http://"),
         (["bridge.recorder", "--spool-dir", "/proc/spool"], "give another folder"),

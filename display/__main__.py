@@ -1,5 +1,6 @@
 """`python -m display`: the composition of the display."""
 
+import os
 import signal
 import sys
 import threading
@@ -46,8 +47,14 @@ def main() -> None:
         stop.set()  # pages are let go, so that the server need not wait for them
         sys.exit(0)
 
-    following = threading.Thread(target=watch.follow, args=(stop,), daemon=True)
-    following.start()
+    def follow() -> None:
+        try:
+            watch.follow(stop)
+        except Exception as error:  # a fault of this program: end it, visibly, rather than show what is no longer so
+            log.error("following the stream failed unexpectedly", exc_info=error)
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     log.info("serving", address=f"http://{settings.host}:{settings.port}")

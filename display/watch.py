@@ -66,6 +66,9 @@ class Standing:
     rejected: int | None  # ever
 
 
+AWAY = Standing(False, None, None, 0.0, None, None, False, 0, False, None)  # Redis does not answer
+
+
 class Watch:
     """Follows the stream from a thread. All other methods may be called from any thread."""
 
@@ -78,7 +81,7 @@ class Watch:
         self._by_name: OrderedDict[Name, Seen] = OrderedDict()
         self._truths: OrderedDict[Name, Truth] = OrderedDict()
         self._shown: OrderedDict[Name, bytes] = OrderedDict()
-        self._standing = Standing(False, None, None, 0.0, None, None, False, 0, False, None)
+        self._standing = AWAY
         self._emitted: deque[tuple[float, int]] = deque(maxlen=int(SPAN_S / LOOK_S))
 
     def follow(self, stop: threading.Event) -> None:
@@ -96,10 +99,10 @@ class Watch:
                 self._take_results(found)
                 if self._clock() - looked > LOOK_S:
                     looked = self._clock()
-                    self._set_standing(self._look())
+                    self._standing = self._look()
             except RedisError:
                 self._metrics.read_failed()
-                self._set_standing(Standing(False, None, None, 0.0, None, None, False, 0, False, None))
+                self._standing = AWAY
                 stop.wait(PAUSE_S)
 
     def latest(self, after: int, limit: int) -> tuple[int, list[Seen]]:
@@ -119,7 +122,10 @@ class Watch:
         """A result of the latest, and its event with the pulses if it was kept."""
         with self._lock:
             seen, payload = self._by_name.get(name), self._shown.get(name)
-        return seen, None if payload is None else wire.decode_event(payload).within_readout()
+        try:
+            return seen, None if payload is None else wire.decode_event(payload).within_readout()
+        except InvalidEvent:  # what is shown was written by something else than a bridge
+            return seen, None
 
     def select(self, since_s: float, min_kappa: float, limit: int) -> list[Seen]:
         """Results stored since a Unix time that are so sure, the latest first."""
@@ -196,9 +202,6 @@ class Watch:
                 self._by_name[name] = seen
             self._number += len(results)
         self._metrics.read(len(results))
-
-    def _set_standing(self, standing: Standing) -> None:
-        self._standing = standing
 
     def _look(self) -> Standing:
         now = self._clock()

@@ -74,8 +74,8 @@ def a_model_that_fails(system: System) -> Iterator[None]:
             client.infer("icemix", inputs)
     client.close()
     # Where the model runs in processes of its own (Triton's Python backend), what they refuse is not counted, but their death is.
-    system.compose("exec", "-T", "triton", "sh", "-c", "pkill -9 -f backend_stub || true")
     try:
+        system.compose("exec", "-T", "triton", "sh", "-c", "pkill -9 -f '[b]ackend_stub' || true")
         yield
     finally:
         system.compose("restart", "triton")

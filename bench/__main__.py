@@ -79,7 +79,7 @@ def page(rows: str, rounds: int) -> str:
     cores = len(os.sched_getaffinity(0))
     return f"""# Measurements
 
-Written by `make bench`. Everything was measured in turn, {rounds} times, on one machine ({cores} cores, {_processor()}, Python
+Written by `make bench`. Everything was measured in turn, in {rounds} round{"s" if rounds > 1 else ""}, on one machine ({cores} cores, {_processor()}, Python
 {platform.python_version()}); the median counts. Shared machines are noisy: read the ratios, not the rates.
 
 {rows}

@@ -9,7 +9,7 @@ import pytest
 
 from icestream.detector import nominal_icecube86
 from icestream.event import Event, Truth
-from icestream.kaggle import KaggleError, open_folder, write_folder
+from icestream.kaggle import KaggleError, open_folder, read_pulses, write_folder
 from icestream.simulation.simulator import simulated_events
 
 
@@ -101,3 +101,16 @@ def test_an_event_that_cannot_be_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({**table, "sensor_id": [5, 99999]}), tmp_path / "batch_1.parquet")
     with pytest.raises(KaggleError, match="no sensor"):
         list(open_folder(tmp_path).events(1))
+
+
+def test_a_file_without_rows_gives_no_events(tmp_path: Path) -> None:
+    types = [
+        ("event_id", pa.int64()),
+        ("sensor_id", pa.int16()),
+        ("time", pa.int64()),
+        ("charge", pa.float64()),
+        ("auxiliary", pa.bool_()),
+    ]
+    pq.write_table(pa.schema(types).empty_table(), tmp_path / "batch_1.parquet")
+    assert list(open_folder(tmp_path).events(1)) == []
+    assert list(read_pulses(tmp_path / "batch_1.parquet")) == []

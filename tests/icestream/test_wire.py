@@ -85,3 +85,9 @@ def test_a_result_of_another_version_or_shape_is_refused() -> None:
         wire.RECONSTRUCTION.decode(data)
     with pytest.raises(InvalidEvent, match="undecodable"):
         wire.RECONSTRUCTION.decode(msgspec.msgpack.encode(fields[:-1]))
+
+
+def test_words_that_are_no_utf_8_are_undecodable() -> None:
+    data = wire.TRUTH.encode(Truth(1, 2, 1.0, 0.5, "cascade")).replace(b"cascade", b"casc\xe4de")
+    with pytest.raises(InvalidEvent, match="undecodable"):
+        wire.TRUTH.decode(data)

@@ -13,7 +13,7 @@ from icestream.inference.errors import Mismatch, Refused, TritonAway
 from icestream.inference.triton import Answer, Model, Triton
 from icestream.tensors import pad
 
-IN_FLIGHT = 4  # requests to Triton at a time: the stream's go first, by being more
+IN_FLIGHT = 4  # requests to Triton at a time, whoever asks: the stream has as many for each bridge
 LOOK_S = 2.0
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Asking:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._triton: Triton = self._run(self._connect(url, model, timeout_s))
-        self._slots = self._run(self._make_slots())
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._model: Model | None = None
         self.ready = False  # Triton serves the model, as of the last look
         asyncio.run_coroutine_threadsafe(self._look_forever(), self._loop)
@@ -100,9 +100,6 @@ class Asking:
 
     async def _connect(self, url: str, model: str, timeout_s: float) -> Triton:
         return Triton(url, model, timeout_s)
-
-    async def _make_slots(self) -> asyncio.Semaphore:
-        return asyncio.Semaphore(IN_FLIGHT)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

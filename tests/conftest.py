@@ -138,6 +138,14 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProc
 
 
 @pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A Redis that a test may kill."""
+    process = RedisProcess(tmp_path)
+    yield process
+    process.close()
+
+
+@pytest.fixture
 def redis_server(shared_redis: RedisProcess) -> RedisProcess:
     """An empty Redis."""
     shared_redis.client.flushall()

@@ -77,19 +77,17 @@ def test_it_waits_when_the_stream_is_full_and_trims_nothing(
     assert emitter.process.poll() is None
 
 
-def test_it_survives_redis_going_away(tmp_path: Path, program: Start) -> None:
-    server = RedisProcess(tmp_path)
-    emitter = program("emitter", redis_url=server.url, count=600, rate=300, run_id=9, seed=1)
-    wait_until(lambda: server.client.xlen(streams.EVENTS) > 100, "some events")
-    server.kill()
+def test_it_survives_redis_going_away(own_redis: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=own_redis.url, count=600, rate=300, run_id=9, seed=1)
+    wait_until(lambda: own_redis.client.xlen(streams.EVENTS) > 100, "some events")
+    own_redis.kill()
     wait_until(lambda: emitter.metric("icestream_emitter_publish_failures_total") > 0, "a failed write")
     beat = emitter.metric("icestream_emitter_heartbeat_timestamp_seconds")
     wait_until(lambda: emitter.metric("icestream_emitter_heartbeat_timestamp_seconds") > beat, "a heartbeat meanwhile")
-    server.start()
+    own_redis.start()
     assert emitter.process.wait(60) == 0
-    found = emitted(server.client)
+    found = emitted(own_redis.client)
     assert len(found) == len(set(found)) == 600
-    server.close()
 
 
 def test_sigterm_ends_it_with_status_0(redis: Any, redis_server: RedisProcess, program: Start) -> None:

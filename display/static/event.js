@@ -107,13 +107,18 @@ export class EventDisplay {
     // Noise before and after would squeeze the colours: they span the middle 96 % of the coincident pulses.
     this.early = core[Math.floor(0.02 * core.length)].time;
     this.late = Math.max(core[Math.ceil(0.98 * core.length) - 1].time, this.early + 1);
-    this.pulses = all.sort((one, other) => other.charge - one.charge).slice(0, MOST_PULSES);
+    // In order of time, so that playing them is counting them.
+    this.pulses = all.sort((one, other) => other.charge - one.charge).slice(0, MOST_PULSES).sort((one, other) => one.time - other.time);
     this.spheres = new InstancedMesh(new SphereGeometry(1, 14, 10), new MeshLambertMaterial(), this.pulses.length);
+    const place = new Matrix4();
     this.pulses.forEach((pulse, index) => {
       const [red, green, blue] = ofTime((pulse.time - this.early) / (this.late - this.early));
       const dim = pulse.good ? 1 : 0.45;
       this.spheres.setColorAt(index, new Color().setRGB((red / 255) * dim, (green / 255) * dim, (blue / 255) * dim, "srgb"));
+      const size = pulse.good ? 7 + 6 * Math.cbrt(pulse.charge) : 4 + 3 * Math.cbrt(pulse.charge);
+      this.spheres.setMatrixAt(index, place.makeScale(size, size, size).setPosition(...pulse.at));
     });
+    this.spheres.frustumCulled = false; // three.js would cull by the spheres of the first frame
     this.event.add(this.spheres);
     const centre = new Vector3();
     let charge = 0;
@@ -175,17 +180,8 @@ export class EventDisplay {
   at(share) {
     if (this.spheres) {
       const now = this.early + share * 1.02 * (this.late - this.early);
-      const place = new Matrix4();
-      let visible = 0;
-      this.pulses.forEach((pulse, index) => {
-        const past = share >= 1 || pulse.time <= now;
-        visible += past;
-        const size = past ? (pulse.good ? 7 : 4) + 6 * Math.cbrt(pulse.charge) * (pulse.good ? 1 : 0.5) : 0.0001;
-        place.makeScale(size, size, size).setPosition(...pulse.at);
-        this.spheres.setMatrixAt(index, place);
-      });
-      this.spheres.instanceMatrix.needsUpdate = true;
-      this.section.dataset.pulses = `${visible} of ${this.pulses.length}`;
+      this.spheres.count = share < 1 ? this.pulses.filter((pulse) => pulse.time <= now).length : this.pulses.length;
+      this.section.dataset.pulses = `${this.spheres.count} of ${this.pulses.length}`;
     }
     this.draw();
   }

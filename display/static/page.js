@@ -37,7 +37,7 @@ async function choose(id, byHand = true) {
 
 function tell(found) {
   const parts = [
-    `Event <b>${found.id}</b>, ${found.n_pulses} pulses, κ <b>${found.kappa.toPrecision(3)}</b>, radii ${found.radius_50_deg.toFixed(1)}° (50 %), ${found.radius_90_deg.toFixed(1)}° (90 %)`,
+    `Event <b>${found.id}</b>, ${found.n_pulses} pulses, κ <b>${number(found.kappa, "", found.kappa < 100 ? 1 : 0)}</b>, radii ${found.radius_50_deg.toFixed(1)}° (50 %), ${found.radius_90_deg.toFixed(1)}° (90 %)`,
     `<span class="found">▲ reconstructed: zenith ${degrees(found.zenith)}, azimuth ${degrees(found.azimuth)}</span>; right ascension ${degrees(found.ascension)}, declination ${degrees(found.declination)}`,
   ];
   if (found.opening_angle_deg !== null)

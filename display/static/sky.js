@@ -78,13 +78,14 @@ export class Sky {
     const width = this.canvas.clientWidth;
     const height = this.canvas.clientHeight;
     const unit = Math.min(width / 5, height / 2.25);
-    return { width, height, unit, at: (x, y) => [width / 2 + x * unit, height / 2 - y * unit] };
+    const scale = Math.max(unit / 150, 1); // of dots, lines and words, so that they can be seen on a wall display
+    return { width, height, unit, scale, at: (x, y) => [width / 2 + x * unit, height / 2 - y * unit] };
   }
 
   nearest(x, y) {
-    const { at } = this.frame();
+    const { at, scale } = this.frame();
     let best = null;
-    let closest = 144;
+    let closest = (12 * scale) ** 2;
     for (const star of this.stars) {
       const [left, top] = at(star.x, star.y);
       const far = (left - x) ** 2 + (top - y) ** 2;
@@ -94,7 +95,7 @@ export class Sky {
   }
 
   draw() {
-    const { width, height, unit, at } = this.frame();
+    const { width, height, unit, scale, at } = this.frame();
     const dense = window.devicePixelRatio || 1;
     this.canvas.width = width * dense;
     this.canvas.height = height * dense;
@@ -104,7 +105,7 @@ export class Sky {
     pen.beginPath();
     pen.ellipse(width / 2, height / 2, 2 * unit, unit, 0, 0, TURN);
     pen.fill();
-    this.grid(pen, at);
+    this.grid(pen, at, scale);
     const now = Date.now() / 1000;
     for (const star of this.stars) {
       const age = (now - star.when) / FADE_S;
@@ -113,16 +114,17 @@ export class Sky {
       const fresh = age < 0.01 ? 1.5 : 0;
       pen.fillStyle = `rgba(${star.colour},${(1 - age) ** 1.5 * 0.85 + 0.04})`;
       pen.beginPath();
-      pen.arc(x, y, 1.2 + fresh + Math.min(star.kappa, 1500) / 1500, 0, TURN);
+      pen.arc(x, y, scale * (1.2 + fresh + Math.min(star.kappa, 1500) / 1500), 0, TURN);
       pen.fill();
     }
-    if (this.selected) this.contours(pen, at);
+    if (this.selected) this.contours(pen, at, scale);
   }
 
-  grid(pen, at) {
+  grid(pen, at, scale) {
     pen.strokeStyle = "rgba(147,161,181,.22)";
     pen.fillStyle = "#93a1b5";
-    pen.font = "11px system-ui, sans-serif";
+    pen.lineWidth = scale;
+    pen.font = `${11 * scale}px system-ui, sans-serif`;
     pen.textAlign = "center";
     const line = (points) => {
       pen.beginPath();
@@ -143,34 +145,34 @@ export class Sky {
       const latitude = (degrees * Math.PI) / 180;
       line(steps.map((step) => [(step - 0.5) * TURN, latitude]));
       const [x, y] = at(...project(-Math.PI, latitude));
-      pen.fillText(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x - 4, y + 4);
+      pen.fillText(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x - 4 * scale, y + 4 * scale);
     }
   }
 
-  contours(pen, at) {
+  contours(pen, at, scale) {
     const [longitude, latitude] = COORDINATES[this.kind].of(this.selected);
-    for (const [radius, dash] of [[this.selected.half, []], [this.selected.most, [5, 4]]]) {
+    for (const [radius, dash] of [[this.selected.half, []], [this.selected.most, [5 * scale, 4 * scale]]]) {
       pen.strokeStyle = "#f0e442";
-      pen.lineWidth = 1.6;
+      pen.lineWidth = 1.6 * scale;
       pen.setLineDash(dash);
       pen.beginPath();
       let before = null;
       for (let step = 0; step <= 120; step++) {
         const [x, y] = at(...project(...around(longitude, latitude, (radius * Math.PI) / 180, (step / 120) * TURN)));
-        before !== null && Math.abs(x - before) < 80 ? pen.lineTo(x, y) : pen.moveTo(x, y);
+        before !== null && Math.abs(x - before) < 80 * scale ? pen.lineTo(x, y) : pen.moveTo(x, y);
         before = x;
       }
       pen.stroke();
     }
     pen.setLineDash([]);
-    pen.lineWidth = 1;
+    pen.lineWidth = scale;
     const [x, y] = at(...project(longitude, latitude));
     pen.strokeStyle = "#fff";
     for (const turn of [0, 1, 2, 3]) {
       const [along, across] = [Math.cos((turn * Math.PI) / 2), Math.sin((turn * Math.PI) / 2)];
       pen.beginPath();
-      pen.moveTo(x + 9 * along, y + 9 * across);
-      pen.lineTo(x + 20 * along, y + 20 * across);
+      pen.moveTo(x + 9 * scale * along, y + 9 * scale * across);
+      pen.lineTo(x + 20 * scale * along, y + 20 * scale * across);
       pen.stroke();
     }
   }

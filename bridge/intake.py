@@ -84,6 +84,8 @@ class Intake:
         ids: list[Any] = list(held)
         if ids:
             await self._redis.xclaim(streams.EVENTS, streams.BRIDGE_GROUP, self._consumer, 0, ids, justid=True)
+        else:
+            await self._redis.xreadgroup(streams.BRIDGE_GROUP, self._consumer, {streams.EVENTS: streams.END}, count=1)
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still held: those must stay claimable."""

@@ -22,7 +22,7 @@ READ_AT_ONCE = 2000
 BLOCK_MS = 200
 LOOK_S = 1.0  # between two looks at how the streams stand
 PAUSE_S = 1.0  # while Redis is away
-ALIVE_S = 5.0  # a process that has asked Redis for nothing for so long is not alive; all ask at least every half second
+ALIVE_S = 5.0  # a process that has asked Redis for nothing for so long is not alive; all ask at least every two seconds
 SPAN_S = 10.0  # of rates and latencies
 
 Name = tuple[int, int]  # run_id, event_id

@@ -19,6 +19,9 @@ MODEL = "icestream:model"  # prefix of the hashes that say what a bridge found s
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
+# Asking for what a consumer holds beyond this id finds nothing and is a sign of life; before Redis 7.2, a read of new entries
+# that finds none is not.
+END = "18446744073709551615-0"
 
 REJECTED_KEPT = 10_000  # entries; the counters go on beyond
 SHOWN_KEPT = 500  # entries; some minutes

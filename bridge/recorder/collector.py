@@ -62,6 +62,8 @@ class Collector:
     def read(self, block_ms: int | None) -> int:
         """Take up new results, waiting for at most `block_ms` (None: not at all), and the truths there are; returns how many results."""
         entries = self._read(streams.DIRECTIONS, ">", READ_AT_ONCE, block_ms)
+        if not entries:
+            self._read(streams.DIRECTIONS, streams.END)
         for entry_id, data in entries:
             self._add_result(entry_id, data)
         while truths := self._read(streams.TRUTH, ">", READ_AT_ONCE):

@@ -302,6 +302,15 @@ def test_a_bridge_that_comes_before_triton_waits_for_it(redis: Any, bridge: Star
     wait_until(finished(redis, 1), "the answer", 60)
 
 
+def test_a_bridge_with_nothing_to_do_is_seen_to_live(redis: Any, bridge: Start) -> None:
+    put(redis, event(1))
+    bridge()
+    wait_until(finished(redis, 1), "the answer")
+    time.sleep(4)
+    [consumer] = redis.xinfo_consumers(streams.EVENTS, streams.BRIDGE_GROUP)
+    assert consumer["idle"] < 3000
+
+
 def test_two_tritons_share_the_work_and_one_alone_carries_on(
     redis: Any, bridge: Start, triton: TritonProcess, tmp_path: Path
 ) -> None:

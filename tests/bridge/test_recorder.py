@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,16 @@ def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> 
             spool.forget(start, start.windows())
     assert spooled(tmp_path) == []
     assert Spool(tmp_path).position() == before > (0, 0)
+
+
+def test_a_recorder_with_nothing_to_do_is_seen_to_live(redis: Any, tmp_path: Path) -> None:
+    one = collector(redis, tmp_path)
+    put_results(redis, 1)
+    assert one.read(100) == 1
+    time.sleep(1)
+    assert one.read(100) == 0
+    [consumer] = redis.xinfo_consumers(streams.DIRECTIONS, streams.RECORDER_GROUP)
+    assert consumer["idle"] < 500
 
 
 def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) -> None:

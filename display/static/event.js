@@ -42,6 +42,15 @@ export class EventDisplay {
     this.controls.maxDistance = 4000;
     this.event = new Group();
     this.scene.add(this.event);
+    // Made once: a material that is disposed of takes its shaders with it, and the next event would have them compiled again.
+    const arrow = (colour) => new MeshBasicMaterial({ color: colour, depthTest: false, transparent: true, opacity: 0.95 });
+    this.paint = {
+      found: arrow(0xf0e442),
+      truth: arrow(0x3fd6a2),
+      cone: new MeshBasicMaterial({ color: 0xf0e442, transparent: true, opacity: 0.13, side: DoubleSide, depthWrite: false }),
+      pulses: new MeshLambertMaterial(),
+    };
+    this.sphere = new SphereGeometry(1, 14, 10);
     new ResizeObserver(() => this.fit()).observe(this.host);
     this.reset();
   }
@@ -79,18 +88,15 @@ export class EventDisplay {
     if (!this.renderer || !this.positions) return;
     this.forget();
     const centre = found.pulses ? this.addPulses(found.pulses) : new Vector3();
-    this.addDirection(found.azimuth, found.zenith, centre, 0xf0e442, 5, "found");
+    this.addDirection(found.azimuth, found.zenith, centre, 5, "found");
     this.addCone(found, centre);
-    if (found.true_azimuth !== null) this.addDirection(found.true_azimuth, found.true_zenith, centre, 0x3fd6a2, 2.5, "truth");
+    if (found.true_azimuth !== null) this.addDirection(found.true_azimuth, found.true_zenith, centre, 2.5, "truth");
     if (this.calm) this.at(1);
     else this.play();
   }
 
   forget() {
-    this.event.traverse((part) => {
-      part.geometry?.dispose();
-      part.material?.dispose();
-    });
+    this.event.traverse((part) => part.geometry?.dispose());
     this.event.clear();
     this.spheres?.dispose();
     this.spheres = null;
@@ -109,7 +115,7 @@ export class EventDisplay {
     this.late = Math.max(core[Math.ceil(0.98 * core.length) - 1].time, this.early + 1);
     // In order of time, so that playing them is counting them.
     this.pulses = all.sort((one, other) => other.charge - one.charge).slice(0, MOST_PULSES).sort((one, other) => one.time - other.time);
-    this.spheres = new InstancedMesh(new SphereGeometry(1, 14, 10), new MeshLambertMaterial(), this.pulses.length);
+    this.spheres = new InstancedMesh(this.sphere, this.paint.pulses, this.pulses.length);
     const place = new Matrix4();
     this.pulses.forEach((pulse, index) => {
       const [red, green, blue] = ofTime((pulse.time - this.early) / (this.late - this.early));
@@ -130,10 +136,10 @@ export class EventDisplay {
   }
 
   /** An arrow along the particle's way, through the centre. */
-  addDirection(azimuth, zenith, centre, colour, width, name) {
+  addDirection(azimuth, zenith, centre, width, name) {
     const origin = from(azimuth, zenith);
     const arrow = new Group(); // along its own y axis
-    const paint = new MeshBasicMaterial({ color: colour, depthTest: false, transparent: true, opacity: 0.95 });
+    const paint = this.paint[name];
     const shaft = new Mesh(new CylinderGeometry(width, width, LENGTH_M, 10), paint);
     const head = new Mesh(new ConeGeometry(4.5 * width, 15 * width, 20), paint);
     head.position.y = LENGTH_M / 2;
@@ -152,10 +158,7 @@ export class EventDisplay {
     const half = (found.radius_90_deg * Math.PI) / 180;
     if (half > 1.3) return; // nearly half of the sky or more: a cone would only hide the rest
     const height = Math.min(LENGTH_M / 2, 420 / Math.tan(half));
-    const cone = new Mesh(
-      new ConeGeometry(height * Math.tan(half), height, 48, 1, true),
-      new MeshBasicMaterial({ color: 0xf0e442, transparent: true, opacity: 0.13, side: DoubleSide, depthWrite: false }),
-    );
+    const cone = new Mesh(new ConeGeometry(height * Math.tan(half), height, 48, 1, true), this.paint.cone);
     const origin = from(found.azimuth, found.zenith);
     cone.quaternion.copy(new Quaternion().setFromUnitVectors(new Vector3(0, -1, 0), origin));
     cone.position.copy(centre).addScaledVector(origin, height / 2);

@@ -78,9 +78,8 @@ def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: S
     before = pixels(page)
     wait_until(lambda: pixels(page) > before + 200, "directions arrive on the sky")
     wait_until(lambda: page.inner_text("#out").endswith("/s") and page.inner_text("#out") != "0/s", "rates are shown")
-    row = page.locator("#list tbody tr").nth(2)
-    name = row.get_attribute("data-id")
-    row.click()
+    name = page.locator("#list tbody tr").nth(2).get_attribute("data-id")
+    page.click(f"#list tr[data-id='{name}']")
     page.wait_for_function("name => document.querySelector('#facts b')?.textContent === name", arg=name)
     assert page.url.endswith(f"/?event={name}")
     assert page.get_attribute("#follow", "aria-pressed") == "false"
@@ -107,6 +106,25 @@ def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: S
     assert {url.split("/")[2] for url in stream.requested if not url.startswith("data:")} == {
         stream.display.url.split("/")[2]
     }
+
+
+def test_no_event_leaves_shaders_behind(browser: Browser, stream: Stream) -> None:
+    page = stream.open(browser)
+    page.wait_for_selector("#list tbody tr:nth-child(6)")
+    page.evaluate("""() => {
+        const gl = WebGL2RenderingContext.prototype, compile = gl.compileShader;
+        window.compiled = 0;
+        gl.compileShader = function (shader) { window.compiled++; return compile.call(this, shader); };
+    }""")
+
+    def compiled_by_choosing(place: int) -> int:
+        name = page.locator("#list tbody tr").nth(place).get_attribute("data-id")
+        page.click(f"#list tr[data-id='{name}']")
+        page.wait_for_function("name => document.querySelector('#facts b')?.textContent === name", arg=name)
+        return int(page.evaluate("window.compiled"))
+
+    first = [compiled_by_choosing(place) for place in (1, 4, 2)][-1]
+    assert [compiled_by_choosing(place) for place in (3, 1, 5, 2)] == [first] * 4
 
 
 def test_a_killed_bridge_turns_its_lamp_and_back(browser: Browser, stream: Stream) -> None:

@@ -96,7 +96,7 @@ export class EventDisplay {
   }
 
   forget() {
-    this.event.traverse((part) => part.geometry?.dispose());
+    this.event.traverse((part) => part.geometry !== this.sphere && part.geometry?.dispose());
     this.event.clear();
     this.spheres?.dispose();
     this.spheres = null;

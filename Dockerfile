@@ -40,8 +40,8 @@ CMD ["python", "-m", "bridge"]
 
 FROM runtime AS recorder
 COPY --from=recorder-packages /opt/venv /opt/venv
-COPY bridge bridge
-CMD ["python", "-m", "bridge.recorder"]
+COPY recorder recorder
+CMD ["python", "-m", "recorder"]
 
 FROM runtime AS display
 COPY --from=display-packages /opt/venv /opt/venv

@@ -16,7 +16,7 @@ from bench import contenders
 from bench.mix import MAX_PULSES, by_length, mix
 from bench.trivial import NAME, write_trivial_model
 from export.triton_config import CPU_INSTANCES, MAX_BATCH
-from icestream.up.serving import serving
+from tritonserver.serving import serving
 
 ROOT = Path(__file__).parents[1]
 STREAM_EVENTS, TRIVIAL_EVENTS = 8000, 60_000

@@ -22,9 +22,9 @@ from bench.mix import batches, by_length, mix, write_input_data
 from bench.perf_analyzer import throughput
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.detector import nominal_icecube86
-from icestream.inference.triton import Triton
-from icestream.kaggle import write_folder
-from icestream.simulation.simulator import simulated_events
+from icestream.inference.client import Triton
+from icestream.sources.kaggle import write_folder
+from icestream.sources.simulation.simulator import simulated_events
 
 IN_FLIGHT = 4  # the bridge's default
 
@@ -105,7 +105,7 @@ def whole_stream(repository: Path, model: str, events: int, bridges: int, page: 
     command = [
         sys.executable,
         "-m",
-        "icestream.up",
+        "launcher",
         "up",
         "--events",
         str(events),

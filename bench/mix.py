@@ -12,7 +12,7 @@ from pathlib import Path
 
 from icestream.detector import nominal_icecube86
 from icestream.event import Event
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.simulation.simulator import simulated_events
 from icestream.tensors import Arrays, pad, padded_length
 
 SEED = 7

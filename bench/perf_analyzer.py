@@ -12,7 +12,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-from icestream.up.debian import fetch_debian_package
+from tritonserver.debian import fetch_debian_package
 
 WHEEL = "tritonclient==2.51.0"
 CUDA_RUNTIME = "nvidia-cuda-runtime-cu12==12.9.79"

@@ -7,18 +7,18 @@ import sys
 import structlog
 from prometheus_client import CollectorRegistry
 
-from bridge.intake import Intake
 from bridge.metrics import BridgeMetrics
-from bridge.outlet import Outlet
 from bridge.settings import BridgeSettings
-from bridge.standing import look
 from bridge.worker import Worker
-from icestream import streams
 from icestream.detector import nominal_icecube86
+from icestream.inference.client import Model, Triton
 from icestream.inference.errors import Mismatch, TritonAway
-from icestream.inference.triton import Model, Triton
-from icestream.settings import load
-from icestream.telemetry import configure_logs
+from icestream.service.metrics import configure_logs
+from icestream.service.settings import load
+from icestream.streams import keys as streams
+from icestream.streams.event_queue import Intake
+from icestream.streams.outlet import Outlet
+from icestream.streams.status import look
 
 ASK_AGAIN_S = 0.5
 

@@ -2,10 +2,10 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bridge.outlet import Outcome
-from bridge.standing import Standing
 from icestream.event import REASONS, Reconstruction
-from icestream.telemetry import COUNT_BUCKETS, LATENCY_BUCKETS, ProcessMetrics
+from icestream.service.metrics import COUNT_BUCKETS, LATENCY_BUCKETS, ProcessMetrics
+from icestream.streams.outlet import Outcome
+from icestream.streams.status import Standing
 
 NS = 1e-9
 

@@ -6,7 +6,7 @@ import socket
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import StreamSettings
+from icestream.service.settings import StreamSettings
 
 
 class BridgeSettings(StreamSettings):

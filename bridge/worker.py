@@ -20,18 +20,18 @@ import structlog
 from numpy.typing import NDArray
 from redis import RedisError
 
-from bridge.intake import Entry, Intake
 from bridge.metrics import BridgeMetrics
-from bridge.outlet import Outlet
 from bridge.settings import BridgeSettings
 from bridge.showcase import Showcase
-from bridge.standing import Standing
 from icestream import wire
 from icestream.event import InvalidEvent, Reconstruction
 from icestream.inference.batching import Batch, Item, Waiting, halved
+from icestream.inference.client import Answer, Model, Triton
 from icestream.inference.errors import Mismatch, Refused, TritonAway
-from icestream.inference.triton import Answer, Model, Triton
 from icestream.linefit import linefit
+from icestream.streams.event_queue import Entry, Intake
+from icestream.streams.outlet import Outlet
+from icestream.streams.status import Standing
 from icestream.tensors import Arrays, pad
 
 READ_AT_ONCE = 256  # entries; more in one reply would hold up the answers of requests in flight

@@ -9,14 +9,14 @@ import waitress
 from prometheus_client import CollectorRegistry
 
 from display.app import make_app
-from display.asking import Asking
+from display.follower import Watch
+from display.inference import Asking
 from display.metrics import DisplayMetrics
 from display.rest import MAX_BODY
 from display.settings import DisplaySettings
-from display.watch import Watch
-from icestream import streams
-from icestream.settings import load
-from icestream.telemetry import configure_logs
+from icestream.service.metrics import configure_logs
+from icestream.service.settings import load
+from icestream.streams import keys as streams
 
 THREADS = 32  # a page that follows the stream holds one
 

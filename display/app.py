@@ -4,11 +4,11 @@ import threading
 
 from flask import Flask
 
-from display.asking import Asking
+from display.follower import Watch
+from display.inference import Asking
 from display.metrics import DisplayMetrics
 from display.page import add_page
 from display.rest import add_rest
-from display.watch import Watch
 
 
 def make_app(

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from display.asking import Asking
+from display.follower import Seen, Watch
+from display.inference import Asking
 from display.metrics import DisplayMetrics
 from display.rest import state
 from display.sky import equatorial
-from display.watch import Seen, Watch
 
 TICK_S = 0.5
 SAMPLE = 40  # results of a tick

@@ -4,12 +4,12 @@ import threading
 
 from flask import Blueprint, Flask, Response, jsonify, render_template, request
 
-from display.asking import Asking
+from display.follower import Watch
+from display.inference import Asking
 from display.live import Live
 from display.metrics import DisplayMetrics
 from display.rest import Failure, one
 from display.sky import equatorial
-from display.watch import Watch
 from icestream.detector import nominal_icecube86
 
 # Nothing of the page comes from, or goes to, another host.

@@ -15,10 +15,10 @@ from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from werkzeug.exceptions import HTTPException
 
-from display.asking import Asking, Direction
+from display.follower import Seen, Watch
+from display.inference import Asking, Direction
 from display.metrics import DisplayMetrics
 from display.openapi import document
-from display.watch import Seen, Watch
 from icestream import direction
 from icestream.detector import DOM_COUNT
 from icestream.event import MAX_PULSES, Event, InvalidEvent

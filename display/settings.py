@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import StreamSettings, readable
+from icestream.service.settings import StreamSettings, readable
 
 
 def _not_empty(path: Path) -> Path:

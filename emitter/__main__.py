@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry
 from emitter.emission import Emission
 from emitter.metrics import EmitterMetrics
 from emitter.pacing import Pacing
-from emitter.publisher import Publisher
 from emitter.settings import EmitterSettings
-from emitter.source import Replay, Simulation, Source
-from icestream import streams
 from icestream.detector import DetectorFileError, load_detector
-from icestream.kaggle import KaggleError
-from icestream.settings import load
-from icestream.telemetry import configure_logs
+from icestream.service.metrics import configure_logs
+from icestream.service.settings import load
+from icestream.sources.kaggle import KaggleError
+from icestream.sources.source import Replay, Simulation, Source
+from icestream.streams import keys as streams
+from icestream.streams.publisher import Publisher
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from redis import RedisError
 
 from emitter.metrics import EmitterMetrics
 from emitter.pacing import Pacing
-from emitter.publisher import Publisher
-from emitter.source import Pair, Source
+from icestream.sources.source import Pair, Source
+from icestream.streams.publisher import Publisher
 
 READY_EVENTS = 1024  # made ahead of time, so that the simulation's chunks do not show as gaps in the stream
 TICK_S = 0.005  # events due within one tick are written together

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from icestream.telemetry import LATENCY_BUCKETS, ProcessMetrics
+from icestream.service.metrics import LATENCY_BUCKETS, ProcessMetrics
 
 
 class EmitterMetrics(ProcessMetrics):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.settings import StreamSettings
+from icestream.service.settings import StreamSettings
 
 
 def _known_source(text: str) -> str:

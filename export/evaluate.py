@@ -25,7 +25,7 @@ from export.served import ServedIceMix
 from export.to_onnx import export
 from export.training.events import HELD_OUT_SEED
 from icestream.detector import DetectorFileError, load_detector
-from icestream.kaggle import KaggleError
+from icestream.sources.kaggle import KaggleError
 
 SHIFTS_NS = (-1000.0, 1000.0)
 SPEED_LENGTHS = (64, 128)

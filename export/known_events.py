@@ -1,4 +1,4 @@
-"""The few events whose answers travel with a model, see `icestream.selftest`."""
+"""The few events whose answers travel with a model, see `icestream.inference.known_answers`."""
 
 from itertools import islice
 
@@ -8,8 +8,8 @@ import torch
 from export.served import ServedIceMix
 from icestream.detector import nominal_icecube86
 from icestream.event import Event
-from icestream.selftest import KnownAnswer
-from icestream.simulation.simulator import simulated_events
+from icestream.inference.known_answers import KnownAnswer
+from icestream.sources.simulation.simulator import simulated_events
 from icestream.tensors import pad
 
 DRAWN, KEPT, MAX_PULSES = 400, 4, 64

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from export.precision import with_half_precision
 from export.to_onnx import REPOSITORY
 from export.triton_config import BATCHING, GPU_MAX_BATCH, Described, described, head, profiles, tensors
-from icestream import selftest
+from icestream.inference import known_answers as selftest
 from icestream.tensors import INPUTS, OUTPUTS
 
 # What TensorRT 10 takes of what our graphs are made of (onnx/onnx-tensorrt, docs/operators.md).

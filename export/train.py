@@ -33,7 +33,7 @@ from export.icemix import VARIANTS
 from export.served import ServedIceMix
 from export.training.events import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED
 from export.training.training import PRESETS, Recipe, Training
-from icestream.telemetry import EXPERIMENT_TAGS
+from icestream.service.metrics import EXPERIMENT_TAGS
 
 RECENT = 100  # steps that a training angle is the mean of
 

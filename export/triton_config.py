@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icestream import selftest
-from icestream.selftest import KnownAnswer
+from icestream.inference import known_answers as selftest
+from icestream.inference.known_answers import KnownAnswer
 from icestream.tensors import INPUTS, OUTPUTS, length_buckets
 
 MAX_BATCH = 32

@@ -25,8 +25,8 @@ from export.calibration import ClosedForm
 from export.known_events import known_events
 from export.to_onnx import REPOSITORY, to_model
 from export.triton_config import BATCHING, GPU_MAX_BATCH, MAX_BATCH, Described, Specification, described, head, tensors
-from icestream import selftest
-from icestream.selftest import KnownAnswer
+from icestream.inference import known_answers as selftest
+from icestream.inference.known_answers import KnownAnswer
 from icestream.tensors import INPUTS, OUTPUTS
 
 NAME, ADDER = "icemix_sum", "icemix_sum_adder"

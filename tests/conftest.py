@@ -20,9 +20,9 @@ from hypothesis import settings
 from redis import Redis
 
 from icestream.detector import nominal_icecube86
-from icestream.up.redis_server import find_redis
-from icestream.up.status import answers
-from icestream.up.triton import TritonServer
+from launcher.redis_server import find_redis
+from launcher.status import answers
+from tritonserver.server import TritonServer
 
 settings.register_profile("icestream", deadline=None)  # speed is for the bench
 settings.load_profile("icestream")
@@ -248,7 +248,7 @@ class Program:
 
     def __init__(self, module: str, folder: Path, **settings: object):
         self.port = free_port()
-        prefix = {"emitter": "EMITTER", "bridge": "BRIDGE", "bridge.recorder": "RECORDER", "display": "DISPLAY"}[module]
+        prefix = {"emitter": "EMITTER", "bridge": "BRIDGE", "recorder": "RECORDER", "display": "DISPLAY"}[module]
         given = {"metrics_port": self.port, **settings}
         environment = {
             **os.environ,

@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from icestream import streams, wire
+from icestream import wire
 from icestream.event import Event, Reconstruction
+from icestream.streams import keys as streams
 
 
 def event(event_id: int = 1, pulses: int = 20, run_id: int = 7, charge: float = 1.0) -> Event:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge.recorder.settings import RecorderSettings
 from bridge.settings import BridgeSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
-from icestream.up.plan import PORTS, Options, Plan
-from icestream.up.supervisor import Part
+from launcher.plan import PORTS, Options, Plan
+from launcher.supervisor import Part
+from recorder.settings import RecorderSettings
 from tests.conftest import ROOT, composer
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -7,15 +7,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge.metrics import BridgeMetrics
-from bridge.recorder.metrics import RecorderMetrics
-from bridge.recorder.settings import RecorderSettings
 from bridge.settings import BridgeSettings
 from display.metrics import DisplayMetrics
 from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
 from emitter.settings import EmitterSettings
 from icestream.event import REASONS
-from icestream.up.plan import PORTS
+from launcher.plan import PORTS
+from recorder.metrics import RecorderMetrics
+from recorder.settings import RecorderSettings
 from tests.conftest import ROOT
 from tests.events import HOSTILE
 

@@ -1,4 +1,4 @@
-"""*Physics*: are the answers as they should be? Everything is beside the reference (bridge/recorder/reference.py)."""
+"""*Physics*: are the answers as they should be? Everything is beside the reference (recorder/reference.py)."""
 
 from grafana_foundation_sdk.builders import bargauge, timeseries
 from grafana_foundation_sdk.builders.dashboard import Dashboard

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.served import ServedIceMix
 from icestream.detector import DOM_COUNT, nominal_icecube86
 from icestream.direction import opening_angle
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.simulation.simulator import simulated_events
 from icestream.tensors import OUTPUTS, PADDING_SENSOR, Arrays, pad
 
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 from export.calibration import coverage
 from export.evaluation.sample import Answers, Floats, Sample
 from icestream.direction import to_angles
-from icestream.predictions import TRACKS
+from icestream.results.table import TRACKS
 from icestream.tensors import RADIUS_SHARES
 
 NETWORK, LINEFIT, TRUTH = "-", ":", "#999999"

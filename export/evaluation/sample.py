@@ -13,13 +13,13 @@ from export.served import ServedIceMix
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle, to_vector
 from icestream.event import Event, InvalidEvent, Truth
-from icestream.kaggle import KaggleError, open_folder
 from icestream.linefit import linefit
-from icestream.predictions import TRACKS
-from icestream.simulation.draws import NumpyDraws
-from icestream.simulation.light import Ice
-from icestream.simulation.particles import KINDS
-from icestream.simulation.simulator import Chunk, events_of, numpy_chunk
+from icestream.results.table import TRACKS
+from icestream.sources.kaggle import KaggleError, open_folder
+from icestream.sources.simulation.draws import NumpyDraws
+from icestream.sources.simulation.light import Ice
+from icestream.sources.simulation.particles import KINDS
+from icestream.sources.simulation.simulator import Chunk, events_of, numpy_chunk
 from icestream.tensors import pad
 
 BATCH = 64

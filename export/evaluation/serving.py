@@ -14,8 +14,8 @@ from export.evaluation.parity import Parity, compare, cut_batches, example_input
 from export.served import ServedIceMix
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.tensors import INPUTS, OUTPUTS, Arrays
-from icestream.up.errors import MissingPart
-from icestream.up.serving import serving
+from tritonserver.errors import MissingPart
+from tritonserver.serving import serving
 
 RUNS = 12
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from export.training.events import JITTER_NS, Place
 from icestream.detector import Detector
-from icestream.simulation.light import Ice
-from icestream.simulation.readout import Pulses
-from icestream.simulation.simulator import Chunk, simulate_chunk
+from icestream.sources.simulation.light import Ice
+from icestream.sources.simulation.readout import Pulses
+from icestream.sources.simulation.simulator import Chunk, simulate_chunk
 from icestream.tensors import PADDING_SENSOR
 
 PARTICLES, CHUNKS = 8192, 4  # what a GPU draws at a time, and how often for a pool

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from icestream.detector import Detector
-from icestream.simulation.draws import NumpyDraws
-from icestream.simulation.light import Ice
-from icestream.simulation.simulator import events_of, numpy_chunk
+from icestream.sources.simulation.draws import NumpyDraws
+from icestream.sources.simulation.light import Ice
+from icestream.sources.simulation.simulator import events_of, numpy_chunk
 from icestream.tensors import Arrays, pad, padded_length
 
 TRAINING_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1, 2, 3

@@ -15,7 +15,7 @@ from export.served import ServedIceMix
 from export.training.device_events import device_batches
 from export.training.events import HELD_OUT_SEED, JITTER_NS, Place, SimulatedPools, batches
 from icestream.detector import nominal_icecube86
-from icestream.simulation import simulator
+from icestream.sources.simulation import simulator
 
 WARM_UP_STEPS, WEIGHT_DECAY, BETAS = 150, 0.02, (0.9, 0.98)
 EMA_DECAY = 0.999

@@ -13,14 +13,15 @@ import onnxruntime
 import pytest
 
 from bridge.worker import FAILED_TRIES
-from icestream import streams, wire
+from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.streams import keys as streams
 from icestream.tensors import pad
-from icestream.up.serving import serving
 from tests.conftest import ROOT, Program, RedisProcess, TritonProcess, free_port, wait_until
 from tests.events import HOSTILE, event, put, results
+from tritonserver.serving import serving
 
 Start = Callable[..., Program]
 

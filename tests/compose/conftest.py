@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from icestream import streams
+from icestream.streams import keys as streams
 from tests.conftest import HOST, ROOT, composer, free_port, wait_until
 
 PROJECT = "icestream-test"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from emitter.publisher import Publisher
 from icestream.detector import nominal_icecube86
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.simulation.simulator import simulated_events
 from icestream.streams import connect
+from icestream.streams.publisher import Publisher
 
 
 def main(kind: str) -> None:

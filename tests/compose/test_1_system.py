@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from icestream import streams
 from icestream.detector import nominal_icecube86
-from icestream.kaggle import write_folder
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.kaggle import write_folder
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.streams import keys as streams
 from tests.compose.conftest import HEALTHY_S, System
 from tests.conftest import wait_until
 

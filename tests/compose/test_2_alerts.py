@@ -15,7 +15,7 @@ import yaml
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from icestream import streams
+from icestream.streams import keys as streams
 from icestream.tensors import INPUTS, pad
 from tests.compose.conftest import System
 from tests.conftest import HOST, ROOT, wait_until

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from icestream.up.debian import fetch_debian_package
 from tests.conftest import ROOT
+from tritonserver.debian import fetch_debian_package
 
 FETCHED = ROOT / ".venv" / "debian"
 PACKAGES = {

@@ -16,8 +16,8 @@ import yaml
 
 from dashboards.grafana.__main__ import DASHBOARDS, FOLDER, as_json
 from dashboards.grafana.preview import ask
-from icestream import streams
-from icestream.up.status import answers
+from icestream.streams import keys as streams
+from launcher.status import answers
 from tests.conftest import HOST, ROOT, Program, RedisProcess, TritonProcess, free_port, wait_until
 
 LOADED = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in DASHBOARDS}
@@ -107,7 +107,7 @@ def watched(
     programs = {
         "bridge": Program("bridge", folder, redis_url=redis_url, triton_url=triton.url),
         "recorder": Program(
-            "bridge.recorder", folder, redis_url=redis_url, mlflow_url=mlflow_url, experiment="watched",
+            "recorder", folder, redis_url=redis_url, mlflow_url=mlflow_url, experiment="watched",
             spool_dir=folder / "spool", window_s=2, part_s=10,
         ),
         "emitter": Program("emitter", folder, redis_url=redis_url, rate=50),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from icestream.up.status import answers
+from launcher.status import answers
 from tests.conftest import HOST, Program, RedisProcess, TritonProcess, free_port, wait_until
 
 

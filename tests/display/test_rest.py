@@ -15,11 +15,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from icestream import streams, wire
+from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle, to_vector
 from icestream.event import Event, Truth
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.streams import keys as streams
 from icestream.tensors import pad
 from tests.conftest import HOST, ROOT, RedisProcess, TritonProcess, free_port, wait_until
 from tests.display.conftest import Display

@@ -5,14 +5,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from emitter.publisher import Publisher
-from emitter.source import Position, Replay, Simulation
-from icestream import streams, wire
+from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.event import Truth
-from icestream.kaggle import write_folder
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.kaggle import write_folder
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.sources.source import Position, Replay, Simulation
 from icestream.streams import connect
+from icestream.streams import keys as streams
+from icestream.streams.publisher import Publisher
 from tests.conftest import Program, RedisProcess, wait_until
 from tests.events import event
 

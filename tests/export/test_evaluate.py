@@ -7,8 +7,8 @@ from pathlib import Path
 from export.evaluation.sample import Sample
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
-from icestream.kaggle import write_folder
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.kaggle import write_folder
+from icestream.sources.simulation.simulator import simulated_events
 from tests.conftest import ROOT
 
 PICTURES = {"opening_angle.png", "confidence.png", "sky.png"}

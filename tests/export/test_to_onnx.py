@@ -14,9 +14,9 @@ from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_ch
 from export.evaluation.parity import SINGLE
 from export.icemix import VARIANTS, IceMix, IceMixConfig
 from export.to_onnx import export
-from icestream import selftest
 from icestream.detector import nominal_icecube86
-from icestream.selftest import KnownAnswer
+from icestream.inference import known_answers as selftest
+from icestream.inference.known_answers import KnownAnswer
 from tests.conftest import ROOT
 
 COMMITTED = ROOT / "model_repository" / "icemix"

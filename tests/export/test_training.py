@@ -18,9 +18,9 @@ from export.training.device_events import TorchDraws, device_batches, padded
 from export.training.events import HELD_OUT_SEED, Place, SimulatedPools, batches
 from export.training.training import PLATEAU_STEPS, PRESETS, Training
 from icestream.detector import nominal_icecube86
-from icestream.simulation.draws import NumpyDraws
-from icestream.simulation.light import Ice
-from icestream.simulation.simulator import events_of, numpy_chunk, simulate_chunk
+from icestream.sources.simulation.draws import NumpyDraws
+from icestream.sources.simulation.light import Ice
+from icestream.sources.simulation.simulator import events_of, numpy_chunk, simulate_chunk
 from tests.conftest import ROOT, wait_until
 
 

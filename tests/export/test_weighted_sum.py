@@ -15,9 +15,9 @@ from export.served import ServedIceMix
 from export.to_onnx import export
 from export.weighted_sum import WEIGHTS, write_sum
 from icestream.detector import nominal_icecube86
-from icestream.inference.triton import Answer, Triton
-from icestream.up.serving import serving
+from icestream.inference.client import Answer, Triton
 from tests.conftest import ROOT
+from tritonserver.serving import serving
 
 MEMBERS = {
     "B_d32": IceMixConfig(64, 32, depth=1, head_size=16, n_rel=1, depth_rel=1),

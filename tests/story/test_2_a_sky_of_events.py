@@ -7,7 +7,7 @@ import numpy as np
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle, to_vector
 from icestream.linefit import linefit
-from icestream.simulation.simulator import simulated_events
+from icestream.sources.simulation.simulator import simulated_events
 from icestream.tensors import pad
 
 

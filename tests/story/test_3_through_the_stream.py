@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from icestream import streams, wire
+from icestream import wire
+from icestream.streams import keys as streams
 from tests.conftest import Program, RedisProcess, TritonProcess, wait_until
 from tests.events import event
 

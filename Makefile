@@ -43,10 +43,10 @@ clean:  ## remove what was installed and what runs have left
 # Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
 .venv/.runs: pyproject.toml
 	@bin/make-venv $(PYTHON)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[up]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[launcher]'
 	$(BIN)/pip install --quiet --no-deps nvidia-pytriton==0.7.0
 	@touch $@
 
 .venv/.develops: .venv/.runs
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[up,export,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@

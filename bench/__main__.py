@@ -55,7 +55,9 @@ def main() -> None:
                     ("the whole stream", repository, "icemix", STREAM_EVENTS),
                     ("the whole stream, trivial model", folder / "trivial", NAME, TRIVIAL_EVENTS),
                 ):
-                    run = partial(contenders.whole_stream, where, model, events, bridges, followed, folder)
+                    run = partial(
+                        contenders.whole_stream, where, model, folder, events=events, bridges=bridges, page=followed
+                    )
                     measure(what + suffix, run)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = medians["Triton, perf_analyzer, batches by length"]

@@ -22,7 +22,7 @@ from bench.mix import batches, by_length, mix, write_input_data
 from bench.perf_analyzer import throughput
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.detector import nominal_icecube86
-from icestream.inference.client import Triton
+from icestream.inference.client import TritonClient
 from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
 
@@ -77,7 +77,7 @@ def our_client(url: str) -> float:
     order = iter(np.random.default_rng(1).permutation(len(work)).tolist())
 
     async def ask() -> float:
-        triton = Triton(url, "icemix", 60)
+        triton = TritonClient(url, "icemix", 60)
 
         async def one() -> None:
             for index in order:
@@ -93,7 +93,7 @@ def our_client(url: str) -> float:
     return asyncio.run(ask())
 
 
-def whole_stream(repository: Path, model: str, events: int, bridges: int, page: bool, folder: Path) -> float:
+def whole_stream(repository: Path, model: str, folder: Path, *, events: int, bridges: int, page: bool) -> float:
     """`icestream up` on a replayed folder of the same mix, as fast as it goes: Redis, bridge, Triton, recorder, MLflow.
 
     With `page` somebody follows it as an open page does. Its middle is measured, from a tenth of the results to nine: perf_analyzer, too, leaves out how it starts and ends.

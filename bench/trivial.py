@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.triton_config import Described, cpu_config
+from export.triton_config import MAX_BATCH, cpu_config
+from icestream.inference.model import ModelDescription
 from icestream.tensors import INPUTS, OUTPUTS
 
 NAME = "trivial"
@@ -28,12 +29,14 @@ def write_trivial_model(repository: Path, max_pulses: int) -> None:
         helper.make_node("Add", ["zero", "up"], ["radius"]),
     ]
     up = numpy_helper.from_array(np.array([[0, 0, 1]], np.float32), "up")
-    graph = helper.make_graph(
-        nodes, NAME, [tensors[name] for name in INPUTS], [tensors[name] for name in OUTPUTS], [up]
-    )
+    inputs, outputs = [tensors[name] for name in INPUTS], [tensors[name] for name in OUTPUTS]
+    graph = helper.make_graph(nodes, NAME, inputs, outputs, initializer=[up])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     folder = repository / NAME
     (folder / "1").mkdir(parents=True)
     onnx.save(model, folder / "1" / "model.onnx")
-    (folder / "config.pbtxt").write_text(cpu_config(Described(NAME, max_pulses)))
+    description = ModelDescription(
+        name=NAME, max_pulses=max_pulses, max_batch=MAX_BATCH, checkpoint="none", known_answers=[]
+    )
+    (folder / "config.pbtxt").write_text(cpu_config(description))

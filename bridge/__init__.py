@@ -1,5 +1,5 @@
-"""Cube 2: takes events from the stream, asks Triton, stores the answers.
+"""The bridge (cube 2): takes events from the stream, asks Triton, stores the results.
 
-``worker`` is the loop; ``intake`` and ``outlet`` know Redis, ``inference`` knows Triton, ``batching`` knows neither.
-``recorder`` is a process of its own that brings results to MLflow.
+``worker`` is the loop, ``inference`` asks Triton, ``showcase`` picks the events that the display shows. Redis is in
+``icestream.streams.event_queue``, Triton in ``icestream.inference``.
 """

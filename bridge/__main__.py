@@ -1,96 +1,122 @@
-"""`python -m bridge`: the composition of cube 2."""
+"""The bridge.
+
+python -m bridge
+"""
+
+from icestream.service.extras import require
+
+require("bridge")
 
 import asyncio
 import signal
 import sys
 
-import structlog
 from prometheus_client import CollectorRegistry
 
+from bridge.inference import BatchInference
 from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.worker import Worker
 from icestream.detector import nominal_icecube86
-from icestream.inference.client import Model, Triton
-from icestream.inference.errors import Mismatch, TritonAway
-from icestream.service.metrics import configure_logs
+from icestream.inference.client import TritonClient
+from icestream.inference.errors import ModelMismatch, TritonUnavailable
+from icestream.inference.model import ModelDescription
+from icestream.service.logs import Log, configure_logs
+from icestream.service.retry import retry_asyncio
 from icestream.service.settings import load
-from icestream.streams import keys as streams
-from icestream.streams.event_queue import Intake
-from icestream.streams.outlet import Outlet
-from icestream.streams.status import look
+from icestream.streams import served_models
+from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio
+from icestream.streams.event_queue import EventQueue
+from icestream.streams.status import read_status_asyncio
 
-ASK_AGAIN_S = 0.5
+TRITON_RETRY_S = 0.5
 
 
-async def run(settings: BridgeSettings, log: structlog.stdlib.BoundLogger) -> None:
+async def run(settings: BridgeSettings, log: Log) -> None:
     metrics = BridgeMetrics(CollectorRegistry())
-    metrics.serve(settings.metrics_host, settings.metrics_port)
+    log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    triton = Triton(settings.triton_url, settings.model, settings.request_timeout_s)
-    redis = streams.connect_asyncio(settings.redis_url, settings.redis_password)
+    client = TritonClient(settings.triton_url, settings.model, settings.request_timeout_s)
+    redis = connect_asyncio(settings.redis_url, settings.redis_password)
     try:
-        model = await _served_model(triton, metrics, stopping, log)
-        if model is None:
-            return
-        log.info(
-            "model fits",
-            model=model.name,
-            max_pulses=model.max_pulses,
-            checkpoint=model.checkpoint,
-            known_answers=len(model.known),
-        )
-        intake = Intake(redis, settings.consumer, settings.claim_idle_s)
-        worker = Worker(
-            settings,
-            model,
-            intake,
-            triton,
-            Outlet(redis),
-            lambda: look(redis),
-            metrics,
-            log,
-            nominal_icecube86().position_m,
-        )
-        stopper = asyncio.create_task(_stop_when(stopping, worker))
-        await worker.run()
-        stopper.cancel()
+        model = await _checked_model(client, metrics=metrics, log=log, stopping=stopping)
+        if model is not None:
+            await _work(settings, client, redis, model=model, metrics=metrics, log=log, stopping=stopping)
     finally:
-        await triton.close()
+        await client.close()
         await redis.aclose()
     log.info("stopped")
 
 
-async def _served_model(
-    triton: Triton, metrics: BridgeMetrics, stopping: asyncio.Event, log: structlog.stdlib.BoundLogger
-) -> Model | None:
+async def _work(
+    settings: BridgeSettings,
+    client: TritonClient,
+    redis: AsyncRedis,
+    *,
+    model: ModelDescription,
+    metrics: BridgeMetrics,
+    log: Log,
+    stopping: asyncio.Event,
+) -> None:
+    log.info(
+        "model fits",
+        model=model.name,
+        max_pulses=model.max_pulses,
+        checkpoint=model.checkpoint,
+        known_answers=len(model.known_answers),
+    )
+    worker = Worker(
+        settings,
+        EventQueue(redis, settings.consumer, settings.claim_idle_s),
+        BatchInference(client, model, nominal_icecube86().position_m, metrics=metrics, log=log),
+        model=model,
+        read_status=lambda: read_status_asyncio(redis),
+        metrics=metrics,
+        log=log,
+    )
+
+    async def stop_worker() -> None:
+        await stopping.wait()
+        worker.stop()
+
+    announcing = asyncio.create_task(
+        retry_asyncio(
+            lambda: served_models.announce(redis, model.name, model.checkpoint, model.max_pulses),
+            RedisError,
+            lambda error, _: log.warning("Redis does not answer", error=str(error)),
+        )
+    )
+    stopper = asyncio.create_task(stop_worker())
+    await worker.run()
+    stopper.cancel()
+    announcing.cancel()
+
+
+async def _checked_model(
+    client: TritonClient, *, metrics: BridgeMetrics, log: Log, stopping: asyncio.Event
+) -> ModelDescription | None:
     """The model, as soon as Triton serves it and its known answers are right; None if a stop came first."""
     while not stopping.is_set():
         metrics.beat()
         try:
-            model = await triton.model()
-            await triton.check(model)
+            model = await client.describe_model()
+            await client.check_known_answers(model)
             return model
-        except TritonAway as error:
+        except TritonUnavailable as error:
             metrics.retry("triton")
             log.info("waiting for Triton", error=str(error))
-            await asyncio.sleep(ASK_AGAIN_S)
+            await asyncio.sleep(TRITON_RETRY_S)
     return None
-
-
-async def _stop_when(stopping: asyncio.Event, worker: Worker) -> None:
-    await stopping.wait()
-    worker.stop()
 
 
 def main() -> None:
     settings = load(BridgeSettings, "bridge")
     try:
         asyncio.run(run(settings, configure_logs("bridge")))
-    except Mismatch as error:
+    except ModelMismatch as error:
         sys.exit(f"bridge: {error}")
 
 

@@ -26,12 +26,14 @@ class BridgeSettings(StreamSettings):
         60.0, gt=0, description="seconds after which a request counts as lost and is sent again"
     )
     claim_idle_s: float = Field(
-        10.0, ge=0.5, description="seconds without a sign of life after which another bridge's events are taken over"
+        10.0, ge=0.5, description="seconds without renewal after which the entries of another bridge are claimed"
     )
     drain_s: float = Field(
         20.0, ge=0, description="seconds to finish what is in flight after SIGTERM; the rest goes to other bridges"
     )
-    show: bool = Field(False, description="keep the surest event of each second with its pulses, for the display")
+    show: bool = Field(
+        False, description="keep the most confident event of each second with its pulses, for the display"
+    )
     consumer: str = Field(
         f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges"
     )

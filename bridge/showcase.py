@@ -1,11 +1,11 @@
-"""Which events are kept with their pulses for people to look at: the most confident one of each second, as far as it is known."""
+"""Picks the events that the display can show with their pulses: the most confident result of each second."""
 
 import time
 from collections.abc import Callable, Sequence
 
-from icestream.event import Reconstruction
+from icestream.result import Result
 
-LARGEST = 128 * 1024  # bytes of an event that is kept; some 10 000 pulses
+MAX_BYTES = 128 * 1024  # of an event that is kept; some 10 000 pulses
 
 
 class Showcase:
@@ -19,18 +19,18 @@ class Showcase:
         self._clock = clock
         self._second, self._best = -1, 0.0
 
-    def pick(self, results: Sequence[tuple[Reconstruction, bytes]]) -> int | None:
-        """Place of the result to keep, if one is surer than all before it in this second.
+    def pick(self, results: Sequence[Result], payloads: Sequence[bytes]) -> dict[int, bytes]:
+        """The payload to keep, by the index of its result; empty if no result is more confident than all before in this second.
 
         Args:
-            results: what is stored now, each with the bytes of its event.
+            payloads: the bytes of the event of each result.
         """
         second = int(self._clock())
         if second != self._second:
             self._second, self._best = second, 0.0
-        fit = [place for place, (_, payload) in enumerate(results) if len(payload) <= LARGEST]
-        surest = max(fit, key=lambda place: results[place][0].kappa, default=None)
-        if surest is None or results[surest][0].kappa <= self._best:
-            return None
-        self._best = results[surest][0].kappa
-        return surest
+        small = [index for index, payload in enumerate(payloads) if len(payload) <= MAX_BYTES]
+        best = max(small, key=lambda index: results[index].kappa, default=None)
+        if best is None or results[best].kappa <= self._best:
+            return {}
+        self._best = results[best].kappa
+        return {best: payloads[best]}

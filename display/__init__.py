@@ -1,4 +1,5 @@
-"""The stream's face: a live page for people and a REST interface for programs that do not speak Redis.
+"""The display: a live page for people and a REST interface for programs that do not speak Redis.
 
-``watch`` reads what is in Redis, ``asking`` asks Triton, ``rest`` and ``page`` answer over HTTP. The stream does not notice it.
+``follower`` reads results from Redis, ``inference`` asks Triton, ``schemas`` are the JSON types, ``rest`` and ``page`` are the HTTP
+routes, ``app`` puts them together. It only reads the stream.
 """

@@ -1,4 +1,11 @@
-"""`python -m display`: the composition of the display."""
+"""The display.
+
+python -m display
+"""
+
+from icestream.service.extras import require
+
+require("display")
 
 import os
 import signal
@@ -8,15 +15,15 @@ import threading
 import waitress
 from prometheus_client import CollectorRegistry
 
-from display.app import make_app
-from display.follower import Watch
-from display.inference import Asking
+from display.app import Services, make_app
+from display.follower import StreamFollower
+from display.inference import InferenceClient
 from display.metrics import DisplayMetrics
-from display.rest import MAX_BODY
+from display.rest import MAX_BODY_BYTES
 from display.settings import DisplaySettings
-from icestream.service.metrics import configure_logs
+from icestream.service.logs import configure_logs
 from icestream.service.settings import load
-from icestream.streams import keys as streams
+from icestream.streams.connection import connect
 
 THREADS = 32  # a page that follows the stream holds one
 
@@ -26,10 +33,11 @@ def main() -> None:
     log = configure_logs("display")
     stop = threading.Event()
     metrics = DisplayMetrics(CollectorRegistry())
-    metrics.serve(settings.metrics_host, settings.metrics_port)
-    watch = Watch(streams.connect(settings.redis_url, settings.redis_password), metrics)
-    asking = Asking(settings.triton_url, settings.model, settings.request_timeout_s)
-    app = make_app(watch, asking, metrics, stop, settings.token, settings.requests_per_s)
+    log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
+    follower = StreamFollower(connect(settings.redis_url, settings.redis_password), metrics)
+    inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s)
+    services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
+    app = make_app(services, settings.token, settings.requests_per_s)
     try:
         server = waitress.create_server(
             app,
@@ -38,7 +46,7 @@ def main() -> None:
             threads=THREADS,
             send_bytes=1,
             ident="icestream",
-            max_request_body_size=2 * MAX_BODY,
+            max_request_body_size=2 * MAX_BODY_BYTES,
         )
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
@@ -49,15 +57,15 @@ def main() -> None:
 
     def follow() -> None:
         try:
-            watch.follow(stop)
-        except Exception as error:  # a fault of this program: end it, visibly, rather than show what is no longer so
+            follower.follow(stop)
+        except Exception as error:  # a fault of this program: end it, visibly, rather than show a stale state
             log.error("following the stream failed unexpectedly", exc_info=error)
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    log.info("serving", address=f"http://{settings.host}:{settings.port}")
+    log.info("serving", address=f"http://{settings.host}:{server.effective_port}")
     try:
         server.run()
     finally:

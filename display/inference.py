@@ -1,4 +1,4 @@
-"""Asks Triton for anybody's events: the bridge's client, batching and choice of pulses, from threads."""
+"""Asks Triton for the events of REST requests, from threads: with the client, batching and choice of pulses of the bridge."""
 
 import asyncio
 import threading
@@ -8,25 +8,26 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from icestream.event import Event
-from icestream.inference.batching import Batch, Item, Waiting, halved
-from icestream.inference.client import Answer, Model, Triton
-from icestream.inference.errors import Mismatch, Refused, TritonAway
+from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
+from icestream.inference.client import Answer, TritonClient
+from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
+from icestream.inference.model import ModelDescription
 from icestream.tensors import pad
 
-IN_FLIGHT = 4  # requests to Triton at a time, whoever asks: the stream has as many for each bridge
-LOOK_S = 2.0
+IN_FLIGHT = 4  # requests to Triton at a time, for all threads: as many as one bridge sends
+PROBE_S = 2.0  # between two looks at whether Triton serves the model
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Asked(Item):
-    """An event of a request."""
+class RequestedEvent(QueuedEvent):
+    """An event of a REST request."""
 
-    place: int  # in the request
+    index: int  # in the request
 
 
-@dataclass(frozen=True)
-class Direction:
+@dataclass(frozen=True, kw_only=True)
+class Inference:
     """What the model answers to one event."""
 
     direction: tuple[float, float, float]  # unit vector to where the particle came from
@@ -37,69 +38,78 @@ class Direction:
     model_version: str
 
 
-class Asking:
+class InferenceClient:
     """A client of one model for many threads. Every method may be called from any thread.
 
     Args:
         url: of Triton's gRPC service.
-        timeout_s: of one call.
+        timeout_s: of one inference request.
     """
 
     def __init__(self, url: str, model: str, timeout_s: float):
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._triton: Triton = self._run(self._connect(url, model, timeout_s))
+        self._client: TritonClient = self._run(self._connect(url, model, timeout_s))
         self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._model: Model | None = None
-        self.ready = False  # Triton serves the model, as of the last look
-        asyncio.run_coroutine_threadsafe(self._look_forever(), self._loop)
+        self._model: ModelDescription | None = None
+        self.ready = False  # Triton served the model at the last look
+        asyncio.run_coroutine_threadsafe(self._probe_forever(), self._loop)
 
-    def reconstruct(self, events: Sequence[Event]) -> list[Direction | Refused]:
-        """Directions in the order of the events; `Refused` where the model cannot do one.
+    def infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
+        """Answers in the order of the events; RequestRefused where the model cannot do one.
 
         Raises:
-            TritonAway: ask again later.
-            Mismatch: what is served is no such model.
+            TritonUnavailable: ask again later.
+            ModelMismatch: the served model is another one.
         """
-        return self._run(self._reconstruct(events))
+        return self._run(self._infer(events))
 
-    async def _reconstruct(self, events: Sequence[Event]) -> list[Direction | Refused]:
-        model = self._model or await self._triton.model()
-        waiting, answers = Waiting[Asked](model.max_pulses, model.max_batch), dict[int, Direction | Refused]()
-        for place, event in enumerate(events):
-            waiting.add(Asked(event, time.time_ns(), place))
+    async def _infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
+        model = self._model or await self._client.describe_model()
+        waiting, answers = (
+            LengthQueues[RequestedEvent](model.max_pulses, model.max_batch),
+            dict[int, Inference | RequestRefused](),
+        )
+        for index, event in enumerate(events):
+            waiting.add(RequestedEvent(event, time.time_ns(), index))
         batches = []
         while waiting:
-            batches.append(waiting.take())
-        await asyncio.gather(*(self._see_through(model, batch, answers) for batch in batches))
-        return [answers[place] for place in range(len(events))]
+            batches.append(waiting.next_batch())
+        await asyncio.gather(*(self._infer_batch(model, batch, answers) for batch in batches))
+        return [answers[index] for index in range(len(events))]
 
-    async def _see_through(self, model: Model, batch: Batch[Asked], answers: dict[int, Direction | Refused]) -> None:
-        async for part, found in halved(batch, self._ask):
-            if isinstance(found, Refused):
-                answers[part.items[0].place] = found
+    async def _infer_batch(
+        self, model: ModelDescription, batch: Batch[RequestedEvent], answers: dict[int, Inference | RequestRefused]
+    ) -> None:
+        async for part, answer in infer_bisecting(batch, self._ask):
+            if isinstance(answer, RequestRefused):
+                answers[part.queued[0].index] = answer
                 continue
-            rows = zip(part.items, found.direction.tolist(), found.kappa.tolist(), found.radius.tolist(), strict=True)
-            for item, direction, kappa, radius in rows:
-                answers[item.place] = Direction(
-                    tuple(direction), kappa, radius[0], radius[2], model.name, found.model_version
+            for row, queued in enumerate(part.queued):
+                answers[queued.index] = Inference(
+                    direction=tuple(answer.direction[row].tolist()),
+                    kappa=float(answer.kappa[row]),
+                    radius_50_deg=float(answer.radius_50_deg[row]),
+                    radius_90_deg=float(answer.radius_90_deg[row]),
+                    model=model.name,
+                    model_version=answer.model_version,
                 )
 
-    async def _ask(self, batch: Batch[Asked]) -> Answer:
+    async def _ask(self, batch: Batch[RequestedEvent]) -> Answer:
         async with self._slots:
-            return await self._triton.infer(pad([item.event for item in batch.items], batch.length))
+            return await self._client.infer(pad(batch.events, batch.length))
 
-    async def _look_forever(self) -> None:
+    async def _probe_forever(self) -> None:
         while True:
             try:
-                self._model = await self._triton.model()
+                self._model = await self._client.describe_model()
                 self.ready = True
-            except (TritonAway, Mismatch):
+            except (TritonUnavailable, ModelMismatch):
                 self.ready = False
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(PROBE_S)
 
-    async def _connect(self, url: str, model: str, timeout_s: float) -> Triton:
-        return Triton(url, model, timeout_s)
+    async def _connect(self, url: str, model: str, timeout_s: float) -> TritonClient:
+        return TritonClient(url, model, timeout_s)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

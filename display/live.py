@@ -1,4 +1,4 @@
-"""What pages are told, a few times a second, the same for all of them: a sample of the results, the numbers, what is wrong."""
+"""The server-sent events of the page, twice a second, the same for all pages: a sample of the results, the figures, the faults."""
 
 import threading
 import time
@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from display.follower import Seen, Watch
-from display.inference import Asking
+from display.follower import CachedResult, StreamFollower
+from display.inference import InferenceClient
 from display.metrics import DisplayMetrics
-from display.rest import state
+from display.schemas import Status, status
 from display.sky import equatorial
 
 TICK_S = 0.5
 SAMPLE = 40  # results of a tick
-BEGINNING = 1500  # results that a page begins with
+FIRST_RESULTS = 1500  # results that a page starts with
 LISTED = 40  # events with pulses
 MAX_PAGES = 16  # a page holds a thread of the server
 
@@ -30,12 +30,14 @@ class Live:
         stop: set when the process ends.
     """
 
-    def __init__(self, watch: Watch, asking: Asking, metrics: DisplayMetrics, stop: threading.Event):
-        self._watch, self._asking, self._metrics, self._stop = watch, asking, metrics, stop
+    def __init__(
+        self, follower: StreamFollower, inference: InferenceClient, metrics: DisplayMetrics, stop: threading.Event
+    ):
+        self.follower, self.inference, self._metrics, self._stop = follower, inference, metrics, stop
         self._ticked = threading.Condition()
         self._tick: bytes = b""
         self._count, self._pages = 0, 0
-        self._since: dict[str, float] = {}  # what is wrong → Unix time since when
+        self._since: dict[str, float] = {}  # what is wrong → since when, Unix time
         threading.Thread(target=self._run, daemon=True).start()
 
     def messages(self) -> Iterator[bytes] | None:
@@ -49,7 +51,7 @@ class Live:
 
     def _follow(self) -> Iterator[bytes]:
         try:
-            _, past = self._watch.latest(0, BEGINNING)
+            _, past = self.follower.latest(0, FIRST_RESULTS)
             yield b"retry: 1000\nevent: past\ndata: " + _encode(_compact(past)) + b"\n\n"
             last = 0
             while not self._stop.is_set():
@@ -63,13 +65,13 @@ class Live:
             self._metrics.page_closed()
 
     def _run(self) -> None:
-        number, _ = self._watch.latest(0, 1)
+        number, _ = self.follower.latest(0, 1)
         while not self._stop.wait(TICK_S):
-            number, fresh = self._watch.latest(number, SAMPLE)
-            now = state(self._watch, self._asking)
+            number, fresh = self.follower.latest(number, SAMPLE)
+            now = status(self.follower, self.inference)
             tick = {
                 "results": _compact(fresh) if self._pages else [],
-                "shown": [_row(seen) for seen in self._watch.shown(LISTED)] if self._pages else [],
+                "shown": [_row(cached) for cached in self.follower.shown(LISTED)] if self._pages else [],
                 "state": now,
                 "troubles": self._troubles(now),
             }
@@ -80,49 +82,49 @@ class Live:
         with self._ticked:
             self._ticked.notify_all()
 
-    def _troubles(self, now: dict[str, Any]) -> list[dict[str, Any]]:
+    def _troubles(self, now: Status) -> list[dict[str, Any]]:
         """What is wrong, in words, and since when."""
         found = {words: self._since.get(words, time.time()) for words in troubles(now)}
         self._since = found
         return [{"words": words, "since": since} for words, since in found.items()]
 
 
-def troubles(now: dict[str, Any]) -> list[str]:
-    """What is wrong with a stream that stands so, in words."""
-    if not now["redis"]:
+def troubles(now: Status) -> list[str]:
+    """What is wrong in this state, in words."""
+    if not now.redis:
         return ["Redis does not answer: nothing comes in or goes out."]
     words = []
-    if not now["emitter"]:
+    if not now.emitter:
         words.append("The emitter is silent: no event comes in.")
-    if not now["bridges"]:
-        words.append("No bridge is at work: events wait.")
-    if not now["triton"]:
+    if not now.bridges:
+        words.append("No bridge is alive: events wait.")
+    if not now.triton:
         words.append("Triton does not serve the model: events wait.")
-    if not now["recorder"]:
+    if not now.recorder:
         words.append("The recorder is away: results wait to be recorded.")
-    if (now["backlog"] or 0) > 1000:
+    if (now.backlog or 0) > 1000:
         words.append("Events come faster than they are answered.")
     return words
 
 
-def _compact(results: list[Seen]) -> list[list[Any]]:
+def _compact(results: list[CachedResult]) -> list[list[Any]]:
     """id, azimuth, zenith, right ascension, declination, κ, 50 and 90 % radius (degrees), Unix time of each."""
     if not results:
         return []
-    azimuth, zenith = np.array([seen.azimuth for seen in results]), np.array([seen.zenith for seen in results])
-    when = np.array([seen.result.stored_ns for seen in results]) * 1e-9
+    azimuth, zenith = np.array([cached.azimuth for cached in results]), np.array([cached.zenith for cached in results])
+    when = np.array([cached.result.stored_ns for cached in results]) * 1e-9
     ascension, declination = equatorial(azimuth, zenith, when)
     columns = [np.round(column, 4).tolist() for column in (azimuth, zenith, ascension, declination)]
     return [
-        [seen.name, *angles, round(seen.result.kappa, 3), round(seen.result.radius_50_deg, 2), round(seen.result.radius_90_deg, 2), round(at, 2)]
-        for seen, *angles, at in zip(results, *columns, when.tolist(), strict=True)
+        [cached.id, *angles, round(cached.result.kappa, 3), round(cached.result.radius_50_deg, 2), round(cached.result.radius_90_deg, 2), round(at, 2)]
+        for cached, *angles, at in zip(results, *columns, when.tolist(), strict=True)
     ]  # fmt: skip
 
 
-def _row(seen: Seen) -> list[Any]:
+def _row(cached: CachedResult) -> list[Any]:
     """id, κ, 90 % radius, pulses, zenith, azimuth, Unix time."""
-    result = seen.result
+    result = cached.result
     return [
-        seen.name, round(result.kappa, 1), round(result.radius_90_deg, 2), result.n_pulses, round(seen.zenith, 4), round(seen.azimuth, 4),
+        cached.id, round(result.kappa, 1), round(result.radius_90_deg, 2), result.n_pulses, round(cached.zenith, 4), round(cached.azimuth, 4),
         round(result.stored_ns * 1e-9, 2),
     ]  # fmt: skip

@@ -1,14 +1,10 @@
-"""The live page: its files, what it is told as it happens, and the events it shows."""
+"""The live page: its files, the events that it follows, and the event that it shows."""
 
-import threading
+import msgspec
+from flask import Blueprint, Response, jsonify, render_template, request
 
-from flask import Blueprint, Flask, Response, jsonify, render_template, request
-
-from display.follower import Watch
-from display.inference import Asking
 from display.live import Live
-from display.metrics import DisplayMetrics
-from display.rest import Failure, one
+from display.schemas import Failure, find_result
 from display.sky import equatorial
 from icestream.detector import nominal_icecube86
 
@@ -16,15 +12,18 @@ from icestream.detector import nominal_icecube86
 POLICY = "default-src 'self'; style-src 'self'; script-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
 
 
-def add_page(app: Flask, watch: Watch, asking: Asking, metrics: DisplayMetrics, stop: threading.Event) -> None:
-    """Put the page into the app; it asks for no token, since it only looks."""
+def page_blueprint(live: Live, links: dict[str, str]) -> Blueprint:
+    """The routes of the page. They need no token: they only read.
+
+    Args:
+        links: to other pages: name → address.
+    """
     page = Blueprint("page", __name__)
-    live = Live(watch, asking, metrics, stop)
     doms = nominal_icecube86().position_m.round(1).tolist()
 
     @page.get("/")
     def index() -> str:
-        return render_template("index.html")
+        return render_template("index.html", links=links)
 
     @page.get("/live")
     def follow() -> Response:
@@ -41,15 +40,16 @@ def add_page(app: Flask, watch: Watch, asking: Asking, metrics: DisplayMetrics, 
 
     @page.get("/live/event/<name>")
     def event(name: str) -> Response:
-        found = one(watch, name)
+        found = find_result(live.follower, name)
         if found is None:
             raise Failure(404, "unknown_event", f"no event {name} is among the latest")
-        ascension, declination = equatorial(found["azimuth"], found["zenith"], found["stored_ns"] * 1e-9)
-        return jsonify(found | {"ascension": float(ascension), "declination": float(declination)})
+        ascension, declination = equatorial(found.azimuth, found.zenith, found.stored_ns * 1e-9)
+        body = msgspec.to_builtins(found)
+        return jsonify(body | {"ascension": float(ascension), "declination": float(declination)})
 
     @page.get("/health")
     def health() -> Response:
-        return jsonify(redis=watch.standing.redis, triton=asking.ready)
+        return jsonify(redis=live.follower.status.redis, triton=live.inference.ready)
 
     @page.after_request
     def guard(response: Response) -> Response:
@@ -57,4 +57,4 @@ def add_page(app: Flask, watch: Watch, asking: Asking, metrics: DisplayMetrics, 
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
-    app.register_blueprint(page)
+    return page

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.service.settings import StreamSettings, readable
+from icestream.service.settings import HttpUrl, StreamSettings, readable
 
 
 def _not_empty(path: Path) -> Path:
@@ -32,9 +32,20 @@ class DisplaySettings(StreamSettings):
     )
     requests_per_s: int = Field(20, ge=1, description="requests to REST that an address may make each second")
     request_timeout_s: float = Field(20.0, gt=0, description="seconds after which Triton counts as away")
+    mlflow_page: HttpUrl | None = Field(None, description="MLflow's address in a browser, for the page's link to it")
+    grafana_page: HttpUrl | None = Field(None, description="Grafana's address in a browser, for the page's link to it")
     metrics_port: int = Field(9104, ge=0, le=65535, description="port of /metrics")
 
     @property
+    def links(self) -> dict[str, str]:
+        """The page's links to other pages: name → address."""
+        return {
+            name: address
+            for name, address in (("MLflow", self.mlflow_page), ("Grafana", self.grafana_page))
+            if address is not None
+        }
+
+    @property
     def token(self) -> str | None:
-        """What the file holds."""
+        """The content of the token file."""
         return None if self.token_file is None else self.token_file.read_text().strip()

@@ -1,1 +1,1 @@
-"""Cube 1: brings events into the stream. ``source`` makes them, ``pacing`` says when, ``publisher`` writes them."""
+"""The emitter (cube 1): brings events into the stream. ``pacing`` decides when, ``emission`` is the loop, ``prefetcher`` prepares events."""

@@ -1,8 +1,13 @@
-"""`python -m emitter`: the composition of cube 1."""
+"""The emitter.
 
-import signal
+python -m emitter
+"""
+
+from icestream.service.extras import require
+
+require("emitter")
+
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,33 +19,33 @@ from emitter.metrics import EmitterMetrics
 from emitter.pacing import Pacing
 from emitter.settings import EmitterSettings
 from icestream.detector import DetectorFileError, load_detector
-from icestream.service.metrics import configure_logs
+from icestream.service.logs import configure_logs
 from icestream.service.settings import load
-from icestream.sources.kaggle import KaggleError
-from icestream.sources.source import Replay, Simulation, Source
-from icestream.streams import keys as streams
+from icestream.service.shutdown import stop_event
+from icestream.sources.kaggle import KaggleError, Replay
+from icestream.sources.simulation.simulator import Simulation
+from icestream.sources.source import Source
+from icestream.streams.connection import connect
 from icestream.streams.publisher import Publisher
 
 
 def main() -> None:
     settings = load(EmitterSettings, "emitter")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     log = configure_logs("emitter")
     metrics = EmitterMetrics(CollectorRegistry())
-    metrics.serve(settings.metrics_host, settings.metrics_port)
+    log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     rate = None if settings.rate == "max" else settings.rate
     metrics.target(rate)
     run_id = time.time_ns() // 1_000_000 if settings.run_id is None else settings.run_id
     try:
         source = _source(settings)
         emission = Emission(
-            Publisher(streams.connect(settings.redis_url, settings.redis_password), run_id),
+            Publisher(connect(settings.redis_url, settings.redis_password), run_id),
             Pacing(rate, np.random.default_rng(settings.seed)),
-            metrics,
-            log,
-            stop,
+            metrics=metrics,
+            log=log,
+            stop=stop,
         )
         emission.run(source, run_id, settings.count, settings.max_backlog)
     except (KaggleError, DetectorFileError) as error:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from icestream.service.settings import StreamSettings
@@ -15,6 +15,15 @@ def _known_source(text: str) -> str:
     return text
 
 
+def _rate(value: object) -> object:
+    try:
+        if value == "max" or 0 < float(str(value)) < float("inf"):
+            return value
+    except ValueError:
+        pass
+    raise ValueError("a rate is `max` or a number of events/s above 0")
+
+
 class EmitterSettings(StreamSettings):
     """Bring simulated or recorded events into the stream."""
 
@@ -23,7 +32,7 @@ class EmitterSettings(StreamSettings):
     source: Annotated[str, AfterValidator(_known_source)] = Field(
         "simulate", description="simulate, or kaggle:DIR for the competition's Parquet files"
     )
-    rate: Annotated[float, Field(gt=0)] | Literal["max"] = Field(
+    rate: Annotated[float | Literal["max"], BeforeValidator(_rate)] = Field(
         100.0, description="events/s with Poisson gaps, or max for as fast as possible"
     )
     count: int | None = Field(

@@ -4,13 +4,18 @@ python export/calibrate.py                      # the shipped weights
 python export/calibrate.py FILE.safetensors
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from icestream.service.extras import require
+
+require("export")
+
+import argparse
+
+import torch
 
 from export.calibration import fit
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint

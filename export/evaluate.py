@@ -1,18 +1,23 @@
 """How good a network is, beside LineFit, as a model card with pictures.
 
-    python export/evaluate.py                       # the shipped weights on 10 000 simulated events → docs/model-card.md
+    python export/evaluate.py                       # the shipped weights on 10 000 simulated events → evaluation/model-card.md
     python export/evaluate.py --model FILE --simulate 20000 --output card/card.md
     python export/evaluate.py --kaggle /data/icecube --output kaggle/card.md     # with the competition's score
 
 Simulated events are of a seed that training never sees. Takes some minutes.
 """
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from icestream.service.extras import require
+
+require("export")
+
+import argparse
+import tempfile
 
 from export.calibration import Calibration
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
@@ -29,6 +34,7 @@ from icestream.sources.kaggle import KaggleError
 
 SHIFTS_NS = (-1000.0, 1000.0)
 SPEED_LENGTHS = (64, 128)
+OUTPUT = Path("evaluation") / "model-card.md"
 
 
 def evaluate(checkpoint: Path, variant: str | None, sample: Sample) -> Report:
@@ -37,7 +43,7 @@ def evaluate(checkpoint: Path, variant: str | None, sample: Sample) -> Report:
     limit = network.config.max_pulses
     served = ServedIceMix(network, sample.detector, Calibration.of(card)).eval()
     with tempfile.TemporaryDirectory() as name:
-        exported = export(checkpoint, variant, sample.detector, Path(name) / "models")
+        exported = export(checkpoint, sample.detector, Path(name) / "models", variant=variant)
         model = exported.folder / "1" / "model.onnx"
         return Report(
             checkpoint=checkpoint.name,
@@ -65,7 +71,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=10_000, help="of the competition, at most (10000)")
     parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (that of --kaggle, or nominal IceCube-86)")
     parser.add_argument("--ice", type=Path, help="ice_transparency.txt (that of --kaggle, or a rounded table)")
-    parser.add_argument("--output", type=Path, default=Path("docs/model-card.md"), help="(docs/model-card.md)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"({OUTPUT})")
     options = parser.parse_args()
     if options.output.suffix != ".md":
         parser.error("--output must end in .md: the pictures go into the folder of the same name")

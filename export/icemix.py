@@ -21,7 +21,7 @@ LIGHT_M_PER_NS = 0.3
 INTERVAL_LIMIT = 4.0  # in units of LENGTH_SCALE_M
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IceMixConfig:
     """Sizes of one network.
 

@@ -1,5 +1,6 @@
-"""The few events whose answers travel with a model, see `icestream.inference.known_answers`."""
+"""The known answers of a network, see `icestream.inference.known_answers`."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -12,17 +13,28 @@ from icestream.inference.known_answers import KnownAnswer
 from icestream.sources.simulation.simulator import simulated_events
 from icestream.tensors import pad
 
-DRAWN, KEPT, MAX_PULSES = 400, 4, 64
-SEED = 0
+# Of the first 400 events of seed 0, cut as below, those whose answers by the shipped network change most when axes are swapped,
+# the flag is inverted or the geometry is mirrored: each fault turns each of them by more than 70°.
+SEED, EVENT_IDS = 0, (145, 272, 352, 544)
+COINCIDENT, AUXILIARY = 8, 4  # pulses that are kept
 
 
 def known_events() -> list[Event]:
-    """Simulated tracks of few pulses, of which most are coincident: short to write down, and with a direction."""
+    """A few simulated tracks, cut to 12 pulses, so that the configuration stays short."""
     found = simulated_events(nominal_icecube86(), SEED, run_id=0)
-    short = [
-        event for event, truth in islice(found, DRAWN) if truth.kind == "through-going" and event.n_pulses <= MAX_PULSES
-    ]
-    return sorted(short, key=lambda event: int(np.count_nonzero(event.auxiliary)) - event.n_pulses)[:KEPT]
+    return [_cut(event) for event, _ in islice(found, max(EVENT_IDS)) if event.event_id in EVENT_IDS]
+
+
+def _cut(event: Event) -> Event:
+    first = [np.flatnonzero(~event.auxiliary)[:COINCIDENT], np.flatnonzero(event.auxiliary)[:AUXILIARY]]
+    kept = np.sort(np.concatenate(first))
+    return replace(
+        event,
+        sensor_id=event.sensor_id[kept],
+        time_ns=event.time_ns[kept],
+        charge_pe=event.charge_pe[kept],
+        auxiliary=event.auxiliary[kept],
+    )
 
 
 def known_answers(served: ServedIceMix) -> list[KnownAnswer]:

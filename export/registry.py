@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from icestream.service.metrics import EXPERIMENT_TAGS
+from icestream.results.mlflow_names import EXPERIMENT_TAGS
 from icestream.tensors import INPUTS, OUTPUTS
 
 ALIAS = "served"

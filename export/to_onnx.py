@@ -7,21 +7,28 @@
 The result is compared with PyTorch over lengths 1…limit and random padding before anything is replaced.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from icestream.service.extras import require
+
+require("export")
+
 import argparse
 import hashlib
 import logging
-import sys
+import re
+import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnxscript import opset18 as op
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibration import Calibration
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
@@ -41,18 +48,23 @@ from export.known_events import known_answers
 from export.precision import with_half_precision
 from export.registry import RegistryError, register
 from export.served import ServedIceMix
-from export.triton_config import Described, write_config
+from export.triton_config import MAX_BATCH, write_config
 from icestream.detector import Detector, DetectorFileError, load_detector
+from icestream.inference.model import ModelDescription
 from icestream.tensors import INPUTS, OUTPUTS
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 OPSET = 18
+OWN_VARIANTS = ("small", "accurate")  # trained here, from any weights
 
 
-def model_name(config: IceMixConfig) -> str:
-    """What Triton calls a network: icemix for the shipped one, else icemix_VARIANT."""
-    variant = next((name for name, known in VARIANTS.items() if known == config), "own")
-    return "icemix" if variant == "small" else f"icemix_{variant}"
+def model_name(checkpoint: Path, config: IceMixConfig) -> str:
+    """The name in the repository: icemix for the shipped weights, icemix_VARIANT for a published network, else icemix_FILE."""
+    if checkpoint.resolve() == SHIPPED:
+        return "icemix"
+    variant = next((name for name, known in VARIANTS.items() if known == config), "small")
+    own = re.sub(r"\W+", "_", checkpoint.stem)
+    return f"icemix_{own if variant in OWN_VARIANTS else variant}"
 
 
 def _smallest(values: Any, count: int) -> Any:
@@ -77,8 +89,8 @@ def to_model(module: torch.nn.Module, example: tuple[Any, ...], shapes: Any, inp
         shapes: which of their dimensions vary.
         inputs: names of the arguments.
     """
-    for talkative in ("torch.onnx", "onnxscript"):  # of torchvision's operators, of what is not folded
-        logging.getLogger(talkative).setLevel(logging.ERROR)
+    for verbose in ("torch.onnx", "onnxscript"):  # of torchvision's operators, of what is not folded
+        logging.getLogger(verbose).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -117,7 +129,7 @@ def _forget_origin(model: onnx.ModelProto) -> None:
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """What an export has made."""
 
     folder: Path  # of the model in the repository
@@ -127,9 +139,20 @@ class Exported:
 
 
 def export(
-    checkpoint: Path, variant: str | None, detector: Detector, output: Path, precision: str = "fp32"
-) -> Exported:
-    """Write the network's folder in the repository `output`.
+    checkpoint: Path,
+    detector: Detector,
+    output: Path,
+    *,
+    variant: str | None = None,
+    precision: str = "fp32",
+    name: str | None = None,
+) -> ExportedModel:
+    """Write the folder of a network in the repository `output`.
+
+    Args:
+        variant: which network the checkpoint holds, where the file does not say.
+        precision: fp32 or fp16.
+        name: of the model (default: `model_name`).
 
     Raises:
         CheckpointError: the checkpoint does not hold the network.
@@ -138,30 +161,37 @@ def export(
     network, card = load_checkpoint(checkpoint, variant)
     served = ServedIceMix(network, detector, Calibration.of(card)).eval()
     limit = network.config.max_pulses
-    model, right, batches = (
+    model, tolerance, batches = (
         export_onnx(served, limit),
         SINGLE_DYNEDGE if network.config.dynedge else SINGLE,
         cut_batches,
     )
     if precision == "fp16":
-        model, right, batches = with_half_precision(model), HALF, stream_batches
+        model, tolerance, batches = with_half_precision(model), HALF, stream_batches
     content = model.SerializeToString(deterministic=True)
     parity = compare(served, onnx_runtime(content), limit, batches(limit))
-    if fault := parity.fault(right):
+    if fault := parity.fault(tolerance):
         raise ValueError(f"ONNX Runtime differs too much over {fault}. Nothing was written")
-    folder = output / model_name(network.config)
-    origin = f"{checkpoint.name} sha256:{hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]} {precision}, {detector.name}"
-    known = known_answers(served)
+    folder = output / (name or model_name(checkpoint, network.config))
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    description = ModelDescription(
+        name=folder.name,
+        max_pulses=limit,
+        max_batch=MAX_BATCH,
+        checkpoint=f"{checkpoint.name} sha256:{digest} {precision}, {detector.name}",
+        known_answers=known_answers(served),
+    )
     (folder / "1").mkdir(parents=True, exist_ok=True)
     (folder / "1" / "model.onnx").write_bytes(content)
-    write_config(folder, Described(folder.name, limit, origin, known))
-    return Exported(folder, origin, card, parity)
+    write_config(folder, description)
+    return ExportedModel(folder, description.checkpoint, card, parity)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="weights (the shipped ones)")
     parser.add_argument("--variant", choices=VARIANTS, help="which network they are, where the file does not say")
+    parser.add_argument("--name", help="of the model in the repository (icemix for the shipped weights, else icemix_…)")
     parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (nominal IceCube-86)")
     parser.add_argument("--ice", type=Path, help="ice_transparency.txt (a rounded table)")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="fp16 is for GPUs (fp32)")
@@ -170,14 +200,31 @@ def main() -> None:
         "--register", metavar="URL", help="also log it to the model registry of the MLflow server at URL"
     )
     options = parser.parse_args()
+    if options.variant not in (None, "small") and options.checkpoint == SHIPPED:
+        parser.error(f"--variant {options.variant} needs its weights, which are not shipped: add --checkpoint FILE")
+    if options.name and not re.fullmatch(r"[A-Za-z0-9_.-]+", options.name):
+        parser.error(f"--name {options.name!r}: letters, digits, and any of _ . -")
+    started = time.monotonic()
     try:
         detector = load_detector(options.geometry, options.ice)
-        exported = export(options.checkpoint, options.variant, detector, options.output, options.precision)
+        print(
+            f"exporting {options.checkpoint} and comparing ONNX Runtime with PyTorch; a large network takes minutes",
+            flush=True,
+        )
+        exported = export(
+            options.checkpoint,
+            detector,
+            options.output,
+            variant=options.variant,
+            precision=options.precision,
+            name=options.name,
+        )
         size = (exported.folder / "1" / "model.onnx").stat().st_size / 1e6
-        print(f"wrote {exported.folder} ({size:.1f} MB)")
+        print(f"wrote {exported.folder} ({size:.1f} MB) in {time.monotonic() - started:.0f} s")
         print(f"ONNX Runtime over {exported.parity}")
         if options.register:
             print(f"registered {register(exported.folder, exported.checkpoint, exported.card, options.register)}")
+        print(f"serve it: ICESTREAM_BRIDGE_MODEL={exported.folder.name} icestream up")
     except (CheckpointError, DetectorFileError, RegistryError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")
     except OSError as error:

@@ -8,25 +8,30 @@ bridge pads to; half precision where `export.precision` puts it and nowhere else
 kept beside the engine. ICESTREAM_BRIDGE_MODEL=icemix_trt serves it.
 """
 
-import argparse
-import shutil
-import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import onnx
-from google.protobuf import text_format
-from google.protobuf.message import DecodeError
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from icestream.service.extras import require
+
+require("export")
+
+import argparse
+import shutil
+import subprocess
+from importlib.util import find_spec
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+
 from export.precision import with_half_precision
 from export.to_onnx import REPOSITORY
-from export.triton_config import BATCHING, GPU_MAX_BATCH, Described, described, head, profiles, tensors
-from icestream.inference import known_answers as selftest
+from export.triton_config import BATCHING, GPU_MAX_BATCH, head, parameters_of, profiles, tensors
+from icestream.inference import known_answers
+from icestream.inference.model import ModelDescription
+from icestream.inference.model_config import parse_config
 from icestream.tensors import INPUTS, OUTPUTS
 
 # What TensorRT 10 takes of what our graphs are made of (onnx/onnx-tensorrt, docs/operators.md).
@@ -59,7 +64,7 @@ def shapes(max_pulses: int) -> list[dict[str, dict[str, tuple[int, ...]]]]:
     ]
 
 
-def trt_config(model: Described) -> str:
+def trt_config(model: ModelDescription) -> str:
     """The config.pbtxt of an engine."""
     numbers = ", ".join(f'"{number}"' for number in range(len(profiles(model.max_pulses))))
     return (
@@ -68,7 +73,7 @@ def trt_config(model: Described) -> str:
         + tensors("output", OUTPUTS)
         + BATCHING
         + f"\ninstance_group [ {{ count: 1 kind: KIND_GPU profile: [ {numbers} ] }} ]\n"
-        + described(model)
+        + parameters_of(model)
     )
 
 
@@ -142,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     source, folder = options.output / options.model, options.output / f"{options.model}_trt"
     try:
-        config: Any = text_format.Parse((source / "config.pbtxt").read_text(), ModelConfig())
+        config: Any = parse_config((source / "config.pbtxt").read_text())
         path = source / "1" / "model.onnx"
         model = onnx.load(path)
         if unknown := unknown_operators(model):
@@ -160,16 +165,22 @@ def main() -> None:
             onnx.save(with_half_precision(model), half)
             build(half, with_engine / "1" / "model.plan", limit)
             half.unlink()
-            known = selftest.decode(parameters.get("self_test", "[]"))
-            described_engine = Described(folder.name, limit, f"{parameters['checkpoint']} TensorRT fp16", known)
-            (with_engine / "config.pbtxt").write_text(trt_config(described_engine))
+            known = known_answers.decode(parameters.get("self_test", "[]"))
+            description = ModelDescription(
+                name=folder.name,
+                max_pulses=limit,
+                max_batch=GPU_MAX_BATCH,
+                checkpoint=f"{parameters['checkpoint']} TensorRT fp16",
+                known_answers=known,
+            )
+            (with_engine / "config.pbtxt").write_text(trt_config(description))
             shutil.rmtree(folder, ignore_errors=True)
             with_engine.rename(folder)
         finally:
             shutil.rmtree(with_engine, ignore_errors=True)
     except FileNotFoundError:
         sys.exit(f"to_tensorrt: {source} is no exported network: run export/to_onnx.py first")
-    except (NoEngine, OSError, DecodeError, text_format.ParseError) as error:
+    except (NoEngine, OSError, DecodeError) as error:
         sys.exit(f"to_tensorrt: {error}")
     print(f"wrote {folder}")
 

@@ -9,22 +9,27 @@ angle itself with some of it. Pulses are few at first and up to the network's li
 that a checkpoint knows its place in, so no event is ever seen twice.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from icestream.service.extras import require
+
+require("export")
+
 import argparse
 import signal
-import sys
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import mlflow
 import torch
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibrate import EVENTS, calibrate
 from export.checkpoint import WEIGHTS, CheckpointError, load_checkpoint, save_checkpoint
@@ -33,18 +38,23 @@ from export.icemix import VARIANTS
 from export.served import ServedIceMix
 from export.training.events import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED
 from export.training.training import PRESETS, Recipe, Training
-from icestream.service.metrics import EXPERIMENT_TAGS
+from icestream.results.mlflow_names import EXPERIMENT_TAGS
 
-RECENT = 100  # steps that a training angle is the mean of
+RECENT = 100  # steps that a printed angle and loss are the mean of
+WORSE_THAN_LINEFIT = 3  # exit status
 
 
-def train(training: Training, options: argparse.Namespace, console: Console) -> None:
-    """Train until the recipe's time is over, saving as it goes; then write the checkpoint and calibrate it."""
+def train(training: Training, options: argparse.Namespace, console: Console) -> bool:
+    """Train until the recipe's time is over, saving as it goes; then write the checkpoint and calibrate it.
+
+    Returns:
+        whether its mean held-out angle is smaller than LineFit's.
+    """
     resume = resume_path(options.output)
     held_out = Sample.simulated(options.check_events, HELD_OUT_SEED)
     try:
         while training.share < 1:
-            sit(training, held_out, options, console)
+            train_phase(training, held_out, options, console)
     except KeyboardInterrupt:
         training.save(resume)
         raise SystemExit(f"stopped; the same command goes on from {resume}") from None
@@ -53,26 +63,29 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
     save_checkpoint(options.output, training.averaged, training.card(held_out, found))
     calibrate(options.output, options.calibrate_events)
     resume.unlink()
-    console.print(f"wrote {options.output}")
+    console.print(f"wrote {options.output}; next: python export/to_onnx.py --checkpoint {options.output}")
+    return found["all_mean_deg"] < float(held_out.linefit_deg.mean())
 
 
-def sit(training: Training, held_out: Sample, options: argparse.Namespace, console: Console) -> None:
+def train_phase(training: Training, held_out: Sample, options: argparse.Namespace, console: Console) -> None:
     """Train until the number of pulses changes, the weights are begun anew, or the time is over."""
     limit, checked, clock = training.limit, training.progress.seconds, time.monotonic()
-    recent: deque[float] = deque(maxlen=RECENT)
+    recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # angle (degrees), loss
     for inputs, truth, place in training.stream(options.workers):
         recent.append(training.step(inputs, truth))
         progress = training.progress
         now = time.monotonic()
         progress.place, progress.seconds, clock = place, progress.seconds + now - clock, now
         if progress.steps % RECENT == 0:
-            mean = sum(recent) / len(recent)
+            angle, loss = (sum(values) / len(values) for values in zip(*recent, strict=True))
+            left = max(0.0, training.recipe.minutes - progress.seconds / 60)
             console.print(
-                f"{progress.seconds / 60:6.1f} of {training.recipe.minutes:g} min  {progress.events:>8} events  training angle {mean:5.1f}°"
+                f"minute {progress.seconds / 60:.1f} of {training.recipe.minutes:g}, {left:.1f} left   "
+                f"{progress.events:>8} events   loss {loss:.3f}   training angle {angle:5.1f}°"
             )
-            log({"training_angle_deg": mean}, progress.events)
-            if training.on_plateau(mean):
-                console.print(f"still at {mean:.0f}° after {progress.events} events: beginning with other weights")
+            log({"training_angle_deg": angle, "loss": loss}, progress.events)
+            if training.on_plateau(angle):
+                console.print(f"still at {angle:.0f}° after {progress.events} events: beginning with other weights")
                 training.restart()
                 return
         if progress.seconds - checked > options.check_minutes * 60:
@@ -137,6 +150,43 @@ def begin(options: argparse.Namespace, recipe: Recipe, console: Console) -> Trai
 
 
 def main() -> None:
+    options = parse_options()
+    recipe = replace(
+        PRESETS[options.preset],
+        **{
+            name: getattr(options, name)
+            for name in ("minutes", "peak_rate", "batch")
+            if getattr(options, name) is not None
+        },
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    torch.set_num_threads(options.threads)
+    console = Console(soft_wrap=True)
+    try:
+        if options.mlflow:
+            mlflow.set_tracking_uri(options.mlflow)
+        training = begin(options, recipe, console)
+        mlflow.set_experiment("icemix-training")
+        mlflow.set_experiment_tags(EXPERIMENT_TAGS)
+        with mlflow.start_run(training.progress.mlflow_run or None, run_name=options.output.stem) as run:
+            if not training.progress.mlflow_run:
+                mlflow.log_params({**asdict(recipe), "seed": options.seed, "preset": options.preset})
+            training.progress.mlflow_run = run.info.run_id
+            better = train(training, options, console)
+    except (CheckpointError, MlflowException) as error:
+        sys.exit(f"train: {error}")
+    except OSError as error:
+        sys.exit(f"train: {error.filename or options.output}: {error.strerror}")
+    if not better:
+        console.print(
+            f"these weights are worse than LineFit: {recipe.minutes:g} minutes were too few. Do not serve them; the preset "
+            f"{options.preset} takes {PRESETS[options.preset].minutes:g} minutes"
+        )
+        sys.exit(WORSE_THAN_LINEFIT)
+
+
+def parse_options() -> argparse.Namespace:
+    """The command line, with its output path filled in; a slip ends the program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu", help="the recipe (cpu)")
     parser.add_argument(
@@ -145,7 +195,11 @@ def main() -> None:
     parser.add_argument("--peak-rate", type=float, help="learning rate behind the warm-up (the preset's)")
     parser.add_argument("--batch", type=int, help="events of one step (the preset's)")
     parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with (random ones)")
-    parser.add_argument("--output", type=Path, help="the checkpoint to write (export/weights/VARIANT.safetensors)")
+    parser.add_argument("--output", type=Path, help="the checkpoint to write (export/weights/own_VARIANT.safetensors)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
+    parser.add_argument(
+        "--mlflow", metavar="URL", help="the MLflow server that gets the curves (a store in this folder)"
+    )
     parser.add_argument("--seed", type=int, default=TRAINING_SEED, help=f"of the event stream ({TRAINING_SEED})")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
     parser.add_argument("--workers", type=int, default=1, help="processes that simulate (1)")
@@ -158,25 +212,12 @@ def main() -> None:
     for name in ("minutes", "peak_rate", "batch", "threads", "check_events", "calibrate_events"):
         if getattr(options, name) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
-    given = {name: getattr(options, name) for name in ("minutes", "peak_rate", "batch")}
-    recipe = replace(PRESETS[options.preset], **{name: value for name, value in given.items() if value is not None})
-    options.output = options.output or WEIGHTS / f"{recipe.variant}.safetensors"
+    options.output = options.output or WEIGHTS / f"own_{PRESETS[options.preset].variant}.safetensors"
     if options.output.suffix != ".safetensors" or not options.output.parent.is_dir():
         parser.error(f"--output {options.output}: a name that ends in .safetensors, in a folder that exists")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    torch.set_num_threads(options.threads)
-    console = Console(soft_wrap=True)
-    try:
-        training = begin(options, recipe, console)
-        mlflow.set_experiment("icemix-training")
-        mlflow.set_experiment_tags(EXPERIMENT_TAGS)
-        with mlflow.start_run(training.progress.mlflow_run or None, run_name=options.output.stem) as run:
-            if not training.progress.mlflow_run:
-                mlflow.log_params({**asdict(recipe), "seed": options.seed, "preset": options.preset})
-            training.progress.mlflow_run = run.info.run_id
-            train(training, options, console)
-    except (CheckpointError, MlflowException) as error:
-        sys.exit(f"train: {error}")
+    if options.output.exists() and not options.overwrite:
+        parser.error(f"{options.output} is there already: give another --output, or --overwrite")
+    return options
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""What Triton is told of a model: config.pbtxt for CPUs and configs/gpu.pbtxt (`--model-config-name=gpu`) for GPUs."""
+"""Triton's configuration of a model: config.pbtxt for CPUs and configs/gpu.pbtxt (`--model-config-name=gpu`) for GPUs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from icestream.inference import known_answers as selftest
-from icestream.inference.known_answers import KnownAnswer
+from icestream.inference import known_answers
+from icestream.inference.model import ModelDescription
 from icestream.tensors import INPUTS, OUTPUTS, length_buckets
 
 MAX_BATCH = 32
@@ -16,30 +14,20 @@ CACHE = "/var/cache/icestream"  # in Triton's container: a volume, so that engin
 Specification = dict[str, tuple[str, list[int]]]
 
 
-@dataclass(frozen=True)
-class Described:
-    """What a configuration says of its model."""
-
-    name: str
-    max_pulses: int
-    checkpoint: str = "none"
-    known: Sequence[KnownAnswer] = field(default_factory=list)
-
-
-def write_config(folder: Path, model: Described) -> None:
+def write_config(folder: Path, model: ModelDescription) -> None:
     """Write both configurations of an ONNX model."""
     (folder / "configs").mkdir(parents=True, exist_ok=True)
     (folder / "config.pbtxt").write_text(cpu_config(model))
     (folder / "configs" / "gpu.pbtxt").write_text(gpu_config(model))
 
 
-def cpu_config(model: Described) -> str:
+def cpu_config(model: ModelDescription) -> str:
     return f"""{head(model.name, 'backend: "onnxruntime"', MAX_BATCH)}{tensors("input", INPUTS)}{tensors("output", OUTPUTS)}{BATCHING}
 instance_group [ {{ count: {CPU_INSTANCES} kind: KIND_CPU }} ]
-{parameter("intra_op_thread_count", str(THREADS_PER_INSTANCE))}{described(model)}"""
+{parameter("intra_op_thread_count", str(THREADS_PER_INSTANCE))}{parameters_of(model)}"""
 
 
-def gpu_config(model: Described) -> str:
+def gpu_config(model: ModelDescription) -> str:
     """ONNX Runtime with its TensorRT provider: engine and timings are kept in `CACHE`, and every length is warmed up.
 
     In single precision: the provider's half precision would not spare the Fourier arguments. And with one profile for all
@@ -66,7 +54,7 @@ optimization {{ execution_accelerators {{ gpu_execution_accelerator [ {{
     name: "tensorrt"
 {lines}
 }} ] }} }}
-{warm_up(model.max_pulses)}{described(model)}"""
+{warm_up(model.max_pulses)}{parameters_of(model)}"""
 
 
 def profiles(max_pulses: int) -> list[dict[str, tuple[int, int]]]:
@@ -78,7 +66,7 @@ def profiles(max_pulses: int) -> list[dict[str, tuple[int, int]]]:
     ]
 
 
-BATCHING = """# Requests of equal length that wait while an instance is busy are merged; nobody waits for company.
+BATCHING = """# Requests of equal shape that queue while an instance is busy are merged. There is no batching delay.
 dynamic_batching { max_queue_delay_microseconds: 0 }"""
 
 
@@ -102,14 +90,14 @@ def parameter(name: str, value: str) -> str:
     return f'parameters {{ key: "{name}" value: {{ string_value: "{escaped}" }} }}\n'
 
 
-def described(model: Described) -> str:
-    """What the bridge reads: events with more than max_pulses are cut to that; known answers are asked for at its start."""
+def parameters_of(model: ModelDescription) -> str:
+    """What the bridge reads: the pulse limit, the checkpoint, and the known answers that it compares at its start."""
     lines = parameter("max_pulses", str(model.max_pulses)) + parameter("checkpoint", model.checkpoint)
-    return lines + (parameter("self_test", selftest.encode(model.known)) if model.known else "")
+    return lines + (parameter("self_test", known_answers.encode(model.known_answers)) if model.known_answers else "")
 
 
 def warm_up(max_pulses: int) -> str:
-    """One request of zeros for each length, so that no event waits for an engine or a kernel."""
+    """One request of zeros for each length, so that engines and kernels are built before the first event."""
     requests = []
     for length in length_buckets(max_pulses):
         inputs = " ".join(

@@ -7,26 +7,31 @@ Each network's answer counts with the weight its authors gave it, scaled so that
 the length of the sum.
 """
 
-import argparse
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from icestream.service.extras import require
+
+require("export")
+
+import argparse
 from typing import Any
 
 import numpy as np
 import torch
-from google.protobuf import text_format
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.calibration import ClosedForm
 from export.known_events import known_events
 from export.to_onnx import REPOSITORY, to_model
-from export.triton_config import BATCHING, GPU_MAX_BATCH, MAX_BATCH, Described, Specification, described, head, tensors
-from icestream.inference import known_answers as selftest
+from export.triton_config import BATCHING, GPU_MAX_BATCH, MAX_BATCH, Specification, head, parameters_of, tensors
+from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
+from icestream.inference.model import ModelDescription
+from icestream.inference.model_config import parse_config
 from icestream.tensors import INPUTS, OUTPUTS
 
 NAME, ADDER = "icemix_sum", "icemix_sum_adder"
@@ -68,7 +73,7 @@ def write_sum(repository: Path) -> dict[str, float]:
         variant: config
         for variant in WEIGHTS
         if (path := repository / f"icemix_{variant}" / "config.pbtxt").exists()
-        and (config := text_format.Parse(path.read_text(), ModelConfig()))
+        and (config := parse_config(path.read_text()))
     }
     if not configs:
         raise ValueError(
@@ -78,7 +83,13 @@ def write_sum(repository: Path) -> dict[str, float]:
     weights = {variant: WEIGHTS[variant] / total for variant in configs}
     limit = min(int(config.parameters["max_pulses"].string_value) for config in configs.values())
     origin = " + ".join(config.parameters["checkpoint"].string_value for config in configs.values())
-    model = Described(NAME, limit, origin, known_sums(configs, list(weights.values())))
+    model = ModelDescription(
+        name=NAME,
+        max_pulses=limit,
+        max_batch=MAX_BATCH,
+        checkpoint=origin,
+        known_answers=known_sums(configs, list(weights.values())),
+    )
     for folder in (repository / NAME, repository / ADDER):
         (folder / "1").mkdir(parents=True, exist_ok=True)
         (folder / "configs").mkdir(exist_ok=True)
@@ -108,7 +119,7 @@ def known_sums(configs: dict[str, Any], weights: list[float]) -> list[KnownAnswe
     """The sum's answers to the known events, from the networks' own known answers."""
     found = []
     for config in configs.values():
-        known = selftest.decode(config.parameters["self_test"].string_value or "[]")
+        known = known_answers.decode(config.parameters["self_test"].string_value or "[]")
         found.append([(one.event.sensor_id.tolist(), np.array(one.direction) * one.kappa) for one in known])
     answers = []
     for place, event in enumerate(known_events()):
@@ -123,7 +134,7 @@ def known_sums(configs: dict[str, Any], weights: list[float]) -> list[KnownAnswe
     return answers
 
 
-def ensemble_config(model: Described, names: list[str], max_batch: int) -> str:
+def ensemble_config(model: ModelDescription, names: list[str], max_batch: int) -> str:
     def mapped(kind: str, pairs: dict[str, str]) -> str:
         return " ".join(f'{kind} {{ key: "{inside}" value: "{outside}" }}' for inside, outside in pairs.items())
 
@@ -141,7 +152,7 @@ def ensemble_config(model: Described, names: list[str], max_batch: int) -> str:
         + tensors("input", INPUTS)
         + tensors("output", OUTPUTS)
         + "ensemble_scheduling { step [\n" + ",\n".join(steps) + "\n] }\n"
-        + described(model)
+        + parameters_of(model)
     )  # fmt: skip
 
 
@@ -161,7 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         weights = write_sum(options.output)
-    except (ValueError, text_format.ParseError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"weighted_sum: {error}")
     for name, published in WEIGHTS.items():
         print(

@@ -1,4 +1,4 @@
-"""The three things that travel: an Event goes in, a Reconstruction comes out, a Truth is known where the event was simulated."""
+"""An event: the pulses of one trigger."""
 
 from dataclasses import dataclass, replace
 
@@ -32,9 +32,9 @@ class InvalidEvent(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Event:
-    """The pulses of one trigger. Checks itself; arrays are read-only by convention.
+    """The pulses of one trigger, validated when it is made; arrays are read-only by convention.
 
     An event is known by the pair (run_id, event_id): a second pass over the same data is another run.
 
@@ -88,36 +88,3 @@ class Event:
             charge_pe=self.charge_pe[inside],
             auxiliary=self.auxiliary[inside],
         )
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The direction an event really had. Never shown to the bridge."""
-
-    run_id: int
-    event_id: int
-    azimuth: float  # rad, [0, 2π)
-    zenith: float  # rad, [0, π]
-    kind: str = ""  # "through-going", "starting", "cascade", or "" where it is not known
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """What the stream answers for one event."""
-
-    run_id: int
-    event_id: int
-    direction: tuple[float, float, float]  # unit vector to where the particle came from
-    kappa: float  # von Mises–Fisher concentration, ≥ 0
-    radius_50_deg: float  # angles around the direction that hold 50 and 90 % of such events
-    radius_90_deg: float
-    linefit: tuple[float, float, float]  # unit vector of the LineFit first guess; zeros where it is undefined
-    n_pulses: int  # pulses of the event within the readout window
-    n_used: int  # pulses the model was given
-    model: str
-    model_version: str
-    emitted_ns: int  # Unix times in ns: written by the emitter,
-    read_ns: int  # read by the bridge,
-    sent_ns: int  # sent to Triton,
-    answered_ns: int  # answered by Triton,
-    stored_ns: int  # handed to Redis to be stored

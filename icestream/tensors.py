@@ -1,4 +1,4 @@
-"""The model's inputs and outputs, named once, and how events become its arrays."""
+"""The inputs and outputs of the model, named once, and how events become its arrays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +22,7 @@ OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "radius": ("FP32", [3]),  # degrees around the direction that hold these shares of such events:
 }
 RADIUS_SHARES = (0.5, 0.68, 0.9)
+RADIUS_50, RADIUS_68, RADIUS_90 = range(3)  # columns of `radius`
 PADDING_SENSOR = -1
 
 Arrays = dict[str, NDArray[Any]]

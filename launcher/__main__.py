@@ -1,34 +1,84 @@
-"""`icestream up`: the whole stream on this machine, without Docker."""
+"""The `icestream` command."""
+
+from icestream.service.extras import require
+
+require("launcher")
 
 import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
+from emitter.settings import EmitterSettings
 from icestream import __version__
 from icestream.detector import nominal_icecube86
 from icestream.sources.kaggle import KaggleError, write_folder
 from icestream.sources.simulation.simulator import simulated_events
-from launcher.plan import HOST, ROOT, Options, Plan
+from launcher.errors import LauncherError
+from launcher.mlflow_server import serve_recorded
+from launcher.plan import ROOT, Options, Plan
 from launcher.send import SendError, send
 from launcher.session import Session
 from launcher.supervisor import PartFailed
 from tritonserver.errors import MissingPart
+from tritonserver.process import HOST
+
+STATE_DIR = Path(".icestream")
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    # This machine's own servers are asked directly, without any HTTP proxy.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
+    # MLflow's progress bars would break the live table.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    commands: dict[str, Callable[[argparse.Namespace], int]] = {
+        "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow,
+    }  # fmt: skip
+    try:
+        sys.exit(commands[options.command](options))
+    except (LauncherError, MissingPart, PartFailed, SendError, KaggleError) as error:
+        sys.exit(f"icestream: {error}")
+    except OSError as error:
+        sys.exit(f"icestream: {error.filename or 'this machine'}: {error.strerror or error}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="icestream", description="A live stream of neutrino events goes in, directions come out."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, dest="command")
+    _add_up(commands)
+    simulate = commands.add_parser("simulate", help="write simulated events as the competition's Parquet files")
+    simulate.add_argument("folder", type=Path, help="where train/batch_1.parquet and train_meta.parquet go")
+    simulate.add_argument("--events", type=_positive, default=2000, help="how many (2000)")
+    _add_setting(simulate, "seed")
+    ask = commands.add_parser("send", help="ask a running display for the directions of your own events")
+    ask.add_argument(
+        "source", help="a Parquet file with the competition's columns, or - for JSON lines as REST takes them"
+    )
+    ask.add_argument("--url", default="http://127.0.0.1:8080", help="of the display (http://127.0.0.1:8080)")
+    ask.add_argument("--token-file", type=Path, default=None, help="a file with the bearer token, if it needs one")
+    ask.add_argument(
+        "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
+    )
+    again = commands.add_parser("mlflow", help="open the recorded sessions again, in MLflow")
+    again.add_argument("--state-dir", type=Path, default=STATE_DIR, help="of the sessions (.icestream)")
+    return parser
+
+
+def _add_up(commands: Any) -> None:
     up = commands.add_parser(
         "up",
-        help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder",
+        help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder, display",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     up.add_argument(
@@ -36,13 +86,12 @@ def main() -> None:
         type=_positive,
         default=None,
         metavar="N",
-        help="end when N events are through (default: run until Ctrl-C)",
+        help="end when N events are reconstructed (default: run until Ctrl-C)",
     )
-    up.add_argument("--rate", type=_rate, default="100", metavar="R", help="events/s with Poisson gaps, or max")
-    up.add_argument("--source", type=_source, default="simulate", help="simulate, or kaggle:DIR")
-    up.add_argument("--seed", type=_seed, default=42, help="of the simulation")
+    for name in ("rate", "source", "seed"):
+        _add_setting(up, name)
     up.add_argument("--bridges", type=_positive, default=1, help="bridges that share the work")
-    up.add_argument("--state-dir", type=Path, default=Path(".icestream"), help="data, logs, pids.json, pictures")
+    up.add_argument("--state-dir", type=Path, default=STATE_DIR, help="data, logs, pids.json, pictures")
     up.add_argument(
         "--report", type=Path, default=None, metavar="FILE", help="the report as JSON (default: STATE_DIR/report.json)"
     )
@@ -55,65 +104,70 @@ def main() -> None:
         metavar="NAME=NUMBER",
         help="a port that must be this one; may be given again",
     )
-    simulate = commands.add_parser("simulate", help="write simulated events as the competition's Parquet files")
-    simulate.add_argument("folder", type=Path, help="where train/batch_1.parquet and train_meta.parquet go")
-    simulate.add_argument("--events", type=_positive, default=2000, help="how many (2000)")
-    simulate.add_argument("--seed", type=_seed, default=42, help="of the simulation (42)")
-    ask = commands.add_parser("send", help="ask a running display for the directions of your own events")
-    ask.add_argument(
-        "source", help="a Parquet file with the competition's columns, or - for JSON lines as REST takes them"
+
+
+def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
+    """An option for a setting of the emitter: its default, description and check are the emitter's own."""
+    field = EmitterSettings.model_fields[name]
+
+    def check(text: str) -> Any:
+        try:
+            values: dict[str, Any] = {name: text}
+            return getattr(EmitterSettings(**values), name)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise argparse.ArgumentTypeError(f"{text!r}: {message}") from None
+
+    parser.add_argument(f"--{name}", type=check, default=field.default, help=field.description)
+
+
+def _up(options: argparse.Namespace) -> int:
+    source = options.source
+    if source.startswith("kaggle:"):
+        source = f"kaggle:{Path(source.removeprefix('kaggle:')).resolve()}"
+    plan = Plan(
+        Options(
+            events=options.events,
+            rate=str(options.rate),
+            source=source,
+            seed=options.seed,
+            bridges=options.bridges,
+            state_dir=options.state_dir,
+            report=options.report or options.state_dir / "report.json",
+            model_repository=options.model_repository,
+            ports=dict(options.port),
+        )
     )
-    ask.add_argument("--url", default="http://127.0.0.1:8080", help="of the display (http://127.0.0.1:8080)")
-    ask.add_argument("--token-file", type=Path, default=None, help="a file with the bearer token, if it asks for one")
-    ask.add_argument(
-        "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
-    )
-    given = parser.parse_args()
-    # This machine's own servers are asked directly, whatever proxy leads elsewhere.
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
-    if given.command == "simulate":
-        _simulate(given.folder, given.events, given.seed)
-        return
-    if given.command == "send":
-        sys.exit(_send(given.source, given.url, given.token_file, given.output))
-    # MLflow's progress bars would break the live table.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    options = Options(
-        given.events, given.rate, given.source, given.seed, given.bridges, given.state_dir,
-        given.report or given.state_dir / "report.json", given.model_repository, dict(given.port),
-    )  # fmt: skip
+
+    async def run() -> int:
+        return await Session(plan, Console()).run()
+
+    return asyncio.run(run())
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    folder = options.folder
     try:
-        status = asyncio.run(_up(options))
-    except (MissingPart, PartFailed) as error:
-        sys.exit(f"icestream: {error}")
-    sys.exit(status)
-
-
-async def _up(options: Options) -> int:
-    return await Session(Plan(options), Console()).run()
-
-
-def _simulate(folder: Path, events: int, seed: int) -> None:
-    try:
-        write_folder(folder, islice(simulated_events(nominal_icecube86(), seed, run_id=0), events))
+        write_folder(folder, islice(simulated_events(nominal_icecube86(), options.seed, run_id=0), options.events))
     except OSError as error:
-        sys.exit(f"icestream: {folder} cannot be written ({error.strerror}): name another folder")
+        raise LauncherError(f"{folder} cannot be written ({error.strerror}): name another folder") from None
     Console().print(
-        f"wrote {events} events to {folder}: replay them with icestream up --source kaggle:{folder}", soft_wrap=True
+        f"wrote {options.events} events to {folder}: replay them with icestream up --source kaggle:{folder}",
+        soft_wrap=True,
     )
+    return 0
 
 
-def _send(source: str, url: str, token_file: Path | None, output: Path | None) -> int:
-    try:
-        failed = send(source, url, token_file.read_text().strip() if token_file else None, output)
-    except (SendError, KaggleError) as error:
-        sys.exit(f"icestream: {error}")
-    except OSError as error:
-        sys.exit(f"icestream: {error.filename or output}: {error.strerror}")
+def _send(options: argparse.Namespace) -> int:
+    token = options.token_file.read_text().strip() if options.token_file else None
+    failed = send(options.source, options.url, token, options.output)
     if failed:
         sys.stderr.write(f"icestream: {failed} events could not be reconstructed; the column error says why\n")
     return 0
+
+
+def _mlflow(options: argparse.Namespace) -> int:
+    return serve_recorded(options.state_dir, Console())
 
 
 def _table(text: str) -> Path:
@@ -126,27 +180,6 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _rate(text: str) -> str:
-    try:
-        if text != "max" and not 0 < float(text) < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither `max` nor a number of events/s above 0") from None
-    return text
-
-
-def _source(text: str) -> str:
-    if text != "simulate" and not text.startswith("kaggle:"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither `simulate` nor `kaggle:DIR`")
-    return text if text == "simulate" else f"kaggle:{Path(text.removeprefix('kaggle:')).resolve()}"
 
 
 def _port(text: str) -> tuple[str, int]:

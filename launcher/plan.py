@@ -1,33 +1,36 @@
-"""What runs, on which ports, with which settings: compose.yaml's services as processes."""
+"""What runs, on which ports, with which settings: the services of compose.yaml as processes."""
 
 import fcntl
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from bridge.settings import BridgeSettings
+from display.settings import DisplaySettings
+from emitter.settings import EmitterSettings
+from icestream.service.settings import problems
 from icestream.sources.kaggle import KaggleError, open_folder
+from launcher.errors import LauncherError
+from launcher.ports import Ports
 from launcher.redis_server import RedisServer, find_redis
 from launcher.supervisor import Part
-from tritonserver.errors import MissingPart
+from recorder.settings import RecorderSettings
+from tritonserver.process import HOST
 from tritonserver.server import TritonServer
 
-HOST = "127.0.0.1"
-PORTS = {
-    "redis": 6379, "triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002, "mlflow": 5000,
-    "emitter_metrics": 9101, "bridge_metrics": 9102, "recorder_metrics": 9103,
-    "display": 8080, "display_metrics": 9104,
-}  # fmt: skip
 ROOT = Path(__file__).parents[1]
+# Job execution is for MLflow's generative AI; it would cost seven processes and 500 MB.
+MLFLOW_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `icestream up` was asked for."""
+    """The options of `icestream up`."""
 
     events: int | None
     rate: str
@@ -37,116 +40,128 @@ class Options:
     state_dir: Path
     report: Path
     model_repository: Path
-    ports: dict[str, int]  # those that were told
+    ports: dict[str, int]  # those that must be these
 
 
 class Plan:
-    """Everything that is needed, found before anything is started.
+    """Everything a session needs, checked before anything is started.
 
     Raises:
-        MissingPart: something is not there, or is taken; the message names it and the cure.
+        LauncherError: something is missing, taken or wrong; the message names it and the cure.
+        tritonserver.errors.MissingPart: something that Triton needs is missing.
     """
 
     def __init__(self, options: Options):
         self.options = options
         self.state_dir = options.state_dir.resolve()
-        try:
-            self.state_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.state_dir / "lock", "w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MissingPart(
-                f"another `icestream up` uses {self.state_dir}: stop it, or give another --state-dir"
-            ) from None
-        except OSError as error:
-            raise MissingPart(f"{self.state_dir} cannot be used ({error.strerror}): give another --state-dir") from None
+        self._lock = _lock(self.state_dir)
         self.redis: RedisServer = find_redis()
-        self.mlflow = shutil.which(
-            "mlflow", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        )
-        if self.mlflow is None:
-            raise MissingPart("MLflow is not installed: pip install mlflow, or run make")
+        self.mlflow = mlflow_command()
         self.repository = options.model_repository.resolve()
-        if not list(self.repository.glob("*/config.pbtxt")):
-            raise MissingPart(
-                f"{self.repository} holds no model: run `python export/to_onnx.py`, or give another --model-repository"
-            )
-        if options.source.startswith("kaggle:"):
-            try:
-                open_folder(Path(options.source.removeprefix("kaggle:")))
-            except KaggleError as error:
-                raise MissingPart(str(error)) from None
-        try:
-            options.report.parent.mkdir(parents=True, exist_ok=True)
-            options.report.touch()
-        except OSError as error:
-            raise MissingPart(f"{options.report} cannot be written ({error.strerror}): give another --report") from None
-        wanted = PORTS | {f"bridge{number}_metrics": 9110 + number for number in range(2, options.bridges + 1)}
-        self.port = _ports(wanted, options.ports)
+        self.model = os.environ.get("ICESTREAM_BRIDGE_MODEL", str(BridgeSettings.model_fields["model"].default))
+        _check_model(self.repository, self.model)
+        _check_source(options.source)
+        _check_report(options.report)
+        self.ports = Ports(options.bridges, options.ports)
         self.run_id = time.time_ns() // 1_000_000
+        self._check_settings()
         self.triton = TritonServer(self.state_dir)  # last: it may have to fetch a library
 
     @property
     def redis_url(self) -> str:
-        return f"redis://{HOST}:{self.port['redis']}"
+        return f"redis://{HOST}:{self.ports['redis']}"
+
+    @property
+    def triton_url(self) -> str:
+        return f"{HOST}:{self.ports['triton_grpc']}"
 
     @property
     def mlflow_url(self) -> str:
-        return f"http://{HOST}:{self.port['mlflow']}"
+        return f"http://{HOST}:{self.ports['mlflow']}"
+
+    @property
+    def display_url(self) -> str:
+        return f"http://{HOST}:{self.ports['display']}"
 
     @property
     def bridges(self) -> list[str]:
         return ["bridge", *(f"bridge{number}" for number in range(2, self.options.bridges + 1))]
 
-    def servers(self) -> list[Part]:
-        """Redis, Triton and MLflow."""
-        redis_dir, mlflow_dir = self.state_dir / "redis", self.state_dir / "mlflow"
-        for folder in (redis_dir, mlflow_dir):
-            folder.mkdir(exist_ok=True)
-        self.triton.lay_out()
-        assert self.mlflow is not None
-        mlflow = [
-            sys.executable, self.mlflow, "server", "--host", HOST, "--port", str(self.port["mlflow"]), "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{mlflow_dir / 'mlflow.db'}", "--artifacts-destination", str(mlflow_dir / "artifacts"),
-        ]  # fmt: skip
-        triton = self.triton.command(
-            self.repository, HOST, self.port["triton_http"], self.port["triton_grpc"], self.port["triton_metrics"]
+    def redis_part(self) -> Part:
+        folder = self.state_dir / "redis"
+        folder.mkdir(exist_ok=True)
+        return Part(
+            name="redis", command=self.redis.command(folder, HOST, self.ports["redis"]), ports=self._ports("redis")
         )
-        return [
-            Part("redis", self.redis.command(redis_dir, HOST, self.port["redis"])),
-            Part("triton", triton, self.triton.environment()),
-            # Job execution is for MLflow's generative AI; it would cost seven processes and 500 MB.
-            Part("mlflow", mlflow, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}),
-        ]
 
-    def cubes(self) -> list[Part]:
-        """The bridges, the recorder and the display."""
-        bridges = [
-            Part(name, [sys.executable, "-m", "bridge"], {
-                "ICESTREAM_BRIDGE_REDIS_URL": self.redis_url,
-                "ICESTREAM_BRIDGE_TRITON_URL": f"{HOST}:{self.port['triton_grpc']}",
-                "ICESTREAM_BRIDGE_SHOW": "true",
-                "ICESTREAM_BRIDGE_METRICS_PORT": str(self.port[f"{name}_metrics"]),
-            }, grace_s=25)
-            for name in self.bridges
-        ]  # fmt: skip
-        recorder = Part("recorder", [sys.executable, "-m", "recorder"], {
-            "ICESTREAM_RECORDER_REDIS_URL": self.redis_url,
-            "ICESTREAM_RECORDER_MLFLOW_URL": self.mlflow_url,
-            "ICESTREAM_RECORDER_SPOOL_DIR": str(self.state_dir / "spool"),
-            "ICESTREAM_RECORDER_SESSION": str(self.run_id),
-            "ICESTREAM_RECORDER_METRICS_PORT": str(self.port["recorder_metrics"]),
-        }, grace_s=60)  # fmt: skip
-        display = Part("display", [sys.executable, "-m", "display"], {
-            "ICESTREAM_DISPLAY_REDIS_URL": self.redis_url,
-            "ICESTREAM_DISPLAY_TRITON_URL": f"{HOST}:{self.port['triton_grpc']}",
-            "ICESTREAM_DISPLAY_MODEL": os.environ.get("ICESTREAM_BRIDGE_MODEL", "icemix"),
-            "ICESTREAM_DISPLAY_PORT": str(self.port["display"]),
-            "ICESTREAM_DISPLAY_METRICS_PORT": str(self.port["display_metrics"]),
-        })  # fmt: skip
-        return [*bridges, recorder, display]
+    def triton_part(self) -> Part:
+        self.triton.lay_out()
+        http, grpc, metrics = (self.ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
+        return Part(
+            name="triton",
+            command=self.triton.command(self.repository, HOST, http=http, grpc=grpc, metrics=metrics),
+            environment=self.triton.environment(),
+            ports=self._ports("triton_http", "triton_grpc", "triton_metrics"),
+        )
 
-    def emitter(self) -> Part:
+    def mlflow_part(self) -> Part:
+        folder = self.state_dir / "mlflow"
+        folder.mkdir(exist_ok=True)
+        return Part(
+            name="mlflow",
+            command=mlflow_server(self.mlflow, folder, self.ports["mlflow"]),
+            environment=MLFLOW_ENVIRONMENT,
+            ports=self._ports("mlflow"),
+        )
+
+    def bridge_part(self, name: str = "bridge") -> Part:
+        settings = {
+            "REDIS_URL": self.redis_url,
+            "TRITON_URL": self.triton_url,
+            "SHOW": "true",
+            "METRICS_PORT": str(self.ports[f"{name}_metrics"]),
+        }
+        return Part(
+            name=name,
+            command=[sys.executable, "-m", "bridge"],
+            environment=_prefixed(BridgeSettings, settings),
+            ports=self._ports(f"{name}_metrics"),
+            grace_s=25,
+        )
+
+    def recorder_part(self) -> Part:
+        settings = {
+            "REDIS_URL": self.redis_url,
+            "MLFLOW_URL": self.mlflow_url,
+            "SPOOL_DIR": str(self.state_dir / "spool"),
+            "SESSION": str(self.run_id),
+            "METRICS_PORT": str(self.ports["recorder_metrics"]),
+        }
+        return Part(
+            name="recorder",
+            command=[sys.executable, "-m", "recorder"],
+            environment=_prefixed(RecorderSettings, settings),
+            ports=self._ports("recorder_metrics"),
+            grace_s=60,
+        )
+
+    def display_part(self) -> Part:
+        settings = {
+            "REDIS_URL": self.redis_url,
+            "TRITON_URL": self.triton_url,
+            "MODEL": self.model,
+            "PORT": str(self.ports["display"]),
+            "MLFLOW_PAGE": self.mlflow_url,
+            "METRICS_PORT": str(self.ports["display_metrics"]),
+        }
+        return Part(
+            name="display",
+            command=[sys.executable, "-m", "display"],
+            environment=_prefixed(DisplaySettings, settings),
+            ports=self._ports("display", "display_metrics"),
+        )
+
+    def emitter_part(self) -> Part:
         """The emitter; it ends by itself when all events are in the stream."""
         settings = {
             "REDIS_URL": self.redis_url,
@@ -154,49 +169,97 @@ class Plan:
             "RATE": self.options.rate,
             "SEED": str(self.options.seed),
             "RUN_ID": str(self.run_id),
-            "METRICS_PORT": str(self.port["emitter_metrics"]),
+            "METRICS_PORT": str(self.ports["emitter_metrics"]),
         }
         if self.options.events is not None:
             settings["COUNT"] = str(self.options.events)
         return Part(
-            "emitter",
-            [sys.executable, "-m", "emitter"],
-            {f"ICESTREAM_EMITTER_{name}": value for name, value in settings.items()},
+            name="emitter",
+            command=[sys.executable, "-m", "emitter"],
+            environment=_prefixed(EmitterSettings, settings),
+            ports=self._ports("emitter_metrics"),
             ends=True,
         )
 
-    def write_addresses(self) -> None:
-        """Leave the ports in the state dir, for whoever wants to look."""
-        (self.state_dir / "ports.json").write_text(json.dumps(self.port, indent=2) + "\n")
+    def write_ports(self) -> None:
+        """Leave the ports in the state dir, for other programs."""
+        (self.state_dir / "ports.json").write_text(json.dumps(self.ports.as_dict(), indent=2) + "\n")
+
+    def close(self) -> None:
+        """Let another session use the state dir."""
+        self._lock.close()
+
+    def _ports(self, *names: str) -> dict[str, int]:
+        return {name: self.ports[name] for name in names}
+
+    def _check_settings(self) -> None:
+        """A wrong variable in the environment must not cost a start."""
+        for settings, part in (
+            (EmitterSettings, self.emitter_part()),
+            (BridgeSettings, self.bridge_part()),
+            (RecorderSettings, self.recorder_part()),
+            (DisplaySettings, self.display_part()),
+        ):
+            if found := problems(settings, {**os.environ, **part.environment}):
+                raise LauncherError("\n".join(found))
 
 
-def _ports(wanted: dict[str, int], told: dict[str, int]) -> dict[str, int]:
-    """The usual port of each name if it is free, else any free one; told ones must be free."""
-    unknown = told.keys() - wanted.keys()
-    if unknown:
-        raise MissingPart(f"no port is called {', '.join(sorted(unknown))}; known are {', '.join(wanted)}")
-    found: dict[str, int] = {}
-    for name, usual in wanted.items():
-        number = told.get(name, usual)
-        if number in found.values() or not _free(number):
-            if name in told:
-                raise MissingPart(f"port {number} for {name} is taken: free it, or give another --port {name}=NUMBER")
-            number = free_port()
-        found[name] = number
+def mlflow_command() -> str:
+    """The program `mlflow`; raises LauncherError."""
+    found = shutil.which("mlflow", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None:
+        raise LauncherError("MLflow is not installed: pip install mlflow, or run make")
     return found
 
 
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def mlflow_server(mlflow: str, folder: Path, port: int) -> list[str]:
+    """The command line of an MLflow server with its store in a folder."""
+    return [
+        sys.executable, mlflow, "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+
+
+def _lock(state_dir: Path) -> Any:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = open(state_dir / "lock", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
+    except BlockingIOError:
+        raise LauncherError(f"another `icestream up` uses {state_dir}: stop it, or give another --state-dir") from None
+    except OSError as error:
+        raise LauncherError(f"{state_dir} cannot be used ({error.strerror}): give another --state-dir") from None
+
+
+def _check_model(repository: Path, model: str) -> None:
+    models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    if not models:
+        raise LauncherError(
+            f"{repository} holds no model: run `python export/to_onnx.py`, or give another --model-repository"
+        )
+    if model not in models:
+        raise LauncherError(
+            f"{repository} holds no model {model}: set ICESTREAM_BRIDGE_MODEL to one of {', '.join(models)}"
+        )
+
+
+def _check_source(source: str) -> None:
+    if source.startswith("kaggle:"):
         try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+            open_folder(Path(source.removeprefix("kaggle:")))
+        except KaggleError as error:
+            raise LauncherError(str(error)) from None
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def _check_report(report: Path) -> None:
+    try:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.touch()
+    except OSError as error:
+        raise LauncherError(f"{report} cannot be written ({error.strerror}): give another --report") from None
+
+
+def _prefixed(settings: Any, values: dict[str, str]) -> dict[str, str]:
+    prefix = settings.model_config["env_prefix"]
+    return {prefix + name: value for name, value in values.items()}

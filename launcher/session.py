@@ -1,39 +1,45 @@
 """One `icestream up` from start to end."""
 
 import asyncio
-import json
 import os
 import signal
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from requests import RequestException
 from rich.console import Console
 
+from icestream.results.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS
 from icestream.results.pictures import opening_angles, sky_map
-from launcher.plan import HOST, Plan
+from icestream.results.table import SCHEMA
+from icestream.streams.connection import RedisError
+from launcher.plan import Plan
 from launcher.report import recorded, report, write_report
-from launcher.status import Probe, answers
+from launcher.status import Probe, fetch_json
 from launcher.supervisor import Supervisor
 from launcher.view import View
+from tritonserver.process import HOST, answers
 
-LOOK_S = 0.5
-DRAIN_S = 20.0  # after Ctrl-C: time for what is in the stream to get through
+POLL_S = 0.5
+DRAIN_S = 20.0  # after Ctrl-C: time for the events in the stream to be reconstructed
 
 
 class Session:
-    """Starts the parts, watches the stream, stops the parts, tells what went through."""
+    """Starts the parts, shows the stream, stops the parts, reports."""
 
     def __init__(self, plan: Plan, console: Console):
-        self._plan, self._console = plan, console
+        self._plan = plan
         self._probe = Probe(plan)
-        self._supervisor = Supervisor(plan.state_dir)
+        self._supervisor = Supervisor(plan.state_dir, self._replace_taken)
+        self._view = View(console, plan, self._supervisor)
         self._interrupted = asyncio.Event()
 
     async def run(self) -> int:
@@ -52,18 +58,27 @@ class Session:
             self._plan.triton.clean_up()
         if figures is None:
             return 130
-        self._tell(figures)
+        self._finish(figures)
         return 0 if figures["lost"] == 0 and figures["duplicated"] == 0 else 1
 
     def _interrupt(self) -> None:
-        if self._interrupted.is_set():  # the second time: at once. The watchdog cleans up.
+        if self._interrupted.is_set():  # the second time: at once. The watchdog ends the parts.
+            self._view.say("stopped at once; the next `icestream up` continues with what is in the stream")
             os._exit(130)
         self._interrupted.set()
+        self._view.say("stopping (Ctrl-C again: at once)")
 
-    async def _race(self, work: Any) -> Any:
-        """The work's result, unless a part fails first."""
+    def _replace_taken(self, names: Any) -> bool:
+        replaced = self._plan.ports.replace_taken(names)
+        if replaced:
+            self._plan.write_ports()
+        return replaced
+
+    async def _race(self, work: Coroutine[Any, Any, dict[str, Any] | None]) -> dict[str, Any] | None:
+        """The result of the work, unless a part fails first."""
         task = asyncio.create_task(work)
-        await asyncio.wait({task, self._supervisor.failed}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {task, self._supervisor.failed}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -72,81 +87,110 @@ class Session:
         return task.result()
 
     async def _work(self) -> dict[str, Any] | None:
-        plan, view = self._plan, View(self._console, self._plan, self._supervisor)
+        plan, view = self._plan, self._view
         view.say(
-            f"starting {plan.redis.version}, Triton, MLflow, {len(plan.bridges)} bridge(s), recorder; logs in {plan.state_dir / 'logs'}"
+            f"starting {plan.redis.version}, Triton, MLflow, {len(plan.bridges)} bridge(s), recorder, display; "
+            f"logs in {plan.state_dir / 'logs'}"
         )
-        plan.write_addresses()
-        for part in plan.servers():
-            self._supervisor.start(part)
-        if not await self._ready("Redis", self._probe.ping, view):
+        if not await self._start_all():
             return None
-        self._probe.forget_models()
-        self._probe.look()
-        for part in plan.cubes():
-            self._supervisor.start(part)
-        port = plan.port
-        parts: list[tuple[str, Callable[[], bool]]] = [
-            ("Triton", lambda: answers(f"http://{HOST}:{port['triton_http']}/v2/health/ready")),
-            ("a bridge", lambda: self._probe.max_pulses() > 0),
-            ("MLflow", lambda: answers(f"{plan.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id=0")),
-        ]
-        for name, check in parts:
-            if not await self._ready(name, check, view):
-                return None
-        triton = await asyncio.to_thread(_triton_version, f"http://{HOST}:{port['triton_http']}/v2")
-        self._supervisor.start(plan.emitter())
-        if not self._console.is_terminal:
-            view.say(view.addresses())
+        triton = await asyncio.to_thread(_triton_version, f"http://{HOST}:{plan.ports['triton_http']}/v2")
+        self._supervisor.start("emitter", plan.emitter_part)
+        view.say_addresses()
         with view:
-            await self._watch(view)
+            await self._watch()
         max_pulses = self._probe.max_pulses()
         view.say("recording the rest in MLflow")
         await self._supervisor.stop("emitter", *plan.bridges)
         await self._supervisor.stop("recorder")
         return await asyncio.to_thread(self._figures, max_pulses, triton)
 
-    async def _ready(self, name: str, check: Callable[[], bool], view: View) -> bool:
-        """Wait for a part; False if Ctrl-C came first."""
+    async def _start_all(self) -> bool:
+        """Start the servers, then what depends on each; False if Ctrl-C came first."""
+        plan, supervisor = self._plan, self._supervisor
+        plan.write_ports()
+        for name, make in (("redis", plan.redis_part), ("triton", plan.triton_part), ("mlflow", plan.mlflow_part)):
+            supervisor.start(name, make)
+        triton_ready = f"http://{HOST}:{plan.ports['triton_http']}/v2/health/ready"
+        if not await self._ready("redis", "Redis", self._probe_of_this_redis):
+            return False
+        self._probe.begin()
+        if not await self._ready("triton", "Triton", lambda: answers(triton_ready)):
+            return False
+        for name in plan.bridges:
+            supervisor.start(name, lambda name=name: plan.bridge_part(name))  # type: ignore[misc]
+        if not await self._ready("bridge", "a bridge", lambda: self._probe.max_pulses() > 0):
+            return False
+        if not await self._ready("mlflow", "MLflow", self._create_experiment):
+            return False
+        supervisor.start("recorder", plan.recorder_part)
+        supervisor.start("display", plan.display_part)
+        return await self._ready("display", "the live page", lambda: answers(f"{plan.display_url}/health"))
+
+    def _probe_of_this_redis(self) -> bool:
+        self._probe = Probe(self._plan)  # its port may have changed
+        return self._probe.ping()
+
+    def _create_experiment(self) -> bool:
+        """Create the experiment, so that its address is known before the recorder has results."""
+        if not answers(f"{self._plan.mlflow_url}/api/2.0/mlflow/experiments/get?experiment_id=0"):
+            return False
+        with suppress(MlflowException, RequestException):
+            client = MlflowClient(self._plan.mlflow_url)
+            found = client.get_experiment_by_name(EXPERIMENT)
+            self._view.experiment_id = (
+                found.experiment_id if found else client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS)
+            )
+            return True
+        return False
+
+    async def _ready(self, part: str, words: str, check: Callable[[], bool]) -> bool:
+        """Wait until a part listens on its ports and passes a check; False if Ctrl-C came first."""
         began = time.monotonic()
-        while not await asyncio.to_thread(check):
+        while not (self._supervisor.listens(part) and await asyncio.to_thread(check)):
             if self._interrupted.is_set():
                 return False
-            await asyncio.sleep(0.2)
-        view.say(f"  {name} is ready ({time.monotonic() - began:.1f} s)")
+            await asyncio.sleep(0.1)
+        self._plan.ports.fix(self._supervisor.port_names(part))
+        self._view.say(f"  {words} is ready ({time.monotonic() - began:.1f} s)")
         return True
 
-    async def _watch(self, view: View) -> None:
-        """Show the stream until all is through."""
-        wanted, drain_until = self._plan.options.events, None
+    async def _watch(self) -> None:
+        """Show the stream until all events of the session are reconstructed and recorded, or a stop is requested."""
+        wanted, drain_until, view = self._plan.options.events, None, self._view
         while True:
-            ended = self._supervisor.done("emitter") or (
-                drain_until is not None
-            )  # before the look, which so sees its last event
-            status = await asyncio.to_thread(self._probe.look)
+            # Before the status is read, which so includes the emitter's last event.
+            ended = self._supervisor.done("emitter") or drain_until is not None
+            status = await asyncio.to_thread(self._probe.read)
             if status is not None:
-                view.show(status, await asyncio.to_thread(self._probe.mean_angles_deg))
+                view.show(status)
                 over = ended or (wanted is not None and status.emitted >= wanted)
-                if over and status.backlog == 0 and status.unrecorded == 0:
+                if over and status.stream.backlog == 0 and status.stream.unrecorded == 0:
                     if wanted is not None and status.emitted < wanted and drain_until is None:
                         view.say(f"the source has ended after {status.emitted} of {wanted} events")
-                    view.say("everything is through")
+                    view.say("all events are through")
                     return
             if self._interrupted.is_set() and drain_until is None:
-                await self._supervisor.stop("emitter")
                 drain_until = time.monotonic() + DRAIN_S
-            if drain_until and time.monotonic() > drain_until:
-                view.say("stopping with events in the stream; the next `icestream up` goes on with them")
+                await self._supervisor.stop("emitter")
+                if status is not None and status.stream.backlog:
+                    view.say(f"waiting {DRAIN_S:.0f} s at most for {status.stream.backlog} events in the stream")
+            if drain_until is not None and time.monotonic() > drain_until:
+                view.say("stopped with events in the stream; the next `icestream up` continues with them")
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
 
-    def _figures(self, max_pulses: int, triton: str) -> dict[str, Any]:
+    def _figures(self, max_pulses: int, triton: str) -> dict[str, Any] | None:
         plan = self._plan
-        emitted, rejected, left = self._probe.counts()
-        with tempfile.TemporaryDirectory() as folder:
-            rows, runs = recorded(plan.mlflow_url, str(plan.run_id), Path(folder))
-        rows = rows.filter(pc.greater_equal(rows["run_id"], plan.run_id))  # not what an earlier session has left
-        figures = report(rows, emitted, rejected, left, max_pulses)
+        try:
+            counts = self._probe.counts()
+        except RedisError as error:
+            self._view.say(
+                f"no report: Redis does not answer ({error}); what it holds is in {plan.state_dir / 'redis'}"
+            )
+            return None
+        rows, runs = self._recorded()
+        figures = report(counts, rows, max_pulses)
         options = plan.options
         figures |= {
             "mlflow_run_id": runs[-1] if runs else None,
@@ -162,32 +206,34 @@ class Session:
             opening_angles(rows, plan.state_dir / "opening_angle.png")
         return figures
 
-    def _tell(self, figures: dict[str, Any]) -> None:
+    def _recorded(self) -> tuple[pa.Table, list[str]]:
+        """The results of this session in MLflow, without those of events that an earlier session has left."""
         plan = self._plan
-        path = plan.options.report
-        write_report(figures, path)
-        View(self._console, plan, self._supervisor).summary(figures)
-        self._console.print(f"report       {path}", highlight=False, soft_wrap=True)
-        if figures["reconstructed"]:
-            for name in ("sky.png", "opening_angle.png"):
-                self._console.print(f"picture      {plan.state_dir / name}", highlight=False, soft_wrap=True)
-        store = f"sqlite:///{plan.state_dir / 'mlflow' / 'mlflow.db'}"
-        self._console.print(
-            f"MLflow       {plan.mlflow} server --backend-store-uri {store} --artifacts-destination {plan.state_dir / 'mlflow' / 'artifacts'}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                rows, runs = recorded(plan.mlflow_url, str(plan.run_id), Path(folder))
+        except (MlflowException, RequestException, OSError) as error:
+            self._view.say(f"MLflow does not answer ({str(error)[:200]}): the report has counts only")
+            return SCHEMA.empty_table(), []
+        return rows.filter(pc.greater_equal(rows["run_id"], plan.run_id)), runs
+
+    def _finish(self, figures: dict[str, Any]) -> None:
+        path = self._plan.options.report
+        try:
+            write_report(figures, path)
+        except OSError as error:
+            self._view.say(f"{path} cannot be written ({error.strerror})")
+        self._view.summary(figures)
 
 
 def _stop_order(names: list[str]) -> list[list[str]]:
-    """Who is stopped after whom: what writes before what it writes to."""
+    """What writes is stopped before what it writes to."""
     servers = [name for name in names if name in ("triton", "mlflow", "redis")]
     return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder", "display"], servers]
 
 
 def _triton_version(url: str) -> str:
-    """What Triton says of itself; it has just said that it is ready, but it may be killed at any time."""
-    while True:
-        with suppress(OSError, HTTPException), urllib.request.urlopen(url, timeout=5) as answer:
-            return str(json.load(answer)["version"])
+    """Triton's own version; it was ready a moment ago, but may be killed at any time."""
+    while (found := fetch_json(url)) is None:
         time.sleep(0.2)
+    return str(found["version"])

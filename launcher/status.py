@@ -1,5 +1,6 @@
-"""How the running stream stands, read from Redis and from the processes' metrics."""
+"""The state of a session's stream, read from Redis and from the display."""
 
+import json
 import time
 import urllib.request
 from contextlib import suppress
@@ -8,41 +9,41 @@ from http.client import HTTPException
 from typing import Any
 
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
-from redis import Redis, RedisError
 
 from icestream import wire
 from icestream.event import InvalidEvent
-from icestream.streams import keys as streams
-from launcher.plan import HOST, Plan
+from icestream.streams import keys, served_models
+from icestream.streams.connection import RedisError, connect
+from icestream.streams.publisher import emitted
+from icestream.streams.results import latest_results, payloads
+from icestream.streams.status import StreamStatus, read_status
+from launcher.plan import Plan
+from launcher.report import Counts
 
-SAMPLE = 300  # last results that the latency is taken from
+SAMPLE = 300  # latest results that the latency is computed from
 
 
-@dataclass(frozen=True)
-class Status:
-    """One look at the stream."""
+@dataclass(frozen=True, kw_only=True)
+class SessionStatus:
+    """The state of the stream at one moment."""
 
     when_s: float  # monotonic
-    emitted: int = 0
-    backlog: int = 0
-    stored: int = 0  # results since the session began
-    rejected: int = 0
-    unrecorded: int = 0  # results that the recorder has not spooled
-    latency_s: tuple[float, float] | None = None  # median and 99 % of the last results
+    emitted: int
+    stored: int  # results since the session began
+    rejected: int  # since the session began
+    stream: StreamStatus
+    latency_s: tuple[float, float] | None  # median and 99 % of the latest results
+    angles_deg: dict[str, float]  # mean opening angle by `network` and `linefit`, where the truth is known
 
 
 class Probe:
-    """Looks at one session's stream.
-
-    Args:
-        plan: says where everything is.
-    """
+    """Reads the state of one session's stream."""
 
     def __init__(self, plan: Plan):
         self._plan = plan
-        self._redis: Redis = Redis.from_url(plan.redis_url, protocol=2, socket_timeout=2)
-        self._before: tuple[int, int] | None = None  # results and rejected entries before this session
+        self._redis = connect(plan.redis_url)
+        self._before: StreamStatus | None = None  # when the session began
+        self._earlier = 0  # events of earlier sessions that were in the stream then
 
     def ping(self) -> bool:
         try:
@@ -50,102 +51,71 @@ class Probe:
         except RedisError:
             return False
 
-    def look(self) -> Status | None:
-        """How the stream stands; None while Redis is away."""
+    def begin(self) -> None:
+        """Note what earlier sessions have left; raises RedisError."""
+        served_models.forget(self._redis)
+        self._before = read_status(self._redis)
+        self._earlier = self._before.backlog
+
+    def read(self) -> SessionStatus | None:
+        """The state now; None while Redis is away."""
         try:
-            return self._look()
+            stream = read_status(self._redis)
+            results = latest_results(self._redis, SAMPLE)
+            count = emitted(self._redis, self._plan.run_id)
         except RedisError:
             return None
-
-    def _look(self) -> Status:
-        stored, rejected = self._added(streams.DIRECTIONS), self._added(streams.REJECTED)
-        if self._before is None:
-            self._before = (stored, rejected)
-        emitted = int(self._redis.hget(f"{streams.EMITTED}:{self._plan.run_id}", "emitted") or 0)
-        entries: Any = self._redis.xrevrange(streams.DIRECTIONS, count=SAMPLE)
-        latest = [wire.RECONSTRUCTION.decode(fields[wire.FIELD]) for _, fields in entries]
-        latency = [
-            (result.stored_ns - result.emitted_ns) * 1e-9 for result in latest if result.run_id >= self._plan.run_id
-        ]
-        return Status(
-            time.monotonic(),
-            emitted,
-            int(self._redis.xlen(streams.EVENTS)),
-            stored - self._before[0],
-            rejected - self._before[1],
-            self._unrecorded(),
-            (float(np.median(latency)), float(np.quantile(latency, 0.99))) if latency else None,
+        latency = [result.latency_s for result in results if result.run_id >= self._plan.run_id]
+        before = self._before or stream
+        return SessionStatus(
+            when_s=time.monotonic(),
+            emitted=count,
+            stored=stream.stored_total - before.stored_total,
+            rejected=stream.rejected_total - before.rejected_total,
+            stream=stream,
+            latency_s=(float(np.median(latency)), float(np.quantile(latency, 0.99))) if latency else None,
+            angles_deg=self._angles_deg(),
         )
 
-    def forget_models(self) -> None:
-        """Forget what earlier bridges found served, so that `max_pulses` waits for this session's."""
-        for key in self._redis.scan_iter(f"{streams.MODEL}:*"):
-            self._redis.delete(key)
-
     def max_pulses(self) -> int:
-        """The served model's limit, as a bridge of this session found it; 0 until then."""
+        """The limit of the served model, as a bridge of this session found it; 0 until then."""
         try:
-            found = [self._redis.hget(key, "max_pulses") for key in self._redis.scan_iter(f"{streams.MODEL}:*")]
+            return served_models.max_pulses(self._redis)
         except RedisError:
             return 0
-        return int(found[0] or 0) if found else 0
 
-    def counts(self) -> tuple[int, int, int]:
-        """Of this session's events: emitted, rejected, still in the stream.
-
-        Raises:
-            redis.RedisError: Redis is away.
-        """
-        emitted = int(self._redis.hget(f"{streams.EMITTED}:{self._plan.run_id}", "emitted") or 0)
-        return emitted, self._ours(streams.REJECTED), self._ours(streams.EVENTS)
+    def counts(self) -> Counts:
+        """Events of this session by what became of them; raises RedisError."""
+        stream, before = read_status(self._redis), self._before
+        left, rejected = self._ours(keys.EVENTS), self._ours(keys.REJECTED)
+        stored = stream.stored_total - (before.stored_total if before else 0)
+        others_rejected = stream.rejected_total - (before.rejected_total if before else 0) - rejected
+        others_left = stream.backlog - left
+        return Counts(
+            emitted=emitted(self._redis, self._plan.run_id),
+            reconstructed=stored - max(0, self._earlier - others_left - max(0, others_rejected)),
+            rejected=rejected,
+            left_in_stream=left,
+        )
 
     def _ours(self, stream: str) -> int:
         """Entries that are events of this session's run (or of a later pass over its folder)."""
         count = 0
-        entries: Any = self._redis.xrange(stream)
-        for _, fields in entries:
+        for payload in payloads(self._redis, stream):
             with suppress(InvalidEvent):
-                count += wire.decode_event(fields.get(wire.FIELD, b"")).run_id >= self._plan.run_id
+                count += wire.decode_event(payload).run_id >= self._plan.run_id
         return count
 
-    def _added(self, stream: str) -> int:
-        return int(self._redis.xinfo_stream(stream)["entries-added"]) if self._redis.exists(stream) else 0
-
-    def _unrecorded(self) -> int:
-        if not self._redis.exists(streams.DIRECTIONS):
-            return 0
-        for group in self._redis.xinfo_groups(streams.DIRECTIONS):
-            if group["name"] == streams.RECORDER_GROUP.encode():
-                lag = group["lag"]
-                if lag is None:  # after a restart Redis may not know it: count what was not delivered, up to a page
-                    missed: Any = self._redis.xrange(
-                        streams.DIRECTIONS, min=b"(" + group["last-delivered-id"], count=1000
-                    )
-                    lag = len(missed)
-                return int(group["pending"]) + int(lag)
-        return int(self._redis.xlen(streams.DIRECTIONS))
-
-    def mean_angles_deg(self) -> dict[str, float]:
-        """Mean opening angle so far by `network` and `linefit`, where the truth is known; empty while the recorder is away."""
-        try:
-            with urllib.request.urlopen(
-                f"http://{HOST}:{self._plan.port['recorder_metrics']}/metrics", timeout=1
-            ) as answer:
-                text = answer.read().decode()
-        except (OSError, HTTPException):
-            return {}
-        sums: dict[str, dict[str, float]] = {}
-        for family in text_string_to_metric_families(text):
-            if family.name == "icestream_recorder_opening_angle_degrees":
-                for sample in family.samples:
-                    sums.setdefault(sample.labels["by"], {})[sample.name.rsplit("_", 1)[1]] = sample.value
-        return {by: parts["sum"] / parts["count"] for by, parts in sums.items() if parts.get("count")}
+    def _angles_deg(self) -> dict[str, float]:
+        status = fetch_json(f"{self._plan.display_url}/v1/status") or {}
+        names = {"network": "opening_angle_mean_deg", "linefit": "linefit_opening_angle_mean_deg"}
+        return {by: status[name] for by, name in names.items() if status.get(name) is not None}
 
 
-def answers(url: str) -> bool:
-    """Whether an HTTP address answers with success."""
+def fetch_json(url: str) -> Any:
+    """The JSON at an address; None if it does not answer."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (OSError, HTTPException):
-        return False
+            return json.load(answer)
+    except (OSError, HTTPException, ValueError):
+        return None

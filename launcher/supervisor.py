@@ -1,7 +1,7 @@
 """Keeps processes running, and leaves none behind.
 
-Each part runs in a process group of its own. What dies is started again, with a growing pause; what dies over and over is
-given up on. A watchdog process kills all groups if this process disappears.
+Each part runs in a process group of its own. A part that ends is restarted, with growing pauses; one that ends again and again
+ends the session. A watchdog process kills all groups if this process disappears.
 """
 
 import asyncio
@@ -11,13 +11,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from icestream.service.retry import pauses
+
 RESTART_S = (0.2, 5.0)  # first and longest pause before a restart
-LIVED_S = 10.0  # a part that ran so long is thought to work
+LIVED_S = 10.0  # a part that ran so long works
+MAX_PORT_CHANGES = 20
 MAX_DEATHS = 5  # in a row, each after less than that
 TAIL_LINES = 12
 
@@ -26,13 +31,14 @@ class PartFailed(Exception):
     """A part does not stay up; the message names it and shows the end of its log."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """A program to run."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    ports: Mapping[str, int]  # it listens on: name → number
     grace_s: float = 10.0  # from SIGTERM to SIGKILL
     ends: bool = False  # exit status 0 means it is done
 
@@ -42,31 +48,50 @@ class Supervisor:
 
     Args:
         state_dir: holds logs/NAME.log and pids.json.
+        replace_taken: chooses other ports for those of these names that another program holds; returns whether it did.
     """
 
-    def __init__(self, state_dir: Path):
+    def __init__(self, state_dir: Path, replace_taken: Callable[[Iterable[str]], bool]):
+        self._replace_taken = replace_taken
         self._logs, self._pids_file = state_dir / "logs", state_dir / "pids.json"
         self._logs.mkdir(parents=True, exist_ok=True)
         self._pids: dict[str, int] = {}
+        self._ports: dict[str, Mapping[str, int]] = {}  # of the latest start
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._log_starts: dict[str, int] = {}  # where the log of the latest start begins, bytes
         self.restarts: dict[str, int] = {}
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchdog = subprocess.Popen(
-            [sys.executable, "-m", "launcher.watchdog"], stdin=subprocess.PIPE, start_new_session=True, text=True
-        )
+        self._watchdog = _start_watchdog()
         self._write_pids()
 
-    def start(self, part: Part) -> None:
-        """Run a part until it is stopped."""
-        self.restarts[part.name] = 0
-        self._keepers[part.name] = asyncio.create_task(self._keep(part))
-        self._keepers[part.name].add_done_callback(self._note_failure)
+    def start(self, name: str, make: Callable[[], Part]) -> None:
+        """Run a part until it is stopped; `make` describes it anew for every start, since its ports may have changed."""
+        self.restarts[name] = 0
+        self._keepers[name] = asyncio.create_task(self._keep(make))
+        self._keepers[name].add_done_callback(self._note_failure)
 
     def log(self, name: str) -> Path:
         return self._logs / f"{name}.log"
 
     def running(self, name: str) -> bool:
         return name in self._pids
+
+    def port_names(self, name: str) -> list[str]:
+        """The names of the ports of a part that was started."""
+        return list(self._ports[name])
+
+    def listens(self, name: str) -> bool:
+        """It is the part itself, and no other program, that listens on the part's ports."""
+        ports, listening = set(self._ports.get(name, {}).values()), set()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError, PermissionError):
+                if os.getpgid(process.pid) == self._pids.get(name):
+                    listening |= {
+                        connection.laddr.port
+                        for connection in process.net_connections("tcp")
+                        if connection.status == psutil.CONN_LISTEN
+                    }
+        return name in self._pids and ports <= listening
 
     def done(self, name: str) -> bool:
         """A part that ends by itself has done so."""
@@ -84,43 +109,54 @@ class Supervisor:
         for names in order(list(self._keepers)):
             await self.stop(*names)
         assert self._watchdog.stdin is not None
-        self._watchdog.stdin.close()
+        with suppress(BrokenPipeError):
+            self._watchdog.stdin.close()
         await asyncio.to_thread(self._watchdog.wait)
         self._pids_file.unlink(missing_ok=True)
 
-    async def _keep(self, part: Part) -> None:
-        deaths, pause = 0, RESTART_S[0]
-        with open(self.log(part.name), "ab") as log:  # noqa: ASYNC230 (a local file, for the child)
-            while True:
-                began = time.monotonic()
-                process = await asyncio.create_subprocess_exec(
-                    *part.command,
-                    env={**os.environ, **part.environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
+    async def _keep(self, make: Callable[[], Part]) -> None:
+        deaths, port_changes, waits = 0, 0, pauses(*RESTART_S)
+        while True:
+            part, began = make(), time.monotonic()
+            status = await self._run_once(part)
+            if part.ends and status == 0:
+                return
+            if port_changes < MAX_PORT_CHANGES and self._replace_taken(part.ports):
+                port_changes += 1
+                continue
+            if time.monotonic() - began >= LIVED_S:
+                deaths, waits = 0, pauses(*RESTART_S)
+            deaths += 1
+            if deaths >= MAX_DEATHS:
+                raise PartFailed(
+                    f"{part.name} does not stay up (exit status {status}); the end of {self.log(part.name)}:\n"
+                    f"{self._tail(part.name)}"
                 )
-                self._register(part.name, process.pid)
-                try:
-                    status = await process.wait()
-                except asyncio.CancelledError:
-                    await self._end(process, part.grace_s)
-                    raise
-                finally:
-                    _kill_group(process.pid)  # what a killed process has left of its own children
-                    self._forget(part.name, process.pid)
-                if part.ends and status == 0:
-                    return
-                lived = time.monotonic() - began >= LIVED_S
-                deaths, pause = (1, RESTART_S[0]) if lived else (deaths + 1, pause)
-                if deaths >= MAX_DEATHS:
-                    raise PartFailed(
-                        f"{part.name} does not stay up (exit status {status}); the end of {self.log(part.name)}:\n{self._tail(part.name)}"
-                    )
-                self.restarts[part.name] += 1
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, RESTART_S[1])
+            self.restarts[part.name] += 1
+            await asyncio.sleep(next(waits))
+
+    async def _run_once(self, part: Part) -> int:
+        """Run a part until it ends; returns its exit status."""
+        with open(self.log(part.name), "ab") as log:  # noqa: ASYNC230 (a local file, for the child)
+            self._log_starts[part.name] = log.tell()
+            process = await asyncio.create_subprocess_exec(
+                *part.command,
+                env={**os.environ, **part.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._ports[part.name] = part.ports
+        self._register(part.name, process.pid)
+        try:
+            return await process.wait()
+        except asyncio.CancelledError:
+            await self._end(process, part.grace_s)
+            raise
+        finally:
+            _kill_group(process.pid)  # children that a killed process has left
+            self._forget(part.name, process.pid)
 
     async def _end(self, process: asyncio.subprocess.Process, grace_s: float) -> None:
         with suppress(ProcessLookupError):
@@ -133,11 +169,14 @@ class Supervisor:
             self.failed.set_exception(error)
 
     def _tail(self, name: str) -> str:
-        return "\n".join(self.log(name).read_text(errors="replace").splitlines()[-TAIL_LINES:])
+        """The last lines of the latest start."""
+        with open(self.log(name), errors="replace") as log:
+            log.seek(self._log_starts[name])
+            return "\n".join(log.read().splitlines()[-TAIL_LINES:])
 
     def _register(self, name: str, pid: int) -> None:
-        self._tell_watchdog(f"+{pid}")
         self._pids[name] = pid
+        self._tell_watchdog(f"+{pid}")
         self._write_pids()
 
     def _forget(self, name: str, pid: int) -> None:
@@ -146,14 +185,29 @@ class Supervisor:
         self._write_pids()
 
     def _tell_watchdog(self, line: str) -> None:
-        assert self._watchdog.stdin is not None
-        self._watchdog.stdin.write(line + "\n")
-        self._watchdog.stdin.flush()
+        try:
+            _write_line(self._watchdog, line)
+        except BrokenPipeError:  # it was killed
+            self._watchdog.wait()
+            self._watchdog = _start_watchdog()
+            for pid in self._pids.values():
+                _write_line(self._watchdog, f"+{pid}")
 
     def _write_pids(self) -> None:
         part = self._pids_file.with_suffix(".part")
         part.write_text(json.dumps(self._pids, indent=2) + "\n")
         part.replace(self._pids_file)
+
+
+def _start_watchdog() -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "launcher.watchdog"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, text=True)
+
+
+def _write_line(process: "subprocess.Popen[str]", line: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
 
 
 def _kill_group(leader: int) -> None:

@@ -10,22 +10,24 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from launcher.plan import HOST, Plan
-from launcher.status import Status
+from launcher.plan import Plan
+from launcher.status import SessionStatus
 from launcher.supervisor import Supervisor
+from tritonserver.process import HOST
 
 LINE_S = 5.0  # between two lines where the output is no terminal
 
 
 class View:
-    """Shows a session while it runs. Use as a context manager."""
+    """Shows a session. Use as a context manager while it runs."""
 
     def __init__(self, console: Console, plan: Plan, supervisor: Supervisor):
         self._console, self._plan, self._supervisor = console, plan, supervisor
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._previous: Status | None = None
-        self._rates = (0.0, 0.0)
-        self._printed = 0.0
+        self._previous: SessionStatus | None = None
+        self._rates = (0.0, 0.0)  # events/s in, out
+        self._printed_s = 0.0
+        self.experiment_id = ""  # of MLflow, once it is known
 
     def __enter__(self) -> "View":
         if self._live:
@@ -40,8 +42,13 @@ class View:
         """A line that stays."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
-    def show(self, status: Status, angles_deg: dict[str, float]) -> None:
-        """The stream as it stands now."""
+    def say_addresses(self) -> None:
+        """Where to look, for an output without the live table."""
+        if not self._live:
+            self.say(self._addresses())
+
+    def show(self, status: SessionStatus) -> None:
+        """The state of the stream now."""
         before = self._previous
         if before is None or status.when_s - before.when_s > 1:
             if before is not None:
@@ -49,27 +56,32 @@ class View:
                 self._rates = ((status.emitted - before.emitted) / span, (status.stored - before.stored) / span)
             self._previous = status
         if self._live:
-            self._live.update(self._table(status, angles_deg))
-        elif time.monotonic() - self._printed > LINE_S:
-            self._printed = time.monotonic()
+            self._live.update(self._table(status))
+        elif time.monotonic() - self._printed_s > LINE_S:
+            self._printed_s = time.monotonic()
             latency = f", latency {status.latency_s[0] * 1e3:.0f} ms" if status.latency_s else ""
             self.say(
-                f"  {status.emitted} emitted, {status.stored} reconstructed ({self._rates[1]:.0f}/s), backlog {status.backlog}{latency}"
+                f"  {status.emitted} emitted, {status.stored} reconstructed ({self._rates[1]:.0f}/s), "
+                f"backlog {status.stream.backlog}{latency}"
             )
 
-    def _table(self, status: Status, angles_deg: dict[str, float]) -> RenderableType:
+    def _table(self, status: SessionStatus) -> RenderableType:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim")
         grid.add_column(justify="right")
         grid.add_column(style="dim")
         grid.add_column(justify="right")
-        latency = status.latency_s
+        latency, angles_deg = status.latency_s, status.angles_deg
         angle = "/".join(f"{angles_deg[by]:.1f}°" for by in ("network", "linefit") if by in angles_deg)
         grid.add_row("emitted", f"{status.emitted}", "in", f"{self._rates[0]:.0f} events/s")
         grid.add_row("reconstructed", f"{status.stored}", "out", f"{self._rates[1]:.0f} events/s")
-        grid.add_row("backlog", f"{status.backlog}", "latency p50", f"{latency[0] * 1e3:.0f} ms" if latency else "–")
+        grid.add_row(
+            "backlog", f"{status.stream.backlog}", "latency p50", f"{latency[0] * 1e3:.0f} ms" if latency else "–"
+        )
         grid.add_row("rejected", f"{status.rejected}", "latency p99", f"{latency[1] * 1e3:.0f} ms" if latency else "–")
-        grid.add_row("not yet recorded", f"{status.unrecorded}", "mean angle, network/LineFit", angle or "–")
+        grid.add_row(
+            "not yet recorded", f"{status.stream.unrecorded}", "mean opening angle, network/LineFit", angle or "–"
+        )
         parts = Text()
         for name, restarts in self._supervisor.restarts.items():
             up = self._supervisor.running(name)
@@ -81,21 +93,33 @@ class View:
             progress = Table.grid(padding=(0, 2))
             progress.add_row(ProgressBar(total=wanted, completed=through, width=60), f"{through} of {wanted}")
             body.append(progress)
-        body += [parts, Text(self.addresses(), style="dim")]
+        body += [parts, Text(self._addresses(), style="dim")]
         return Panel(Group(*body), title="icestream", subtitle="Ctrl-C ends", width=84)
 
-    def addresses(self) -> str:
+    def _addresses(self) -> str:
         """Where to look."""
-        port = self._plan.port
+        plan, port = self._plan, self._plan.ports
+        experiment = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
         return (
-            f"live page http://{HOST}:{port['display']}   MLflow http://{HOST}:{port['mlflow']}   Redis {self._plan.redis_url}\n"
-            f"Triton grpc {HOST}:{port['triton_grpc']}  metrics http://{HOST}:{port['triton_metrics']}/metrics\n"
-            f"metrics: emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  recorder :{port['recorder_metrics']}  display :{port['display_metrics']}  (/metrics)"
+            f"live page  {plan.display_url}   REST {plan.display_url}/v1/openapi.json\n"
+            f"MLflow     {plan.mlflow_url}{experiment}\n"
+            f"Triton     gRPC {HOST}:{port['triton_grpc']}   metrics http://{HOST}:{port['triton_metrics']}/metrics\n"
+            f"Redis      {plan.redis_url}\n"
+            f"/metrics   emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  "
+            f"recorder :{port['recorder_metrics']}  display :{port['display_metrics']}"
         )
 
     def summary(self, figures: dict[str, Any]) -> None:
-        """The end of a session, for a person."""
+        """The end of a session."""
+        plan = self._plan
         self._console.print(summary(figures))
+        self.say(f"report       {plan.options.report}")
+        if figures["recorded"]:
+            for name in ("sky.png", "opening_angle.png"):
+                self.say(f"picture      {plan.state_dir / name}")
+        if figures["mlflow_run_id"]:
+            folder = "" if plan.options.state_dir.name == ".icestream" else f" --state-dir {plan.options.state_dir}"
+            self.say(f"MLflow       icestream mlflow{folder}   (opens this run again)")
 
 
 def summary(figures: dict[str, Any]) -> RenderableType:

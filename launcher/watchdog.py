@@ -1,4 +1,4 @@
-"""Kills process groups when whoever named them disappears: `+PID` and `-PID` come by standard input, its end is the sign."""
+"""Kills process groups when the process that named them disappears: `+PID` and `-PID` come by standard input; its end is the signal."""
 
 import os
 import signal

@@ -1,13 +1,32 @@
-"""All metrics of the recorder."""
+"""The metrics of the recorder."""
 
 from pathlib import Path
 
 import pyarrow as pa
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
 
 from icestream.results.table import numbers
-from icestream.service.metrics import LATENCY_BUCKETS, ProcessMetrics
+from icestream.service.metrics import Metric, ProcessMetrics
 from recorder.reference import BUCKETS, SHIPPED, Reference, values
+
+ANGLE = "recorder_opening_angle_degrees"
+
+TABLE = (
+    Metric("recorder_events_total", "counter", "Results put into the spool, by whether the truth is known", label="truth", values=("known", "unknown")),
+    Metric(ANGLE, "histogram", "Opening angle to the truth, where it is known", label="by", values=("network", "linefit"), buckets=BUCKETS["opening_angle_degrees"]),
+    Metric("recorder_kappa", "histogram", "Concentration κ of the results", buckets=BUCKETS["kappa"]),
+    Metric("recorder_cos_zenith", "histogram", "Cosine of the zenith of the results", buckets=BUCKETS["cos_zenith"]),
+    Metric("recorder_azimuth_degrees", "histogram", "Azimuth of the results", buckets=BUCKETS["azimuth_degrees"]),
+    Metric("recorder_pulses", "histogram", "Pulses of an event", buckets=BUCKETS["pulses"]),
+    Metric("recorder_unmatched_truths", "gauge", "Truths without a result so far"),
+    Metric("recorder_undecodable_entries_total", "counter", "Entries that are not a result or not a truth"),
+    Metric("recorder_uploads_total", "counter", "Uploads to MLflow", label="outcome", values=("done", "failed")),
+    Metric("recorder_upload_duration_seconds", "histogram", "Duration of an upload"),
+    Metric("recorder_last_upload_timestamp_seconds", "gauge", "Unix time of the last successful upload"),
+    Metric("recorder_spool_files", "gauge", "Files that wait for MLflow"),
+    Metric("recorder_spool_bytes", "gauge", "Size of those files"),
+    Metric("recorder_collect_failures_total", "counter", "Times that results could not be read or written to disk"),
+)  # fmt: skip
 
 
 class RecorderMetrics(ProcessMetrics):
@@ -16,89 +35,39 @@ class RecorderMetrics(ProcessMetrics):
     """
 
     def __init__(self, registry: CollectorRegistry, reference: Path = SHIPPED):
-        super().__init__(registry, "recorder")
+        super().__init__(registry, "recorder", TABLE)
         registry.register(Reference(reference))
-        self._events = Counter(
-            "icestream_recorder_events_total",
-            "Results put into the spool, by whether the truth is known",
-            ["truth"],
-            registry=registry,
-        )
-        for truth in ("known", "unknown"):
-            self._events.labels(truth)
-        angle = Histogram(
-            "icestream_recorder_opening_angle_degrees",
-            "Angle to the truth, where it is known",
-            ["by"],
-            buckets=BUCKETS["opening_angle_degrees"],
-            registry=registry,
-        )
-        self._linefit_angle = angle.labels("linefit")
-        self._distributions = {
-            name: Histogram(f"icestream_recorder_{name}", meaning, buckets=BUCKETS[name], registry=registry)
-            for name, meaning in (
-                ("kappa", "Concentration of the answers"),
-                ("cos_zenith", "Cosine of the zenith of the answers"),
-                ("azimuth_degrees", "Azimuth of the answers"),
-                ("pulses", "Pulses of an event"),
-            )
-        } | {"opening_angle_degrees": angle.labels("network")}
-        self._unmatched = Gauge(
-            "icestream_recorder_unmatched_truths", "Truths whose result has not come yet", registry=registry
-        )
-        self._undecodable = Counter(
-            "icestream_recorder_undecodable_entries_total", "Entries that are no result or no truth", registry=registry
-        )
-        self._uploads = Counter("icestream_recorder_uploads_total", "Uploads to MLflow", ["outcome"], registry=registry)
-        for outcome in ("done", "failed"):
-            self._uploads.labels(outcome)
-        self._upload = Histogram(
-            "icestream_recorder_upload_duration_seconds",
-            "Time of an upload",
-            buckets=LATENCY_BUCKETS,
-            registry=registry,
-        )
-        self._last = Gauge(
-            "icestream_recorder_last_upload_timestamp_seconds",
-            "Unix time at which MLflow last took something",
-            registry=registry,
-        )
-        self._spool_files = Gauge("icestream_recorder_spool_files", "Files that wait for MLflow", registry=registry)
-        self._spool_bytes = Gauge("icestream_recorder_spool_bytes", "Their size", registry=registry)
-        self._failures = Counter(
-            "icestream_recorder_collect_failures_total",
-            "Times that results could not be read or written to disk",
-            registry=registry,
-        )
 
     def spooled(self, rows: pa.Table) -> None:
-        found = values(rows)
-        known = len(found["opening_angle_degrees"])
-        self._events.labels("known").inc(known)
-        self._events.labels("unknown").inc(rows.num_rows - known)
-        for name, observed in found.items():
-            for value in observed.tolist():
-                self._distributions[name].observe(value)
+        columns = values(rows)
+        known = len(columns["opening_angle_degrees"])
+        self.metrics["recorder_events_total", "known"].inc(known)
+        self.metrics["recorder_events_total", "unknown"].inc(rows.num_rows - known)
+        for value in columns.pop("opening_angle_degrees").tolist():
+            self.metrics[ANGLE, "network"].observe(value)
         for value in numbers(rows, "linefit_opening_angle_deg").tolist():
-            self._linefit_angle.observe(value)
+            self.metrics[ANGLE, "linefit"].observe(value)
+        for name, column in columns.items():
+            for value in column.tolist():
+                self.metrics[f"recorder_{name}"].observe(value)
 
     def unmatched(self, truths: int) -> None:
-        self._unmatched.set(truths)
+        self.metrics["recorder_unmatched_truths"].set(truths)
 
     def undecodable(self) -> None:
-        self._undecodable.inc()
+        self.metrics["recorder_undecodable_entries_total"].inc()
 
     def uploaded(self, seconds: float) -> None:
-        self._uploads.labels("done").inc()
-        self._upload.observe(seconds)
-        self._last.set_to_current_time()
+        self.metrics["recorder_uploads_total", "done"].inc()
+        self.metrics["recorder_upload_duration_seconds"].observe(seconds)
+        self.metrics["recorder_last_upload_timestamp_seconds"].set_to_current_time()
 
     def upload_failed(self) -> None:
-        self._uploads.labels("failed").inc()
+        self.metrics["recorder_uploads_total", "failed"].inc()
 
     def spool(self, files: int, size: int) -> None:
-        self._spool_files.set(files)
-        self._spool_bytes.set(size)
+        self.metrics["recorder_spool_files"].set(files)
+        self.metrics["recorder_spool_bytes"].set(size)
 
     def collect_failed(self) -> None:
-        self._failures.inc()
+        self.metrics["recorder_collect_failures_total"].inc()

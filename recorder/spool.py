@@ -1,8 +1,8 @@
 """Results on disk until MLflow has them.
 
     SPOOL/position                                    the last entry of DIRECTIONS that was ever spooled
-    SPOOL/<start>/window-<number>-<last entry>.parquet   one window of results of one start of the recorder
-    SPOOL/<start>/run.json                            its MLflow run, once it has one, and the last window in a part there
+    SPOOL/<run>/window-<number>-<last entry>.parquet   one window of results of one run of the recorder
+    SPOOL/<run>/run.json                              its MLflow run, once it has one, and the last window in a part there
 
 A window's name carries its last entry, so writing the results and moving the position are one rename.
 """
@@ -45,8 +45,8 @@ class Window:
         return pa.table(columns, schema=SCHEMA)
 
 
-class Start:
-    """The windows of one start of the recorder."""
+class RecorderRun:
+    """The windows of one run of the recorder: from its start to its end."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -91,26 +91,26 @@ class Start:
 
 
 class Spool:
-    """The folder of all starts; making it begins a new one."""
+    """The folder of all runs of the recorder; making it begins a new one."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         name = str(time.time_ns())
         (folder / name).mkdir(parents=True)
-        self.current = Start(folder / name)
+        self.current = RecorderRun(folder / name)
         self._number = 0
         for part in folder.glob("*/*.part"):
             part.unlink()
 
-    def starts(self) -> list[Start]:
+    def runs(self) -> list[RecorderRun]:
         """All that are on disk, the current one last."""
-        return [Start(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
+        return [RecorderRun(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
 
     def position(self) -> tuple[int, int]:
         """Id of the last entry that was ever spooled."""
         path = self._folder / "position"
         saved = tuple(int(part) for part in path.read_text().split("-")) if path.exists() else (0, 0)
-        last = [window.last_entry for start in self.starts() for window in start.windows()]
+        last = [window.last_entry for run in self.runs() for window in run.windows()]
         return max([(saved[0], saved[1]), *last])
 
     def write(self, rows: pa.Table, last_entry: tuple[int, int]) -> None:
@@ -121,22 +121,22 @@ class Spool:
         name = f"window-{self._number:08d}-{last_entry[0]}-{last_entry[1]}.parquet"
         _write(self.current.folder / name, sink.getvalue().to_pybytes())
 
-    def forget(self, start: Start, windows: list[Window]) -> None:
+    def forget(self, run: RecorderRun, windows: list[Window]) -> None:
         """Delete windows that are in MLflow; they are known to be there, and the position is kept, before the first goes."""
         position = self.position()
         _write(self._folder / "position", f"{position[0]}-{position[1]}".encode())
-        start.uploaded = windows[-1].number
+        run.uploaded = windows[-1].number
         for window in windows:
             window.path.unlink()
 
     def size(self) -> tuple[int, int]:
         """Files and bytes that wait."""
-        sizes = [window.path.stat().st_size for start in self.starts() for window in start.windows()]
+        sizes = [window.path.stat().st_size for run in self.runs() for window in run.windows()]
         return len(sizes), sum(sizes)
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file so that it is whole on disk or not there."""
+    """Replace a file: afterwards it is complete on disk, or as it was."""
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
         file.write(content)

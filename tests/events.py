@@ -6,43 +6,50 @@ import msgspec
 import numpy as np
 
 from icestream import wire
-from icestream.event import Event, Reconstruction
-from icestream.streams import keys as streams
+from icestream.event import Event
+from icestream.result import Result
+from icestream.streams import keys
+from icestream.truth import Truth
 
 
 def event(event_id: int = 1, pulses: int = 20, run_id: int = 7, charge: float = 1.0) -> Event:
     """A made-up event, the same for the same arguments."""
     generator = np.random.default_rng([event_id & 0xFFFFFFFF, pulses])
     return Event(
-        run_id,
-        event_id,
-        0,
-        generator.integers(0, 5160, pulses).astype(np.int16),
-        np.sort(generator.uniform(6000, 16000, pulses)).astype(np.float32),
-        np.full(pulses, charge, np.float32),
-        generator.random(pulses) < 0.5,
+        run_id=run_id,
+        event_id=event_id,
+        emitted_ns=0,
+        sensor_id=generator.integers(0, 5160, pulses).astype(np.int16),
+        time_ns=np.sort(generator.uniform(6000, 16000, pulses)).astype(np.float32),
+        charge_pe=np.full(pulses, charge, np.float32),
+        auxiliary=generator.random(pulses) < 0.5,
     )
 
 
-def reconstruction(event_id: int = 1, run_id: int = 7, **changes: Any) -> Reconstruction:
+def truth(run_id: int, event_id: int, azimuth: float, zenith: float, kind: str = "") -> Truth:
+    """The truth of an event."""
+    return Truth(run_id=run_id, event_id=event_id, azimuth=azimuth, zenith=zenith, kind=kind)
+
+
+def made_result(event_id: int = 1, run_id: int = 7, **changes: Any) -> Result:
     values: dict[str, Any] = {
         "run_id": run_id, "event_id": event_id, "direction": (0.0, 0.6, 0.8), "kappa": 5.0, "radius_50_deg": 30.0,
         "radius_90_deg": 55.0, "linefit": (0.0, 0.0, 1.0),
         "n_pulses": 20, "n_used": 20, "model": "icemix", "model_version": "1", "emitted_ns": 10**18, "read_ns": 10**18 + 10**6,
         "sent_ns": 10**18 + 2 * 10**6, "answered_ns": 10**18 + 3 * 10**6, "stored_ns": 10**18 + 4 * 10**6,
     }  # fmt: skip
-    return Reconstruction(**{**values, **changes})
+    return Result(**{**values, **changes})
 
 
 def put(redis: Any, *events: Event) -> None:
     """Write events into the stream as an emitter in another language would: plain XADDs."""
     for one in events:
-        redis.xadd(streams.EVENTS, {wire.FIELD: wire.encode_event(one, 1)})
+        redis.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(one, 1)})
 
 
-def results(redis: Any) -> list[Reconstruction]:
+def results(redis: Any) -> list[Result]:
     """All results in the stream."""
-    return [wire.RECONSTRUCTION.decode(fields[wire.FIELD]) for _, fields in redis.xrange(streams.DIRECTIONS)]
+    return [wire.RESULT.decode(fields[wire.FIELD]) for _, fields in redis.xrange(keys.DIRECTIONS)]
 
 
 def raw(version: object = 1, run_id: object = 1, event_id: object = 5, emitted: object = 0, **columns: Any) -> bytes:

@@ -12,10 +12,12 @@ import yaml
 from bridge.settings import BridgeSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
-from launcher.plan import PORTS, Options, Plan
+from launcher.plan import Options, Plan
+from launcher.ports import USUAL
 from launcher.supervisor import Part
 from recorder.settings import RecorderSettings
-from tests.conftest import ROOT, composer
+from tests.conftest import composer
+from tests.waiting import ROOT
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 GPU = yaml.safe_load((ROOT / "compose.gpu.yaml").read_text())
@@ -26,9 +28,14 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
     folder = tmp_path_factory.mktemp("plan")
-    made = Plan(Options(None, "100", "simulate", 42, 1, folder, folder / "report.json", ROOT / "model_repository", {}))
+    made = Plan(
+        Options(
+            events=None, rate="100", source="simulate", seed=42, bridges=1, state_dir=folder,
+            report=folder / "report.json", model_repository=ROOT / "model_repository", ports={},
+        )
+    )  # fmt: skip
     yield made
-    made._lock.close()
+    made.close()
 
 
 def flags(command: Any) -> dict[str, str]:
@@ -45,7 +52,8 @@ def flags(command: Any) -> dict[str, str]:
 
 
 def part(plan: Plan, name: str) -> Part:
-    return next(part for part in [*plan.servers(), *plan.cubes(), plan.emitter()] if part.name == name)
+    made: Part = getattr(plan, f"{name}_part")()
+    return made
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,7 @@ def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, 
             "display",
             DisplaySettings,
             {"METRICS_PORT", "PORT"},
-            {"REDIS_PASSWORD_FILE", "METRICS_HOST", "HOST"},
+            {"REDIS_PASSWORD_FILE", "METRICS_HOST", "HOST", "GRAFANA_PAGE"},
         ),
     ],
 )
@@ -97,7 +105,14 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
         for key, value in SERVICES[name]["environment"].items()
     }
     assert here.keys() - here_only == there.keys() - there_only
-    for key in here.keys() & there.keys() - {"REDIS_URL", "TRITON_URL", "MLFLOW_URL", "SPOOL_DIR", "SESSION"}:
+    for key in here.keys() & there.keys() - {
+        "REDIS_URL",
+        "TRITON_URL",
+        "MLFLOW_URL",
+        "MLFLOW_PAGE",
+        "SPOOL_DIR",
+        "SESSION",
+    }:
         assert here[key] == there[key], key
     if "MODEL" in there:
         assert there["MODEL"] == settings.model_fields["model"].default
@@ -105,7 +120,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
     assert re.search(r"CMD (.*)", stage)[1] == str(part(plan, name).command).replace(  # type: ignore[index]
         repr(part(plan, name).command[0]), '"python"'
     ).replace("'", '"')
-    assert SERVICES[name]["healthcheck"]["test"][-1] == str(PORTS[f"{name}_metrics"])
+    assert SERVICES[name]["healthcheck"]["test"][-1] == str(USUAL[f"{name}_metrics"])
 
 
 def test_containers_are_given_time_to_drain(plan: Plan) -> None:

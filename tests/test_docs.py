@@ -13,11 +13,11 @@ from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
 from emitter.settings import EmitterSettings
 from icestream.event import REASONS
-from launcher.plan import PORTS
+from launcher.ports import USUAL
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
-from tests.conftest import ROOT
 from tests.events import HOSTILE
+from tests.waiting import ROOT
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
@@ -72,11 +72,13 @@ def test_the_readme_names_commands_and_ports_that_exist() -> None:
         assert (ROOT / script).exists()
     for module in re.findall(r"-m (bench\.\w+)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists()
-    for name, port in PORTS.items():
+    for name, port in USUAL.items():
         assert f":{port}" in README, name
 
 
 def test_every_file_the_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for path in re.findall(r"`((?:icestream|emitter|bridge|display|export|dashboards)/[\w/.]*)`", text):
+    for path in re.findall(
+        r"`((?:icestream|emitter|bridge|recorder|display|tritonserver|launcher|export|dashboards)/[\w/.]*)`", text
+    ):
         assert (ROOT / path).exists(), path

@@ -1,5 +1,5 @@
-"""What stops `icestream up` before anything is started."""
+"""What keeps Triton from being started."""
 
 
 class MissingPart(Exception):
-    """A part that is needed and not there; the message names it and the cure."""
+    """Something that Triton needs is missing; the message names it and the cure."""

@@ -1,4 +1,4 @@
-"""The real Triton without Docker: NVIDIA's server from the `nvidia-pytriton` wheel, with ONNX Runtime behind it."""
+"""Triton's server from the `nvidia-pytriton` wheel, with ONNX Runtime as a backend: its command line and what it needs."""
 
 import importlib.metadata
 import importlib.util
@@ -17,13 +17,13 @@ WHEEL = "nvidia-pytriton"
 
 
 class TritonServer:
-    """Where the server, its libraries and its backends are.
+    """The server, its libraries and its backends.
 
     Args:
-        state_dir: holds what has to be laid out for the server.
+        state_dir: for the backends, and a library that may have to be fetched.
 
     Raises:
-        MissingPart: something the server needs is not there; the message names it and the cure.
+        MissingPart: something the server needs is missing; the message names it and the cure.
     """
 
     def __init__(self, state_dir: Path):
@@ -56,7 +56,7 @@ class TritonServer:
         (self._backends / "onnxruntime").mkdir()
         shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), self._backends / "onnxruntime" / "model.py")
 
-    def command(self, repository: Path, host: str, http: int, grpc: int, metrics: int) -> list[str]:
+    def command(self, repository: Path, host: str, *, http: int, grpc: int, metrics: int) -> list[str]:
         """The server's command line."""
         return [
             str(self._server / "bin" / "tritonserver"),

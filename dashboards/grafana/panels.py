@@ -28,16 +28,21 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, ORANGE, RED = "green", "orange", "red"
+WIDTH = 24  # of a dashboard, in Grafana's columns
 
 P = TypeVar("P", stat.Panel, timeseries.Panel, bargauge.Panel, statetimeline.Panel)
 Query = tuple[str, str]  # PromQL, legend
 Steps = Sequence[tuple[float, str]]  # from this value on, this colour; below the first it is green
 
 
-def board(title: str, uid: str, description: str) -> Dashboard:
-    """An empty dashboard that looks like the others and links to them."""
+Panel = stat.Panel | timeseries.Panel | bargauge.Panel | statetimeline.Panel
+Row = Sequence[Panel]
+
+
+def board(title: str, uid: str, description: str, *, rows: Sequence[Row]) -> Dashboard:
+    """A dashboard that looks like the others and links to them; the panels of a row share its width equally."""
     links = DashboardLink("icestream").type(DashboardLinkType.DASHBOARDS).tags(["icestream"]).keep_time(True)
-    return (
+    made = (
         Dashboard(title)
         .uid(uid)
         .description(description)
@@ -50,16 +55,20 @@ def board(title: str, uid: str, description: str) -> Dashboard:
         .link(links)
         .with_variable(DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
     )
+    for row in rows:
+        for panel in row:
+            made.with_panel(panel.span(WIDTH // len(row)))
+    return made
 
 
-def lamp(title: str, expr: str, meaning: str, width: int = 4) -> stat.Panel:
+def lamp(title: str, expr: str, meaning: str) -> stat.Panel:
     """Green and "running" where the expression is 1, red and "AWAY" where it is 0 or nothing."""
     words = {
         "1": ValueMappingResult(text="running", color=GREEN),
         "0": ValueMappingResult(text="AWAY", color=RED),
     }
     return (
-        _dressed(stat.Panel(), title, meaning, width, 3)
+        _dressed(stat.Panel(), title, meaning, 3)
         .with_target(_query(expr, "", instant=True))
         .mappings([ValueMap(words)])
         .no_value("AWAY")
@@ -69,10 +78,10 @@ def lamp(title: str, expr: str, meaning: str, width: int = 4) -> stat.Panel:
     )
 
 
-def tile(title: str, expr: str, unit: str, meaning: str, steps: Steps = (), width: int = 4) -> stat.Panel:
+def tile(title: str, expr: str, unit: str, meaning: str, *, steps: Steps = ()) -> stat.Panel:
     """One number, its last half hour as a line behind it; `steps` colour it."""
     return (
-        _dressed(stat.Panel(), title, meaning, width, 4)
+        _dressed(stat.Panel(), title, meaning, 4)
         .with_target(_query(expr, ""))
         .unit(unit)
         .thresholds(_thresholds(steps))
@@ -86,7 +95,7 @@ def lines(
     queries: Sequence[Query],
     unit: str,
     meaning: str,
-    width: int = 12,
+    *,
     stacked: bool = False,
     limit: float | None = None,
     bounds: tuple[float | None, float | None] = (0, None),
@@ -95,7 +104,7 @@ def lines(
     """Values over time. A legend that begins with "reference" is dashed and grey; `limit` is drawn as a red line."""
     low, high = bounds
     panel = (
-        _dressed(timeseries.Panel(), title, meaning, width, 8)
+        _dressed(timeseries.Panel(), title, meaning, 8)
         .unit(unit)
         .line_width(1 if stacked else 2)
         .fill_opacity(60 if stacked else 5)
@@ -130,10 +139,10 @@ def lines(
     return panel
 
 
-def bars(title: str, buckets: str, meaning: str, width: int = 6) -> bargauge.Panel:
+def bars(title: str, buckets: str, meaning: str) -> bargauge.Panel:
     """A histogram as it is now: `buckets` gives a series for each `le`."""
     return (
-        _dressed(bargauge.Panel(), title, meaning, width, 8)
+        _dressed(bargauge.Panel(), title, meaning, 8)
         .with_target(_query(buckets, "{{le}}", instant=True, heatmap=True))
         .unit("percentunit")
         .min(0)
@@ -142,10 +151,10 @@ def bars(title: str, buckets: str, meaning: str, width: int = 6) -> bargauge.Pan
     )
 
 
-def timeline(title: str, expr: str, legend: str, meaning: str, width: int = 24) -> statetimeline.Panel:
+def timeline(title: str, expr: str, legend: str, meaning: str) -> statetimeline.Panel:
     """When something was so: a row for each series, red while it has a value."""
     return (
-        _dressed(statetimeline.Panel(), title, meaning, width, 7)
+        _dressed(statetimeline.Panel(), title, meaning, 7)
         .with_target(_query(expr, legend))
         .mappings([ValueMap({"1": ValueMappingResult(text="firing", color=RED)})])
         .no_value("none")
@@ -153,9 +162,9 @@ def timeline(title: str, expr: str, legend: str, meaning: str, width: int = 24) 
     )
 
 
-def _dressed(panel: P, title: str, meaning: str, width: int, height: int) -> P:
+def _dressed(panel: P, title: str, meaning: str, height: int) -> P:
     builder: Any = panel
-    builder.title(title).description(meaning).datasource(SOURCE).span(width).height(height)
+    builder.title(title).description(meaning).datasource(SOURCE).height(height)
     return panel
 
 

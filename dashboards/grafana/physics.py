@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders import bargauge, timeseries
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from dashboards.grafana.panels import ORANGE, RED, Query, bars, board, lines, tile
+from dashboards.grafana.panels import ORANGE, RED, Query, Row, bars, board, lines, tile
 
 RANGE = "10m"  # long enough for a thousand events and more
 ANGLE = "icestream_recorder_opening_angle_degrees"
@@ -26,7 +26,7 @@ def _quantiles(
         queries.append((_quantile(share, f"icestream_recorder_{name}"), f"{share:.0%}"))
         reference = f"histogram_quantile({share}, sum by (le) (icestream_recorder_reference_{name}_bucket))"
         queries.append((reference, f"reference {share:.0%}"))
-    return lines(title, queries, unit, meaning, width=8, bounds=(low, None), logarithmic=logarithmic)
+    return lines(title, queries, unit, meaning, bounds=(low, None), logarithmic=logarithmic)
 
 
 def _distribution(title: str, name: str, labels: str = "") -> bargauge.Panel:
@@ -43,71 +43,133 @@ def _reference(title: str, name: str) -> bargauge.Panel:
     return bars(title, expr, "The same when all is well.")
 
 
+DRIFT = [(0.05, ORANGE), (0.1, RED)]
+
+
+def _figures() -> Row:
+    return [
+        tile("Opening angle", _mean_angle("network"), "degree", f"Mean angle to the truth, last {RANGE}."),
+        tile(
+            "LineFit's",
+            _mean_angle("linefit"),
+            "degree",
+            "The same of the classic first guess: what the network has to beat.",
+        ),
+        tile(
+            "Of the reference",
+            "icestream:accuracy:opening_angle_ratio",
+            "percentunit",
+            "Mean opening angle as a share of the reference's. Larger is worse.",
+            steps=[(1.1, ORANGE), (1.2, RED)],
+        ),
+        tile(
+            "κ drift",
+            "icestream:drift:kappa",
+            "percentunit",
+            "Largest difference of the cumulative shares from the reference.",
+            steps=DRIFT,
+        ),
+        tile("Zenith drift", "icestream:drift:cos_zenith", "percentunit", "The same for cos zenith.", steps=DRIFT),
+        tile(
+            "Cut events",
+            f'sum(rate(icestream_bridge_cut_events_total[{RANGE}])) / sum(rate(icestream_bridge_events_total{{outcome="stored"}}[{RANGE}]))',
+            "percentunit",
+            "Share of the events that have more pulses than the model is given.",
+        ),
+    ]
+
+
+def _accuracy() -> Row:
+    return [
+        lines(
+            "Opening angle to the truth",
+            [
+                (_mean_angle("network"), "mean"),
+                (_quantile(0.5, ANGLE, '{by="network"}'), "median"),
+                (_mean_angle("linefit"), "LineFit, mean"),
+                (_quantile(0.5, ANGLE, '{by="linefit"}'), "LineFit, median"),
+                (
+                    "max(icestream_recorder_reference_opening_angle_degrees_sum) / max(icestream_recorder_reference_opening_angle_degrees_count)",
+                    "reference mean",
+                ),
+                (
+                    "histogram_quantile(0.5, sum by (le) (icestream_recorder_reference_opening_angle_degrees_bucket))",
+                    "reference median",
+                ),
+            ],
+            "degree",
+            "Where the truth is known.",
+        ),
+        lines(
+            "Drift from the reference",
+            [("icestream:drift:kappa", "κ"), ("icestream:drift:cos_zenith", "cos zenith")],
+            "percentunit",
+            "Largest difference of the cumulative shares (Kolmogorov–Smirnov). Noise of 2000 events is some 4 %.",
+            limit=0.1,
+        ),
+    ]
+
+
+def _quantile_row() -> Row:
+    return [
+        _quantiles("κ", "kappa", "10, 50 and 90 % of the answers have a κ below.", logarithmic=True),
+        _quantiles("cos zenith", "cos_zenith", "1 is straight above.", low=-1),
+        _quantiles("Azimuth", "azimuth_degrees", "Uniform, unless the detector or the source is not.", unit="degree"),
+    ]
+
+
+def _confidence_and_zenith() -> Row:
+    return [
+        _distribution("κ, now", "kappa"),
+        _reference("κ, reference", "kappa"),
+        _distribution("cos zenith, now", "cos_zenith"),
+        _reference("cos zenith, reference", "cos_zenith"),
+    ]
+
+
+def _azimuth_and_pulses() -> Row:
+    return [
+        _distribution("Azimuth, now", "azimuth_degrees"),
+        _reference("Azimuth, reference", "azimuth_degrees"),
+        _distribution("Opening angle, now", "opening_angle_degrees", 'by="network"'),
+        _reference("Opening angle, reference", "opening_angle_degrees"),
+    ]
+
+
+def _angles() -> Row:
+    return [
+        _quantiles("Pulses of an event", "pulses", "Within the readout window.", logarithmic=True),
+        lines(
+            "Cut events, dropped pulses",
+            [
+                (
+                    'sum(rate(icestream_bridge_cut_events_total[$__rate_interval])) / sum(rate(icestream_bridge_events_total{outcome="stored"}[$__rate_interval]))',
+                    "events cut",
+                ),
+                (
+                    "sum(rate(icestream_bridge_dropped_pulses_total[$__rate_interval])) / sum(rate(icestream_emitter_pulses_total[$__rate_interval]))",
+                    "pulses outside the readout window",
+                ),
+            ],
+            "percentunit",
+            "The model is given a choice of the pulses of long events; pulses outside 0…100 µs are left out.",
+        ),
+        lines(
+            "Truth",
+            [
+                ("sum by (truth) (rate(icestream_recorder_events_total[$__rate_interval]))", "{{truth}}"),
+                ("max(icestream_recorder_unmatched_truths)", "truths without a result"),
+            ],
+            "short",
+            "Results by whether their truth is known, each second.",
+        ),
+    ]
+
+
 def dashboard() -> Dashboard:
-    drift = [(0.05, ORANGE), (0.1, RED)]
-    return (
-        board("Icestream · Physics", "icestream-physics", "What the answers look like, beside the truth where it is known and beside the reference.")
-        .with_panel(tile("Opening angle", _mean_angle("network"), "degree", f"Mean angle to the truth, last {RANGE}."))
-        .with_panel(tile("LineFit's", _mean_angle("linefit"), "degree", "The same of the classic first guess: what the network has to beat."))
-        .with_panel(tile("Of the reference", "icestream:accuracy:opening_angle_ratio", "percentunit", "Mean opening angle as a share of the reference's. Larger is worse.", [(1.1, ORANGE), (1.2, RED)]))
-        .with_panel(tile("κ drift", "icestream:drift:kappa", "percentunit", "Largest difference of the cumulative shares from the reference.", drift))
-        .with_panel(tile("Zenith drift", "icestream:drift:cos_zenith", "percentunit", "The same for cos zenith.", drift))
-        .with_panel(tile("Cut events", f'sum(rate(icestream_bridge_cut_events_total[{RANGE}])) / sum(rate(icestream_bridge_events_total{{outcome="stored"}}[{RANGE}]))', "percentunit", "Share of the events that have more pulses than the model is given."))
-        .with_panel(
-            lines(
-                "Opening angle to the truth",
-                [
-                    (_mean_angle("network"), "mean"),
-                    (_quantile(0.5, ANGLE, '{by="network"}'), "median"),
-                    (_mean_angle("linefit"), "LineFit, mean"),
-                    (_quantile(0.5, ANGLE, '{by="linefit"}'), "LineFit, median"),
-                    ("max(icestream_recorder_reference_opening_angle_degrees_sum) / max(icestream_recorder_reference_opening_angle_degrees_count)", "reference mean"),
-                    ("histogram_quantile(0.5, sum by (le) (icestream_recorder_reference_opening_angle_degrees_bucket))", "reference median"),
-                ],
-                "degree",
-                "Where the truth is known.",
-            )
-        )
-        .with_panel(
-            lines(
-                "Drift from the reference",
-                [("icestream:drift:kappa", "κ"), ("icestream:drift:cos_zenith", "cos zenith")],
-                "percentunit",
-                "Largest difference of the cumulative shares (Kolmogorov–Smirnov). Noise of 2000 events is some 4 %.",
-                limit=0.1,
-            )
-        )
-        .with_panel(_quantiles("κ", "kappa", "10, 50 and 90 % of the answers have a κ below.", logarithmic=True))
-        .with_panel(_quantiles("cos zenith", "cos_zenith", "1 is straight above.", low=-1))
-        .with_panel(_quantiles("Azimuth", "azimuth_degrees", "Uniform, unless the detector or the source is not.", unit="degree"))
-        .with_panel(_distribution("κ, now", "kappa"))
-        .with_panel(_reference("κ, reference", "kappa"))
-        .with_panel(_distribution("cos zenith, now", "cos_zenith"))
-        .with_panel(_reference("cos zenith, reference", "cos_zenith"))
-        .with_panel(_distribution("Azimuth, now", "azimuth_degrees"))
-        .with_panel(_reference("Azimuth, reference", "azimuth_degrees"))
-        .with_panel(_distribution("Opening angle, now", "opening_angle_degrees", 'by="network"'))
-        .with_panel(_reference("Opening angle, reference", "opening_angle_degrees"))
-        .with_panel(_quantiles("Pulses of an event", "pulses", "Within the readout window.", logarithmic=True))
-        .with_panel(
-            lines(
-                "Cut events, dropped pulses",
-                [
-                    ('sum(rate(icestream_bridge_cut_events_total[$__rate_interval])) / sum(rate(icestream_bridge_events_total{outcome="stored"}[$__rate_interval]))', "events cut"),
-                    ("sum(rate(icestream_bridge_dropped_pulses_total[$__rate_interval])) / sum(rate(icestream_emitter_pulses_total[$__rate_interval]))", "pulses outside the readout window"),
-                ],
-                "percentunit",
-                "The model is given a choice of the pulses of long events; pulses outside 0…100 µs are left out.",
-                width=8,
-            )
-        )
-        .with_panel(
-            lines(
-                "Truth",
-                [("sum by (truth) (rate(icestream_recorder_events_total[$__rate_interval]))", "{{truth}}"), ("max(icestream_recorder_unmatched_truths)", "truths without a result")],
-                "short",
-                "Results by whether their truth is known, each second.",
-                width=8,
-            )
-        )
-    )  # fmt: skip
+    return board(
+        "Icestream · Physics",
+        "icestream-physics",
+        "What the answers look like, beside the truth where it is known and beside the reference.",
+        rows=[_figures(), _accuracy(), _quantile_row(), _confidence_and_zenith(), _azimuth_and_pulses(), _angles()],
+    )

@@ -13,7 +13,7 @@ from export.icemix import IceMix
 from icestream.tensors import RADIUS_SHARES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What was measured of a network.
 
@@ -40,24 +40,35 @@ class Report:
 
 def model_card(report: Report, pictures: str) -> str:
     """The card as Markdown; its pictures lie in the folder `pictures` beside it."""
-    config, sample, answers = report.network.config, report.sample, report.answers
-    parameters = sum(parameter.numel() for parameter in report.network.parameters()) / 1e6
-    angle = answers.angle_deg.mean()
-    speeds = ", ".join(f"{rate:.0f} at {length} pulses" for length, rate in report.events_per_second.items())
-    triton = report.triton_parity
-    shifts = "".join(
-        f"| {shift:+.0f} ns | {mean:.1f}° | {mean - angle:+.2f}° |\n" for shift, mean in report.shifted_deg.items()
+    return "\n".join(
+        [
+            _head(report),
+            _accuracy(report, pictures),
+            _confidence(report, pictures),
+            _time_zero(report),
+            _served(report),
+            _warnings(report),
+        ]
     )
+
+
+def _head(report: Report) -> str:
+    config = report.network.config
+    parameters = sum(parameter.numel() for parameter in report.network.parameters()) / 1e6
     return f"""# Model card: {report.checkpoint}
 
 Written by `python export/evaluate.py`. An IceMix network (Bukhari et al., Eur. Phys. J. C 84 (2024) 571) of {parameters:.2f} million parameters: width
-{config.dim}, {config.depth_rel} relative and {config.depth} plain blocks, at most {config.max_pulses} pulses of an event. Out come a unit vector to where the
-particle came from, κ, and the radii that hold 50, 68 and 90 % of such events.
+{config.dim}, {config.depth_rel} relative and {config.depth} plain blocks, at most {config.max_pulses} pulses of an event. Its outputs are a unit vector to
+where the particle came from, κ, and the radii that hold 50, 68 and 90 % of such events.
 
 ## How it was made
 
-{_origin(report.card)}
-## Opening angle
+{_origin(report.card)}"""
+
+
+def _accuracy(report: Report, pictures: str) -> str:
+    sample, answers = report.sample, report.answers
+    return f"""## Opening angle
 
 On {sample.name}; geometry: {sample.detector.name}.
 
@@ -67,41 +78,59 @@ On {sample.name}; geometry: {sample.detector.name}.
 
 LineFit is the charge-weighted regression of position on time over the coincident pulses; where it is undefined it counts as 90°. *Confident half*: the
 half of the events with the larger κ.
+"""
 
-## What κ promises
 
-{markdown(coverage_table(sample, answers))}
+def _confidence(report: Report, pictures: str) -> str:
+    return f"""## What κ and the radii are worth
+
+{markdown(coverage_table(report.sample, report.answers))}
 ![share of events within the radii, and each event's angle over κ]({pictures}/confidence.png)
 
 ## The sky
 
-![answers and truth over zenith and azimuth]({pictures}/sky.png)
+![results and truth over zenith and azimuth]({pictures}/sky.png)
 
-Where a line of answers leaves that of the truth, unsure answers lean that way.
+Where the line of the results leaves that of the truth, results of low confidence lean that way.
+"""
 
-## Time zero
 
-A trigger's time may be off. Mean opening angle of all events when all their times are moved:
+def _time_zero(report: Report) -> str:
+    angle = report.answers.angle_deg.mean()
+    shifts = "".join(
+        f"| {shift:+.0f} ns | {mean:.1f}° | {mean - angle:+.2f}° |\n" for shift, mean in report.shifted_deg.items()
+    )
+    return f"""## Time zero
+
+The time of a trigger may be off. Mean opening angle of all events when all their times are moved:
 
 | moved by | mean | worse by |
 | --- | --- | --- |
 | 0 ns | {angle:.1f}° | |
-{shifts}
-## Served
+{shifts}"""
+
+
+def _served(report: Report) -> str:
+    speeds = ", ".join(f"{rate:.0f} at {length} pulses" for length, rate in report.events_per_second.items())
+    triton = report.triton_parity
+    return f"""## Served
 
 | | |
 | --- | --- |
 | size of the ONNX file | {report.onnx_mb:.1f} MB |
 | ONNX Runtime, this CPU ({platform.machine()}), batches of 32 | {speeds} events/s |
 | PyTorch and ONNX Runtime | {_parity(report.onnx_parity)} |
-| PyTorch and Triton | {_parity(triton) if triton else "no Triton at hand"} |
+| PyTorch and Triton | {_parity(triton) if triton else "no Triton on that machine"} |
+"""
 
-## What it must not be used for
+
+def _warnings(report: Report) -> str:
+    return f"""## What it must not be used for
 
 - **Physics.** {_limits(report.card)}
 - Comparing with the competition's leaderboard: simulated events here are easier than the competition's.
 - Events of another detector, geometry or pulse extraction than it was exported with; energies beyond 100 GeV to 1 PeV; bundles of coincident muons.
-- Deciding alone: κ near 0 says that the network does not know.
+- Deciding alone: κ near 0 means that the network does not know.
 """
 
 

@@ -31,7 +31,7 @@ def example_inputs(generator: np.random.Generator, batch: int, length: int, padd
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tolerance:
     """What is right.
 

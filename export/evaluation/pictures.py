@@ -41,7 +41,7 @@ def opening_angle_picture(sample: Sample, answers: Answers, path: Path) -> None:
         edges = np.geomspace(values.min(), values.max() * 1.001, 11)
         for name, chosen in groups.items():
             for angle, style in ((answers.angle_deg, NETWORK), (sample.linefit_deg, LINEFIT)):
-                _medians(place, values[chosen], angle[chosen], edges, style, COLOURS[name])
+                _medians(place, (values[chosen], angle[chosen]), edges, style=style, colour=COLOURS[name])
         place.set(
             xscale="log", yscale="log", xlabel=label, ylabel="median opening angle", title=f"by {label.split(' (')[0]}"
         )
@@ -55,7 +55,8 @@ def opening_angle_picture(sample: Sample, answers: Answers, path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def _medians(axes: Axes, values: Floats, angle: Floats, edges: Floats, style: str, colour: str) -> None:
+def _medians(axes: Axes, points: tuple[Floats, Floats], edges: Floats, *, style: str, colour: str) -> None:
+    values, angle = points
     place = np.digitize(values, edges) - 1
     bins = [index for index in range(len(edges) - 1) if np.count_nonzero(place == index) >= FEWEST]
     middle = np.sqrt(edges[:-1] * edges[1:])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.served import ServedIceMix
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle, to_vector
-from icestream.event import Event, InvalidEvent, Truth
+from icestream.event import Event, InvalidEvent
 from icestream.linefit import linefit
 from icestream.results.table import TRACKS
 from icestream.sources.kaggle import KaggleError, open_folder
@@ -21,6 +21,7 @@ from icestream.sources.simulation.light import Ice
 from icestream.sources.simulation.particles import KINDS
 from icestream.sources.simulation.simulator import Chunk, events_of, numpy_chunk
 from icestream.tensors import pad
+from icestream.truth import Truth
 
 BATCH = 64
 
@@ -37,7 +38,7 @@ class Answers:
     radius_deg: Floats  # (events, 3), see icestream.tensors.RADIUS_SHARES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Events with their truth and LineFit's answer."""
 
@@ -64,7 +65,10 @@ class Sample:
         kind = np.array(KINDS)[np.concatenate([chunk.kind for chunk in chunks])]
         energy = np.concatenate([chunk.energy_gev for chunk in chunks]).astype(np.float64)
         name = f"{len(events)} simulated events, seed {seed}"
-        return cls(name, detector, events, truth, kind, energy, _linefit_deg(events, truth, detector))
+        return cls(
+            name=name, detector=detector, events=events, truth=truth, kind=kind, energy_gev=energy,
+            linefit_deg=_linefit_deg(events, truth, detector),
+        )  # fmt: skip
 
     @classmethod
     def kaggle(cls, folder: Path, at_most: int, detector: Detector) -> "Sample":
@@ -82,7 +86,10 @@ class Sample:
         vectors = to_vector([angles.azimuth for _, angles in pairs], [angles.zenith for _, angles in pairs])
         unknown = np.full(len(events), np.nan)
         name, kinds = f"{len(events)} events of {folder.name}", np.full(len(events), "")
-        return cls(name, detector, events, vectors, kinds, unknown, _linefit_deg(events, vectors, detector))
+        return cls(
+            name=name, detector=detector, events=events, truth=vectors, kind=kinds, energy_gev=unknown,
+            linefit_deg=_linefit_deg(events, vectors, detector),
+        )  # fmt: skip
 
     def shifted(self, by_ns: float) -> "Sample":
         """The same events with all times moved."""

@@ -3,17 +3,14 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput
 
 from export.evaluation.parity import Parity, compare, cut_batches, example_inputs
 from export.served import ServedIceMix
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
-from icestream.tensors import INPUTS, OUTPUTS, Arrays
+from icestream.inference.blocking import BlockingClient
 from tritonserver.errors import MissingPart
 from tritonserver.serving import serving
 
@@ -48,16 +45,7 @@ def triton_parity(served: ServedIceMix, folder: Path, limit: int, work_dir: Path
         work_dir: for what the server needs.
     """
     try:
-        with serving(folder.parent, work_dir) as url, InferenceServerClient(url) as client:
-
-            def ask(inputs: Arrays) -> dict[str, NDArray[Any]]:
-                tensors = []
-                for name, array in inputs.items():
-                    tensors.append(InferInput(name, list(array.shape), INPUTS[name][0]))
-                    tensors[-1].set_data_from_numpy(array)
-                result = client.infer(folder.name, tensors)
-                return {name: result.as_numpy(name) for name in OUTPUTS}
-
-            return compare(served, ask, limit, cut_batches(limit))
+        with serving(folder.parent, work_dir) as url, BlockingClient(url, folder.name) as client:
+            return compare(served, client.outputs, limit, cut_batches(limit))
     except MissingPart:
         return None

@@ -48,7 +48,7 @@ class TorchDraws:
 
 
 def device_batches(
-    detector: Detector, seed: int, batch: int, limit: int, place: Place, device: torch.device
+    detector: Detector, place: Place, device: torch.device, *, seed: int, batch: int, limit: int
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Place]]:
     """The stream from a place on: inputs, truth, and the place behind them.
 
@@ -89,7 +89,11 @@ def padded(chunk: Chunk, limit: int, draws: TorchDraws) -> tuple[tuple[Tensor, .
     rank[order] = torch.arange(len(order), device=order.device) - start[pulses.event[order]]
     kept = rank < limit
     pulses = Pulses(
-        *(getattr(pulses, name)[kept] for name in ("event", "sensor_id", "time_ns", "charge_pe", "auxiliary"))
+        event=pulses.event[kept],
+        sensor_id=pulses.sensor_id[kept],
+        time_ns=pulses.time_ns[kept],
+        charge_pe=pulses.charge_pe[kept],
+        auxiliary=pulses.auxiliary[kept],
     )
     first = torch.searchsorted(pulses.event, torch.arange(events, device=order.device))
     slot = torch.arange(len(pulses.event), device=order.device) - first[pulses.event]

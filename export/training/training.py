@@ -23,7 +23,7 @@ ANGLE_FROM, VMF_SHARE = 0.7, 0.15
 PLATEAU_STEPS, PLATEAU_DEG = 625, 80.0  # 40 000 events in batches of 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a training run does with its time.
 
@@ -44,12 +44,12 @@ class Recipe:
 
 
 PRESETS = {
-    "cpu": Recipe("small", minutes=150, batch=64, peak_rate=1.5e-3, short_limit=64, short_share=0.55),
-    "gpu": Recipe("accurate", minutes=25, batch=2048, peak_rate=1e-3, short_limit=96, short_share=0.4),
+    "cpu": Recipe(variant="small", minutes=150, batch=64, peak_rate=1.5e-3, short_limit=64, short_share=0.55),
+    "gpu": Recipe(variant="accurate", minutes=25, batch=2048, peak_rate=1e-3, short_limit=96, short_share=0.4),
 }
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
     """Where a training run stands; saved with the weights."""
 
@@ -85,7 +85,7 @@ class Training:
     def __init__(self, recipe: Recipe, seed: int, start: tuple[IceMix, dict[str, Any]] | None = None):
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.progress = Progress(seed)
+        self.progress = Progress(seed=seed)
         self.started_from = None
         if start:
             self.started_from = start[1]
@@ -140,11 +140,13 @@ class Training:
         """Batches from where the training stands, made on the GPU or by worker processes: inputs, truth, the place behind."""
         detector, progress, batch = nominal_icecube86(), self.progress, self.recipe.batch
         if self.device.type == "cuda":
-            return device_batches(detector, progress.seed, batch, self.limit, progress.place, self.device)
+            return device_batches(
+                detector, progress.place, self.device, seed=progress.seed, batch=batch, limit=self.limit
+            )
         return batches(SimulatedPools(detector, progress.seed, batch, self.limit), progress.place, workers)
 
-    def step(self, inputs: tuple[Tensor, ...], truth: Tensor) -> float:
-        """One optimiser step; returns the mean opening angle in degrees."""
+    def step(self, inputs: tuple[Tensor, ...], truth: Tensor) -> tuple[float, float]:
+        """One optimiser step; returns the mean opening angle in degrees, and the loss."""
         rate = self.recipe.peak_rate * min(
             (self.progress.steps + 1) / WARM_UP_STEPS, 0.5 * (1 + math.cos(math.pi * self.share)) + 0.01
         )
@@ -164,7 +166,7 @@ class Training:
         self.average.update_parameters(self.network)
         self.progress.steps += 1
         self.progress.events += len(truth)
-        return math.degrees(angle.item())
+        return math.degrees(angle.item()), loss.item()
 
     def save(self, path: Path) -> None:
         state = {

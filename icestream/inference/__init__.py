@@ -1,4 +1,6 @@
-"""How a model that Triton serves is asked: by the bridge for the stream's events, by the display for anybody's.
+"""Everything that knows Triton's protocol. No other module imports tritonclient or grpc.
 
-``triton`` knows the protocol, ``batching`` says which events share a request, ``errors`` what can go wrong.
+``client`` sends requests, ``model`` describes what is served and checks it, ``known_answers`` are the events it is checked with,
+``batching`` groups events into requests and bisects requests that fail, ``errors`` is what can go wrong. The bridge uses it for
+the stream, the display for REST, the exporter to check what it has written.
 """

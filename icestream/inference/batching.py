@@ -1,7 +1,7 @@
-"""Which events share a request: those of about the same length, the longest-waiting first.
+"""Groups events into requests by padded length, and bisects requests that fail.
 
-Attention costs the square of the padded length and Triton merges only requests of equal shape, so lengths are rounded up to
-a few values and each value has a queue of its own.
+Attention costs the square of the padded length and Triton merges only requests of equal shape. Therefore lengths are rounded
+up to a few values, and each value has a queue of its own; the queue whose first event has waited longest is sent first.
 """
 
 from collections import defaultdict, deque
@@ -10,81 +10,85 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from icestream.event import Event
-from icestream.inference.errors import Refused
+from icestream.inference.errors import RequestRefused
 from icestream.tensors import padded_length
 
 
 @dataclass(frozen=True)
-class Item:
-    """An event that waits for its reconstruction; who needs to know more of it has a subclass."""
+class QueuedEvent:
+    """An event that waits for its request; the bridge and the display each add what they need to know of it."""
 
     event: Event
     read_ns: int  # Unix time
 
 
-I = TypeVar("I", bound=Item)  # noqa: E741
+Q = TypeVar("Q", bound=QueuedEvent)
 A = TypeVar("A")
 
 
 @dataclass(frozen=True)
-class Batch(Generic[I]):
-    """Events of one request."""
+class Batch(Generic[Q]):
+    """The events of one request."""
 
-    items: list[I]
+    queued: list[Q]
     length: int  # padded
 
-    def halves(self) -> tuple["Batch[I]", "Batch[I]"]:
+    @property
+    def events(self) -> list[Event]:
+        return [queued.event for queued in self.queued]
+
+    def halves(self) -> tuple["Batch[Q]", "Batch[Q]"]:
         """The batch cut in two; it must have at least two events."""
-        middle = len(self.items) // 2
-        return Batch(self.items[:middle], self.length), Batch(self.items[middle:], self.length)
+        middle = len(self.queued) // 2
+        return Batch(self.queued[:middle], self.length), Batch(self.queued[middle:], self.length)
 
 
-class Waiting(Generic[I]):
-    """Events that wait for a request.
+class LengthQueues(Generic[Q]):
+    """Events that wait for a request, one queue for each padded length.
 
     Args:
-        limit: the most pulses the model is given.
+        max_pulses: the most pulses the model is given.
         max_batch: the most events of one request.
     """
 
-    def __init__(self, limit: int, max_batch: int):
-        self._limit, self._max_batch = limit, max_batch
-        self._queues: defaultdict[int, deque[I]] = defaultdict(deque)
+    def __init__(self, max_pulses: int, max_batch: int):
+        self._max_pulses, self._max_batch = max_pulses, max_batch
+        self._queues: defaultdict[int, deque[Q]] = defaultdict(deque)
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def add(self, item: I) -> None:
-        self._queues[padded_length(item.event.n_pulses, self._limit)].append(item)
+    def add(self, queued: Q) -> None:
+        self._queues[padded_length(queued.event.n_pulses, self._max_pulses)].append(queued)
         self._count += 1
 
-    def take(self) -> Batch[I]:
-        """The events of the length whose first has waited longest; there must be an event."""
+    def next_batch(self) -> Batch[Q]:
+        """Remove and return the next batch; there must be an event."""
         length, queue = min(
             ((length, queue) for length, queue in self._queues.items() if queue), key=lambda pair: pair[1][0].read_ns
         )
-        items = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-        self._count -= len(items)
-        return Batch(items, length)
+        queued = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+        self._count -= len(queued)
+        return Batch(queued, length)
 
 
-async def halved(
-    batch: Batch[I], ask: Callable[[Batch[I]], Awaitable[A]]
-) -> AsyncIterator[tuple[Batch[I], A | Refused]]:
-    """Answers to a batch, cut in two where Triton refuses it until the guilty event is alone.
+async def infer_bisecting(
+    batch: Batch[Q], infer: Callable[[Batch[Q]], Awaitable[A]]
+) -> AsyncIterator[tuple[Batch[Q], A | RequestRefused]]:
+    """Answers to a batch; a refused request is cut in two until the failing event is alone.
 
     Yields:
-        parts of the batch, each with its answer; a part of one event may have a `Refused` instead.
+        parts of the batch, each with its answer; a part of one event may have a RequestRefused instead.
     """
     try:
-        answer = await ask(batch)
-    except Refused as error:
-        if len(batch.items) == 1:
+        answer = await infer(batch)
+    except RequestRefused as error:
+        if len(batch.queued) == 1:
             yield batch, error
             return
         for half in batch.halves():
-            async for part in halved(half, ask):
+            async for part in infer_bisecting(half, infer):
                 yield part
     else:
         yield batch, answer

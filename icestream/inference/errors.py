@@ -1,24 +1,24 @@
 """What can go wrong, by what to do about it.
 
-    BridgeError
-    ├── TritonAway    transient: wait and ask again, nothing is lost
-    ├── Refused       Triton will not answer this request: split it until the guilty event is alone
-    │                   .final: asking again cannot help
-    └── Mismatch      fatal: the model is not the one this bridge knows how to feed; exit with its words
+    InferenceError
+    ├── TritonUnavailable   transient: wait and ask again, nothing is lost
+    ├── RequestRefused      poison: Triton will not or cannot answer this request; bisect it until one event is left
+    │                         .final: asking again cannot help
+    └── ModelMismatch       fatal: the served model is not the exported one; exit with the message
 
-An event that can never be reconstructed is `icestream.event.InvalidEvent`: it is rejected, with its reason.
+An event that can never be reconstructed is `icestream.event.InvalidEvent`: it is rejected with its reason.
 """
 
 
-class BridgeError(Exception):
-    """Base of the bridge's errors."""
+class InferenceError(Exception):
+    """Base of the errors of this package."""
 
 
-class TritonAway(BridgeError):
+class TritonUnavailable(InferenceError):
     """Triton cannot be reached, is starting, or is overloaded."""
 
 
-class Refused(BridgeError):
+class RequestRefused(InferenceError):
     """Triton answered that it will not or cannot do this request."""
 
     def __init__(self, message: str, final: bool):
@@ -26,5 +26,5 @@ class Refused(BridgeError):
         self.final = final
 
 
-class Mismatch(BridgeError):
-    """The served model has other inputs or outputs than expected."""
+class ModelMismatch(InferenceError):
+    """The served model has other inputs, outputs or answers than the exported one."""

@@ -1,17 +1,18 @@
-"""Known events and the answers to them, kept in a model's configuration: is what is served what was exported?
+"""Known answers: a few events with the answers of the exported network, kept in the model's configuration.
 
-Answers are wrong by far more than the tolerance where axes are swapped, auxiliary is inverted, the geometry or the weights are
-others than at the export.
+They detect swapped axes, an inverted flag, another geometry or other weights: each changes the answers by far more than the
+tolerance.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from icestream.direction import opening_angle
 from icestream.event import Event
+from icestream.event_json import EventBody, pulse_columns, to_event
 
 TOLERANCE_DEG = 0.5  # half precision stays below it
 TOLERANCE_KAPPA = 0.1  # of κ
@@ -25,8 +26,8 @@ class KnownAnswer:
     direction: tuple[float, float, float]  # unit vector
     kappa: float
 
-    def fault(self, direction: Sequence[float], kappa: float) -> str | None:
-        """What is wrong with an answer to the event, in words; None if nothing is."""
+    def difference(self, direction: Sequence[float], kappa: float) -> str | None:
+        """How an answer to the event differs, in words; None if it is within the tolerance."""
         angle = float(np.degrees(opening_angle(direction, self.direction)))
         if angle <= TOLERANCE_DEG and abs(kappa - self.kappa) <= TOLERANCE_KAPPA * self.kappa:
             return None
@@ -36,39 +37,34 @@ class KnownAnswer:
         )
 
 
-def encode(known: Sequence[KnownAnswer]) -> str:
-    """As one line of text, fit for a parameter in config.pbtxt."""
+class _Stored(EventBody, kw_only=True):
+    auxiliary: list[bool | int]  # type: ignore[assignment]  # 0 and 1 keep the configuration short
+    direction: tuple[float, float, float]
+    kappa: float
+
+
+_decode = msgspec.json.Decoder(list[_Stored]).decode
+
+
+def encode(answers: Sequence[KnownAnswer]) -> str:
+    """One line of JSON, for a parameter in config.pbtxt."""
     entries = [
         {
-            "sensor_id": one.event.sensor_id.tolist(),
-            "time_ns": [round(value, 1) for value in one.event.time_ns.tolist()],
-            "charge_pe": [round(value, 3) for value in one.event.charge_pe.tolist()],
-            "auxiliary": one.event.auxiliary.astype(int).tolist(),
-            "direction": [round(value, 6) for value in one.direction],
-            "kappa": float(f"{one.kappa:.5g}"),
+            **pulse_columns(answer.event),
+            "time_ns": [round(value, 1) for value in answer.event.time_ns.tolist()],
+            "auxiliary": answer.event.auxiliary.astype(int).tolist(),
+            "charge_pe": [round(value, 3) for value in answer.event.charge_pe.tolist()],
+            "direction": [round(value, 6) for value in answer.direction],
+            "kappa": float(f"{answer.kappa:.5g}"),
         }
-        for one in known
+        for answer in answers
     ]
-    return json.dumps(entries, separators=(",", ":"))
+    return msgspec.json.encode(entries).decode()
 
 
 def decode(text: str) -> list[KnownAnswer]:
-    """What `encode` wrote.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    try:
-        return [
-            KnownAnswer(
-                Event(
-                    0, number, 0, np.array(entry["sensor_id"], np.int16), np.array(entry["time_ns"], np.float32),
-                    np.array(entry["charge_pe"], np.float32), np.array(entry["auxiliary"], bool),
-                ),
-                tuple(entry["direction"]),
-                float(entry["kappa"]),
-            )
-            for number, entry in enumerate(json.loads(text))
-        ]  # fmt: skip
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"no list of known answers: {error}") from None
+    """The inverse of `encode`; raises ValueError if the text is something else."""
+    return [
+        KnownAnswer(to_event(stored, default_id), stored.direction, stored.kappa)
+        for default_id, stored in enumerate(_decode(text))
+    ]

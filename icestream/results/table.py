@@ -8,7 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from icestream import direction
-from icestream.event import Reconstruction, Truth
+from icestream.result import Result
+from icestream.truth import Truth
 
 SCHEMA = pa.schema([
     ("run_id", pa.int64()),
@@ -40,7 +41,7 @@ SCHEMA = pa.schema([
 TRACKS = ("through-going", "starting")  # the kinds that are not cascades
 
 
-def table(results: Sequence[Reconstruction], truths: Sequence[Truth | None]) -> pa.Table:
+def table(results: Sequence[Result], truths: Sequence[Truth | None]) -> pa.Table:
     """Results with the truth of each, where it is known."""
     vector = np.array([result.direction for result in results]).reshape(-1, 3)
     guess = np.array([result.linefit for result in results]).reshape(-1, 3)
@@ -52,7 +53,7 @@ def table(results: Sequence[Reconstruction], truths: Sequence[Truth | None]) -> 
     columns: dict[str, Any] = {
         name: [getattr(result, name) for result in results]
         for name in SCHEMA.names
-        if name in Reconstruction.__dataclass_fields__
+        if name in Result.__dataclass_fields__
     }
     columns["azimuth"], columns["zenith"] = direction.to_angles(vector)
     for name, values in zip(("linefit_azimuth", "linefit_zenith"), direction.to_angles(guess), strict=True):

@@ -1,6 +1,8 @@
-"""`python -m icestream.service.health PORT`: whether the process whose /metrics is at PORT still comes round.
+"""Exit 0 if the main loop of the process on PORT made progress in the last seconds.
 
-Exit status 0 if its heartbeat is fresh, else 1 and a sentence; for health checks of containers.
+    python -m icestream.service.health PORT
+
+PORT is that of its /metrics. Otherwise exit 1 with a sentence. For health checks of containers; needs nothing but Python.
 """
 
 import re
@@ -9,12 +11,14 @@ import time
 import urllib.request
 from http.client import HTTPException
 
-FRESH_S = 15.0  # every main loop comes round within some seconds, whatever is away
+FRESH_S = 15.0  # every main loop beats within some seconds, whatever it waits for
 
 
 def main() -> None:
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit("usage: python -m icestream.service.health PORT")
     try:
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy leads elsewhere
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # bypass HTTP proxies
         with direct.open(f"http://127.0.0.1:{sys.argv[1]}/metrics", timeout=5) as answer:
             text = answer.read().decode()
     except (OSError, HTTPException) as error:
@@ -22,7 +26,7 @@ def main() -> None:
     beat = re.search(r"^icestream_\w+_heartbeat_timestamp_seconds (\S+)$", text, re.MULTILINE)
     age_s = time.time() - float(beat[1]) if beat else float("inf")
     if age_s > FRESH_S:
-        sys.exit(f"the main loop has not come round for {age_s:.0f} s")
+        sys.exit(f"the main loop has made no progress for {age_s:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,62 +1,73 @@
-"""What every process tells: structured logs, /metrics, a heartbeat."""
+"""The metrics of a process: build information, a heartbeat, its CPU and memory, and what its own table lists."""
 
-import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
-import structlog
-from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, start_http_server
 
 from icestream import __version__
 
-# 1 ms … 131 s: latencies of a stage and of the whole way
-LATENCY_BUCKETS = [0.001 * 2**power for power in range(18)]
-# Of an MLflow experiment: without it the page guesses "GenAI" and hides the charts behind evaluations.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-COUNT_BUCKETS = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+LATENCY_BUCKETS = tuple(0.001 * 2**power for power in range(18))  # 1 ms … 131 s: of a stage, and from emitted to stored
+COUNT_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-def configure_logs(process: str) -> structlog.stdlib.BoundLogger:
-    """JSON lines on standard error, one per message."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        cache_logger_on_first_use=True,
-    )
-    log: structlog.stdlib.BoundLogger = structlog.get_logger().bind(process=process)
-    return log
+@dataclass(frozen=True)
+class Metric:
+    """One row of a process's table of metrics."""
+
+    name: str  # without the prefix icestream_
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    _: KW_ONLY
+    label: str = ""  # the one label, if it has one,
+    values: Sequence[str] = ()  # and its values, all exposed from the start
+    buckets: Sequence[float] = LATENCY_BUCKETS  # of a histogram
 
 
 class ProcessMetrics:
-    """What all processes expose: build information, a heartbeat, the process's own CPU and memory."""
+    """The metrics of one process.
 
-    def __init__(self, registry: CollectorRegistry, process: str):
+    Args:
+        process: its name.
+        table: its own metrics; `self.metrics` has each of them by its name, or by (name, label value).
+    """
+
+    def __init__(self, registry: CollectorRegistry, process: str, table: Sequence[Metric]):
         self.registry, self._process = registry, process
         Info("icestream_build", "Version of this process", registry=registry).info(
             {"process": process, "version": __version__}
         )
         self._heartbeat = Gauge(
             f"icestream_{process}_heartbeat_timestamp_seconds",
-            "Unix time at which the main loop last came round",
+            "Unix time of the last progress of the main loop",
             registry=registry,
         )
         ProcessCollector(registry=registry)
+        self.metrics: Mapping[Any, Any] = {key: made for row in table for key, made in _make(row, registry).items()}
 
     def beat(self) -> None:
         """The main loop is alive."""
         self._heartbeat.set(time.time())
 
-    def serve(self, host: str, port: int) -> None:
-        """Serve /metrics from a thread of its own: it answers even when the main loop is stuck."""
+    def serve(self, host: str, port: int) -> int:
+        """Serve /metrics from a thread of its own, so that it answers even when the main loop is stuck; returns the port."""
         try:
-            start_http_server(port, addr=host, registry=self.registry)
+            server, _ = start_http_server(port, addr=host, registry=self.registry)
         except OSError as error:
             sys.exit(
                 f"{self._process}: /metrics cannot be served at {host}:{port} ({error.strerror}): give another port"
             )
+        return int(server.server_port)
+
+
+def _make(row: Metric, registry: CollectorRegistry) -> dict[Any, Any]:
+    """A metric, by its name, and each of its labelled children, by (name, value)."""
+    arguments: dict[str, Any] = {"labelnames": [row.label] if row.label else [], "registry": registry}
+    kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+    if row.kind == "histogram":
+        arguments["buckets"] = row.buckets
+    made = kinds[row.kind](f"icestream_{row.name}", row.help, **arguments)
+    return {row.name: made} | {(row.name, value): made.labels(value) for value in row.values}

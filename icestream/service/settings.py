@@ -3,18 +3,30 @@
 import difflib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.connection import parse_url
+
+PREFIXES = ("ICESTREAM_EMITTER_", "ICESTREAM_BRIDGE_", "ICESTREAM_RECORDER_", "ICESTREAM_DISPLAY_")
+# Variables of compose.yaml that no process reads.
+COMPOSE = (
+    "ICESTREAM_KAGGLE_DIR", "ICESTREAM_REPLAY_RUN_ID", "ICESTREAM_REDIS_MEMORY", "ICESTREAM_REDIS_MEMORY_LIMIT",
+    "ICESTREAM_TRITON_MEMORY_LIMIT", "ICESTREAM_GRAFANA_PORT", "ICESTREAM_PROMETHEUS_PORT", "ICESTREAM_ALERTMANAGER_PORT",
+    "ICESTREAM_MLFLOW_PORT", "ICESTREAM_TRITON_HTTP_PORT", "ICESTREAM_TRITON_GRPC_PORT", "ICESTREAM_TRITON_METRICS_PORT",
+)  # fmt: skip
 
 S = TypeVar("S", bound="Settings")
 
 
+SCHEMES = ("redis://", "rediss://", "unix://")
+
+
 def _redis_url(text: str) -> str:
-    parse_url(text)  # type: ignore[no-untyped-call]  # raises ValueError with the schemes it knows
+    if not text.startswith(SCHEMES):
+        raise ValueError(f"an address begins with {', '.join(SCHEMES)}")
     return text
 
 
@@ -46,9 +58,9 @@ class Settings(BaseSettings):
 
 
 class StreamSettings(Settings):
-    """What every process of the stream is told."""
+    """Settings that every process of the stream has."""
 
-    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="where the streams live")
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="the Redis server that holds the streams")
     redis_password_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         None, description="a file that holds Redis's password, so that no address has to"
     )
@@ -56,33 +68,53 @@ class StreamSettings(Settings):
 
     @property
     def redis_password(self) -> str | None:
-        """What the file holds."""
+        """The content of the file."""
         return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
 
 
 def load(settings: type[S], program: str) -> S:
-    """Settings from the environment, overridden by the command line; a slip ends the program with a sentence."""
+    """Settings from the environment, overridden by the command line; a wrong one ends the program with a sentence."""
     try:
-        refuse_unknown(settings)
+        _refuse_unknown(settings, os.environ)
         command_line: dict[str, Any] = {"_cli_parse_args": True, "_cli_prog_name": program}
         return settings(**command_line)
-    except ValidationError as error:
-        prefix = settings.model_config["env_prefix"]
-        for problem in error.errors():
-            name = "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{program}: {prefix}{name}: {problem['msg']} (got {problem.get('input')!r})", file=sys.stderr)
-        sys.exit(2)
     except ValueError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        for sentence in _sentences(settings, error):
+            print(f"{program}: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
-def refuse_unknown(settings: type[Settings], environment: Any = os.environ) -> None:
-    """Raise ValueError for a variable that bears the process's prefix but names no setting."""
+def problems(settings: type[Settings], environment: Mapping[str, str]) -> list[str]:
+    """What `load` would refuse of an environment, in words."""
+    prefix = settings.model_config["env_prefix"]
+    try:
+        _refuse_unknown(settings, environment)
+        settings(**{
+            name: environment[prefix + name.upper()] for name in settings.model_fields if prefix + name.upper() in environment
+        })  # fmt: skip
+    except ValueError as error:
+        return _sentences(settings, error)
+    return []
+
+
+def _sentences(settings: type[Settings], error: ValueError) -> list[str]:
+    if not isinstance(error, ValidationError):
+        return [str(error)]
+    prefix = settings.model_config["env_prefix"]
+    return [
+        f"{prefix}{str(problem['loc'][0]).upper() if problem['loc'] else ''}: "
+        f"{problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r})"
+        for problem in error.errors()
+    ]
+
+
+def _refuse_unknown(settings: type[Settings], environment: Mapping[str, str]) -> None:
+    """Raise ValueError for a variable ICESTREAM_* that names no setting of this process and belongs to no other program."""
     prefix = settings.model_config["env_prefix"]
     known = [prefix + name.upper() for name in settings.model_fields]
+    others = tuple(other for other in PREFIXES if other != prefix)
     for name in environment:
-        if name.startswith(prefix) and name not in known:
+        if name.startswith("ICESTREAM_") and not name.startswith(others) and name not in (*known, *COMPOSE):
             close = difflib.get_close_matches(name, known, 1)
             raise ValueError(
                 f"unknown setting {name}"

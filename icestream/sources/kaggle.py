@@ -1,4 +1,4 @@
-"""The competition's files ⇄ events: `batch_N.parquet` with one row per pulse, `*_meta.parquet` with the truth.
+"""Events from and to the files of the Kaggle competition: `batch_N.parquet` with one row per pulse, `*_meta.parquet` with the truth.
 
 A folder holds the files directly or as the competition ships them (train/batch_1.parquet, train_meta.parquet).
 """
@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from icestream.event import Event, InvalidEvent, Truth
+from icestream.event import Event, InvalidEvent
+from icestream.sources.source import EventAndTruth, Position
+from icestream.truth import Truth
 
 PULSE_COLUMNS = ["event_id", "sensor_id", "time", "charge", "auxiliary"]
 EVENTS_PER_FILE = 200_000
@@ -30,12 +32,12 @@ class KaggleError(ValueError):
 
 @dataclass(frozen=True)
 class KaggleFolder:
-    """A folder that was found to hold pulses."""
+    """The files of a folder that has pulses."""
 
     batches: list[Path]  # in the order of their numbers
     metas: list[Path]  # files with the truth; none for a test set
 
-    def events(self, run_id: int, after: int | None = None) -> Iterator[tuple[Event, Truth | None]]:
+    def events(self, run_id: int, after: int | None = None) -> Iterator[EventAndTruth]:
         """All events, in the files' order.
 
         Args:
@@ -57,11 +59,15 @@ class KaggleFolder:
             for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
                 number, part = int(event_id[low]), slice(low, high)
                 try:
-                    event = Event(run_id, number, 0, *(column[part] for column in columns))
+                    sensor_id, time_ns, charge_pe, auxiliary = (column[part] for column in columns)
+                    event = Event(
+                        run_id=run_id, event_id=number, emitted_ns=0,
+                        sensor_id=sensor_id, time_ns=time_ns, charge_pe=charge_pe, auxiliary=auxiliary,
+                    )  # fmt: skip
                 except InvalidEvent as error:
                     raise KaggleError(f"{path}: event {number}: {error}") from None
                 angles = truth.get(number)
-                yield event, None if angles is None else Truth(run_id, number, *angles)
+                yield event, angles and Truth(run_id=run_id, event_id=number, azimuth=angles[0], zenith=angles[1])
 
     def _truth(self, event_id: NDArray[np.int64]) -> dict[int, tuple[float, float]]:
         """Azimuth and zenith (rad) of a file's events. The competition's meta file has 132 million rows: only these are read."""
@@ -73,6 +79,19 @@ class KaggleFolder:
                 angles = zip(table["azimuth"].to_pylist(), table["zenith"].to_pylist(), strict=True)
                 found.update(zip(table["event_id"].to_pylist(), angles, strict=True))
         return found
+
+
+class Replay:
+    """A source that replays a folder, once or again and again; pass k is run `run_id + k`."""
+
+    def __init__(self, folder: Path, loop: bool):
+        self._folder, self._loop = open_folder(folder), loop
+
+    def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
+        """The events of a run, from its start or from behind a position."""
+        first = run_id if after is None else after.run_id
+        for current in count(first) if self._loop else [first]:
+            yield from self._folder.events(current, after.event_id if after and after.run_id == current else None)
 
 
 def read_pulses(path: Path) -> Iterator[tuple[int, Columns]]:

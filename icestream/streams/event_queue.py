@@ -1,27 +1,29 @@
-"""Reads the stream of events: new entries, and those that a bridge which is gone has left."""
+"""The queue of events that the bridges share: one consumer group of the stream of events.
+
+Delivery is at least once, results are stored exactly once: an entry leaves the stream in the same step in which its result is
+stored (`complete`) or its dead letter is written (`reject`). An entry that a bridge does not renew for `claim_idle_s` can be
+claimed by any other bridge.
+"""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
-
 from icestream import wire
-from icestream.streams import keys as streams
+from icestream.result import Result
+from icestream.streams import keys
+from icestream.streams.connection import BLOCK_MS, AsyncRedis, ResponseError
+from icestream.streams.scripts import load
 
-# Deleting a consumer deletes what it holds: look and delete in one step. KEYS: events. ARGV: group, consumer.
-_LEAVE = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-end
-"""
+REMEMBERED_S = 300  # completed events are remembered for one to two of these: far longer than a write is repeated
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the stream of events."""
+    """An entry of the stream of events, as delivered to this bridge."""
 
     entry_id: bytes
     payload: bytes  # empty if the entry has no such field
@@ -29,68 +31,123 @@ class Entry:
     read_ns: int  # Unix time
 
 
-class Intake:
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """An entry that can never succeed."""
+
+    entry: Entry
+    reason: str  # one of icestream.event.REASONS
+    detail: str
+
+
+class Outcome(IntEnum):
+    """What became of a result."""
+
+    WAS_DONE = 0  # the entry was no longer pending: another bridge was faster, or this call is a repetition
+    STORED = 1
+    DUPLICATE = 2  # an earlier entry of the same event has a result
+
+
+class EventQueue:
     """One consumer of the bridges' group.
 
-    A consumer shows that it is alive by renewing what it holds; entries that nobody has renewed for `claim_idle_s` are
-    taken over by whoever asks first.
+    Every method may raise RedisError, and every call may be repeated until it returns: an entry whose delivery was lost is
+    not renewed and is claimed later; `complete` and `reject` skip entries that are no longer pending.
 
-    Every method may raise redis.RedisError; calling again is safe: an entry whose delivery was lost on the way is not
-    renewed and comes back by `claim`.
+    Args:
+        consumer: name in the group, unique among bridges.
+        claim_idle_s: seconds without renewal after which an entry may be claimed.
     """
 
-    def __init__(self, redis: Redis, consumer: str, claim_idle_s: float):
+    def __init__(self, redis: AsyncRedis, consumer: str, claim_idle_s: float):
         self._redis, self._consumer, self._idle_ms = redis, consumer, int(claim_idle_s * 1000)
-        self._leave = redis.register_script(_LEAVE)
+        self._complete = redis.register_script(load("complete"))
+        self._reject = redis.register_script(load("reject"))
+        self._leave = redis.register_script(load("leave"))
 
-    async def prepare(self) -> None:
-        """Make the group, from the stream's first entry, if it is not there."""
+    async def join(self) -> None:
+        """Create the group, from the first entry of the stream, if it does not exist."""
         try:
-            await self._redis.xgroup_create(streams.EVENTS, streams.BRIDGE_GROUP, id="0", mkstream=True)
+            await self._redis.xgroup_create(keys.EVENTS, keys.BRIDGE_GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
 
     async def read(self, count: int) -> list[Entry]:
-        """Up to `count` new entries; waits for the first for at most `streams.BLOCK_MS`."""
-        answer: Any = await self._redis.xreadgroup(
-            streams.BRIDGE_GROUP, self._consumer, {streams.EVENTS: ">"}, count=count, block=streams.BLOCK_MS
-        )
+        """Up to `count` new entries; waits for the first one for at most BLOCK_MS."""
+        try:
+            reply: Any = await self._redis.xreadgroup(
+                keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: ">"}, count=count, block=BLOCK_MS
+            )
+        except ResponseError as error:
+            if "NOGROUP" in str(error):  # the stream was deleted
+                await self.join()
+            raise
         now = time.time_ns()
-        return [_entry(entry_id, fields, 1, now) for _, entries in answer for entry_id, fields in entries]
+        return [_entry(entry_id, fields, 1, now) for _, entries in reply for entry_id, fields in entries]
 
-    async def claim(self, count: int, held: "Iterable[bytes]") -> list[Entry]:
-        """Up to `count` entries that were left, except those this bridge still holds."""
+    async def claim(self, count: int, held: Iterable[bytes]) -> list[Entry]:
+        """Up to `count` entries that their bridge no longer renews, except those that this bridge still holds."""
         reply: list[Any] = await self._redis.xautoclaim(
-            streams.EVENTS, streams.BRIDGE_GROUP, self._consumer, self._idle_ms, start_id="0-0", count=count
+            keys.EVENTS, keys.BRIDGE_GROUP, self._consumer, self._idle_ms, start_id="0-0", count=count
         )
         own = set(held)
-        left = [(entry_id, fields) for entry_id, fields in reply[1] if fields is not None and entry_id not in own]
-        if not left:
+        claimed = [(entry_id, fields) for entry_id, fields in reply[1] if fields is not None and entry_id not in own]
+        if not claimed:
             return []
         details = await self._redis.xpending_range(
-            streams.EVENTS,
-            streams.BRIDGE_GROUP,
-            left[0][0],
-            left[-1][0],
-            count=max(10 * len(left), 1000),
+            keys.EVENTS,
+            keys.BRIDGE_GROUP,
+            claimed[0][0],
+            claimed[-1][0],
+            count=max(10 * len(claimed), 1000),
             consumername=self._consumer,
         )
         tries = {detail["message_id"]: int(detail["times_delivered"]) for detail in details}
         now = time.time_ns()
-        return [_entry(entry_id, fields, tries.get(entry_id, 1), now) for entry_id, fields in left]
+        return [_entry(entry_id, fields, tries.get(entry_id, 1), now) for entry_id, fields in claimed]
 
     async def renew(self, held: Iterable[bytes]) -> None:
-        """Show that this bridge is alive and still works on these entries."""
+        """Extend the lease on entries that this bridge still works on."""
         ids: list[Any] = list(held)
         if ids:
-            await self._redis.xclaim(streams.EVENTS, streams.BRIDGE_GROUP, self._consumer, 0, ids, justid=True)
+            await self._redis.xclaim(
+                keys.EVENTS, keys.BRIDGE_GROUP, self._consumer, min_idle_time=0, message_ids=ids, justid=True
+            )
         else:
-            await self._redis.xreadgroup(streams.BRIDGE_GROUP, self._consumer, {streams.EVENTS: streams.END}, count=1)
+            await self._redis.xreadgroup(keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: keys.END}, count=1)
+
+    async def complete(
+        self, results: Sequence[tuple[bytes, Result]], shown: Mapping[int, bytes] = MappingProxyType({})
+    ) -> list[Outcome]:
+        """Store results and remove the entries of their events.
+
+        Args:
+            results: each with the entry id of its event.
+            shown: payloads of the events to show, by the index of their result.
+        """
+        arguments: list[bytes | str | int] = [keys.BRIDGE_GROUP, wire.FIELD, REMEMBERED_S, keys.SHOWN_KEPT]
+        for index, (entry_id, result) in enumerate(results):
+            event = f"{result.run_id}:{result.event_id}"
+            arguments += [entry_id, event, wire.RESULT.encode(result), shown.get(index, b"")]
+        outcomes = await self._complete(
+            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, *keys.DONE],
+            args=arguments,
+        )
+        return [Outcome(outcome) for outcome in outcomes]
+
+    async def reject(self, rejection: Rejection) -> bool:
+        """Move an entry to the dead letters; False if another bridge has dealt with it."""
+        entry = rejection.entry
+        arguments: list[bytes | str | int] = [
+            keys.BRIDGE_GROUP, keys.REJECTED_KEPT, entry.entry_id, wire.FIELD, entry.payload,
+            rejection.reason, rejection.detail, entry.tries,
+        ]  # fmt: skip
+        return bool(await self._reject(keys=[keys.EVENTS, keys.REJECTED], args=arguments))
 
     async def leave(self) -> None:
-        """Leave the group, unless entries are still held: those must stay claimable."""
-        await self._leave(keys=[streams.EVENTS], args=[streams.BRIDGE_GROUP, self._consumer])
+        """Leave the group, unless entries are still pending: those must stay claimable."""
+        await self._leave(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP, self._consumer])
 
 
 def _entry(entry_id: bytes, fields: dict[bytes, bytes], tries: int, now: int) -> Entry:

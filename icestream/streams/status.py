@@ -1,46 +1,66 @@
-"""How the streams stand: what waits for a bridge, and what waits for the recorder."""
+"""The state of the streams: what waits for a bridge, what waits for the recorder, who is alive. Read in one place, here."""
 
-import time
+import json
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from icestream.streams import keys
+from icestream.streams.connection import AsyncRedis, Redis
+from icestream.streams.scripts import load
 
-from icestream.streams import keys as streams
+ALIVE_S = 5.0  # a consumer that has sent Redis no command for so long is not alive; all send one at least every 2 s
+COUNTED = 1000  # entries that are counted at most where Redis does not know a group's lag, after a restart
+
+_SCRIPT = load("status")
+_KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED)
+_ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED))
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One look at the streams."""
+@dataclass(frozen=True, kw_only=True)
+class StreamStatus:
+    """The state of the streams at one moment."""
 
     backlog: int  # events without a result
-    pending: int  # of those, read by some bridge
+    pending: int  # of those, delivered to some bridge
     oldest_pending_s: float  # age of the oldest of them; 0 if there is none
-    unrecorded_s: float  # age of the oldest result that the recorder has not put on disk; 0 if there is none
+    last_event_s: float | None  # age of the newest event ever written; None if there has been none
+    unrecorded: int  # results that the recorder has not put on disk
+    oldest_unrecorded_s: float  # age of the oldest of them; 0 if there is none
+    emitted_total: int  # entries ever added: events,
+    stored_total: int  # results,
+    rejected_total: int  # dead letters
+    bridges: int  # alive
+    recorders: int  # alive
 
 
-async def look(redis: Redis) -> Standing:
-    """How the streams stand now; raises redis.RedisError."""
-    backlog = int(await redis.xlen(streams.EVENTS))
-    summary = await redis.xpending(streams.EVENTS, streams.BRIDGE_GROUP)
-    return Standing(backlog, int(summary["pending"]), _age_s(summary["min"]), _age_s(await _first_unrecorded(redis)))
+def read_status(redis: Redis) -> StreamStatus:
+    """The state of the streams now; raises RedisError."""
+    return _parse(redis.eval(_SCRIPT, len(_KEYS), *_KEYS, *_ARGUMENTS))
 
 
-async def _first_unrecorded(redis: Redis) -> bytes | None:
-    """Id of the first result that the recorder has not acknowledged: delivered to it, or not even that."""
-    after = b"-"
-    try:
-        if first := (await redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP))["min"]:
-            return bytes(first)
-        for group in await redis.xinfo_groups(streams.DIRECTIONS):
-            if group["name"] == streams.RECORDER_GROUP.encode():
-                after = b"(" + group["last-delivered-id"]
-    except ResponseError:  # no recorder has ever joined, or there is no result yet
-        pass
-    entries: Any = await redis.xrange(streams.DIRECTIONS, min=after, count=1)
-    return entries[0][0] if entries else None
+async def read_status_asyncio(redis: AsyncRedis) -> StreamStatus:
+    """The same for asyncio."""
+    reply: Any = redis.eval(_SCRIPT, len(_KEYS), *_KEYS, *_ARGUMENTS)
+    return _parse(await reply)
 
 
-def _age_s(entry_id: bytes | None) -> float:
-    return 0.0 if entry_id is None else max(0.0, time.time() - int(entry_id.split(b"-")[0]) / 1000)
+def _parse(reply: Any) -> StreamStatus:
+    found: dict[str, Any] = json.loads(reply)
+    last_event_ms = found.get("last_event_ms")
+    return StreamStatus(
+        backlog=int(found["backlog"]),
+        pending=int(found["pending"]),
+        oldest_pending_s=found.get("oldest_pending_ms", 0) / 1000,
+        last_event_s=None if last_event_ms is None else last_event_ms / 1000,
+        unrecorded=int(found["unrecorded"]),
+        oldest_unrecorded_s=found.get("oldest_unrecorded_ms", 0) / 1000,
+        emitted_total=int(found["emitted_total"]),
+        stored_total=int(found["stored_total"]),
+        rejected_total=int(found["rejected_total"]),
+        bridges=_alive(found["bridges_idle_ms"]),
+        recorders=_alive(found["recorders_idle_ms"]),
+    )
+
+
+def _alive(idle_ms: Any) -> int:
+    return sum(idle < ALIVE_S * 1000 for idle in idle_ms)  # cjson writes an empty list as {}

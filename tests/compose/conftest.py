@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from icestream.streams import keys as streams
-from tests.conftest import HOST, ROOT, composer, free_port, wait_until
+from icestream.streams import keys
+from tests.conftest import composer
+from tests.waiting import ROOT, wait_until
+from tritonserver.process import HOST, free_ports
 
 PROJECT = "icestream-test"
 HEALTHY_S = 300  # after the builds
@@ -23,7 +25,7 @@ class System:
     """The running system."""
 
     def __init__(self, compose: list[str]):
-        self.port = {name: free_port() for name in PORTS}
+        self.port = {name: free_ports(1)[0] for name in PORTS}
         self._compose = [*compose, "--project-name", PROJECT]
         self.environment = {**os.environ, **{f"ICESTREAM_{name}_PORT": str(port) for name, port in self.port.items()}}
 
@@ -69,7 +71,7 @@ class System:
 
     def emitted(self) -> int:
         """Events that were ever put into the stream: counted by the emitter's own script."""
-        runs = self.redis("--scan", "--pattern", f"{streams.EMITTED}:*")
+        runs = self.redis("--scan", "--pattern", f"{keys.EMITTED}:*")
         return sum(int(self.redis("HGET", run, "emitted")[0]) for run in runs)
 
     def added(self, stream: str) -> int:

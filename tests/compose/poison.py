@@ -15,7 +15,7 @@ import numpy as np
 
 from icestream.detector import nominal_icecube86
 from icestream.sources.simulation.simulator import simulated_events
-from icestream.streams import connect
+from icestream.streams.connection import connect
 from icestream.streams.publisher import Publisher
 
 

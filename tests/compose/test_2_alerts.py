@@ -15,11 +15,12 @@ import yaml
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from icestream.streams import keys as streams
+from icestream.streams import keys
 from icestream.tensors import INPUTS, pad
 from tests.compose.conftest import System
-from tests.conftest import HOST, ROOT, wait_until
 from tests.events import event
+from tests.waiting import ROOT, wait_until
+from tritonserver.process import HOST
 
 pytestmark = pytest.mark.compose
 WITHIN_S = 420
@@ -56,7 +57,7 @@ def slowed_triton(system: System) -> Iterator[None]:
 
 @contextmanager
 def broken_entry(system: System) -> Iterator[None]:
-    system.redis("XADD", streams.EVENTS, "*", "e", "no event")
+    system.redis("XADD", keys.EVENTS, "*", "e", "no event")
     yield
 
 
@@ -192,13 +193,11 @@ def test_a_fault_is_told_and_passes(system: System, fault: Fault) -> None:
         wait_until(lambda: logged(system) >= fault.alerts - INHIBITED, "the log is told", 60)
     mended = time.monotonic()
     wait_until(lambda: not system.unwell(), "all services are healthy again", 120)
-    wait_until(lambda: int(system.redis("XLEN", streams.EVENTS)[0]) < 100, "the backlog is worked off", 300)
+    wait_until(lambda: int(system.redis("XLEN", keys.EVENTS)[0]) < 100, "the backlog is worked off", 300)
     print(f"\n    well again {time.monotonic() - mended:.0f} s after it was mended")
 
 
 def test_nothing_was_lost(system: System) -> None:
     emitted = system.emitted()
-    wait_until(
-        lambda: system.added(streams.DIRECTIONS) + system.added(streams.REJECTED) >= emitted, "all is through", 300
-    )
-    assert system.added(streams.REJECTED) == 1
+    wait_until(lambda: system.added(keys.DIRECTIONS) + system.added(keys.REJECTED) >= emitted, "all is through", 300)
+    assert system.added(keys.REJECTED) == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.waiting import ROOT
 from tritonserver.debian import fetch_debian_package
 
 FETCHED = ROOT / ".venv" / "debian"

@@ -6,7 +6,7 @@ import re
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import yaml
 
 from dashboards.grafana.__main__ import DASHBOARDS, FOLDER, as_json
 from dashboards.grafana.preview import ask
-from icestream.streams import keys as streams
-from launcher.status import answers
-from tests.conftest import HOST, ROOT, Program, RedisProcess, TritonProcess, free_port, wait_until
+from icestream.streams import keys
+from tests.servers import Program, RedisProcess, TritonProcess
+from tests.waiting import ROOT, wait_until
+from tritonserver.process import HOST, answers, start_server, stop_server
 
 LOADED = {name: json.loads((FOLDER / f"{name}.json").read_text()) for name in DASHBOARDS}
 PANELS = [
@@ -103,7 +104,7 @@ def watched(
     """The address of a Prometheus with our configuration and rules that has watched a running stream for a while."""
     folder = tmp_path_factory.mktemp("watched")
     shared_redis.client.flushall()
-    redis_url, exporter, port = shared_redis.url, free_port(), free_port()
+    redis_url = shared_redis.url
     programs = {
         "bridge": Program("bridge", folder, redis_url=redis_url, triton_url=triton.url),
         "recorder": Program(
@@ -111,39 +112,61 @@ def watched(
             spool_dir=folder / "spool", window_s=2, part_s=10,
         ),
         "emitter": Program("emitter", folder, redis_url=redis_url, rate=50),
-        "display": Program("display", folder, redis_url=redis_url, triton_url=triton.url, port=(page := free_port())),
+        "display": Program("display", folder, redis_url=redis_url, triton_url=triton.url, port=0),
     }  # fmt: skip
     ports = {name: program.port for name, program in programs.items()}
-    ports |= {"triton": triton.metrics, "redis": exporter, "prometheus": port, "alertmanager": free_port()}
-    config = yaml.safe_load((ROOT / "dashboards" / "prometheus" / "prometheus.yml").read_text())
-    config["rule_files"] = [str(ROOT / "dashboards" / "prometheus" / "rules.yml")]
-    for job in config["scrape_configs"]:
-        job.pop("dns_sd_configs", None)
-        job["static_configs"] = [{"targets": [f"{HOST}:{ports[job['job_name']]}"]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    ports |= {"triton": triton.metrics, "alertmanager": 1}
     streams_shown = "icestream:events,icestream:truth,icestream:directions,icestream:rejected"
-    commands = [
-        [tool("prometheus-redis-exporter"), "-redis.addr", redis_url, "-web.listen-address", f"{HOST}:{exporter}", "-check-single-streams", streams_shown],
-        [tool("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={HOST}:{port}"],
-    ]  # fmt: skip
-    with open(folder / "log", "wb") as log:
-        servers = [subprocess.Popen(command, stdout=log, stderr=log) for command in commands]
+    exporter, [ports["redis"]] = start_server(
+        lambda free: [
+            tool("prometheus-redis-exporter"), "-redis.addr", redis_url, "-web.listen-address", f"{HOST}:{free[0]}",
+            "-check-single-streams", streams_shown,
+        ],
+        1,
+        ready=lambda free: answers(f"http://{HOST}:{free[0]}/metrics"),
+        log=folder / "exporter.log",
+        environment={},
+    )  # fmt: skip
+
+    def prometheus(free: Sequence[int]) -> list[str]:
+        write_prometheus_config(folder / "prometheus.yml", {**ports, "prometheus": free[0]})
+        return [
+            tool("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+            f"--web.listen-address={HOST}:{free[0]}",
+        ]  # fmt: skip
+
+    server, [port] = start_server(
+        prometheus,
+        1,
+        ready=lambda free: answers(f"http://{HOST}:{free[0]}/-/ready"),
+        log=folder / "prometheus.log",
+        environment={},
+    )
     url = f"http://{HOST}:{port}"
     try:
-        wait_until(lambda: answers(f"{url}/-/ready"), "Prometheus is ready")
         wait_until(lambda: programs["bridge"].metric("icestream_bridge_events_total") > 100, "the stream runs", 60)
         wait_until(lambda: value(url, "icestream:accuracy:opening_angle_ratio"), "ten minutes' figures have begun", 60)
-        shared_redis.client.xadd(streams.EVENTS, {"e": b"no event"})  # one that is rejected
-        wait_until(lambda: answers(f"http://{HOST}:{page}/v1/status"), "the display answers")
+        shared_redis.client.xadd(keys.EVENTS, {"e": b"no event"})  # one that is rejected
+        page = programs["display"].said("serving", "address")
+        wait_until(lambda: answers(f"{page}/v1/status"), "the display answers")
         reasons = "sum by (reason) (increase(icestream_bridge_rejected_total[1m]))"
         wait_until(lambda: ask(url, reasons, True, now(url)), "the reason of a rejected entry is seen", 60)
         yield url
     finally:
         for program in programs.values():
             program.kill()
-        for server in servers:
-            server.kill()
-            server.wait()
+        for process in (exporter, server):
+            stop_server(process)
+
+
+def write_prometheus_config(path: Path, ports: dict[str, int]) -> None:
+    """Our configuration with static targets, by job, in place of those that Docker's DNS finds."""
+    config = yaml.safe_load((ROOT / "dashboards" / "prometheus" / "prometheus.yml").read_text())
+    config["rule_files"] = [str(ROOT / "dashboards" / "prometheus" / "rules.yml")]
+    for job in config["scrape_configs"]:
+        job.pop("dns_sd_configs", None)
+        job["static_configs"] = [{"targets": [f"{HOST}:{ports[job['job_name']]}"]}]
+    path.write_text(yaml.safe_dump(config))
 
 
 def value(prometheus: str, expr: str) -> float:

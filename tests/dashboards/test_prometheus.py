@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from dashboards.alertmanager.alert_log import Receiver
-from tests.conftest import HOST, ROOT
+from tests.waiting import ROOT
+from tritonserver.process import HOST
 
 FOLDER = ROOT / "dashboards" / "prometheus"
 RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yml").read_text())["groups"] for rule in group["rules"]]

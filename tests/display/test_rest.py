@@ -18,13 +18,14 @@ import pytest
 from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle, to_vector
-from icestream.event import Event, Truth
+from icestream.event import Event
 from icestream.sources.simulation.simulator import simulated_events
-from icestream.streams import keys as streams
+from icestream.streams import keys
 from icestream.tensors import pad
-from tests.conftest import HOST, ROOT, RedisProcess, TritonProcess, free_port, wait_until
-from tests.display.conftest import Display
-from tests.events import event, reconstruction
+from tests.events import event, made_result, truth
+from tests.servers import Display, RedisProcess, TritonProcess
+from tests.waiting import ROOT, wait_until
+from tritonserver.process import HOST
 
 Start = Callable[..., Display]
 GOOD = {"sensor_id": [10, 11, 12], "time_ns": [9000, 9100, 9200.5], "charge_pe": [1, 2, 0.5], "auxiliary": [False, False, True]}  # fmt: skip
@@ -151,7 +152,7 @@ def test_the_interface_is_as_its_document_says(display: Display, tmp_path: Path)
 
 
 def test_triton_away_is_503_and_says_when_to_ask_again(start: Start) -> None:
-    display = start(triton_url=f"{HOST}:{free_port()}", request_timeout_s=2)
+    display = start(triton_url=f"{HOST}:1", request_timeout_s=2)
     status, answer, headers = display.ask("/v1/reconstruct", GOOD)
     assert (status, answer["error"]["reason"], headers["Retry-After"]) == (503, "triton_away", "5")
     assert display.ask("/v1/status")[1]["triton"] is False
@@ -171,27 +172,26 @@ def test_a_token_and_a_rate_are_asked_for(start: Start, tmp_path: Path) -> None:
     display = start(token_file=tmp_path / "token", requests_per_s=5)
     assert display.ask("/v1/status")[0] == 401
     assert display.ask("/v1/status", headers={"Authorization": "Bearer wrong"})[0] == 401
-    time.sleep(1.1)
     right = {"Authorization": "Bearer s3cret"}
-    assert display.ask("/v1/status", headers=right)[0] == 200
+    wait_until(lambda: display.ask("/v1/status", headers=right)[0] == 200, "the right token is let in")
     found = [display.ask("/v1/status", headers=right) for _ in range(20)]
     assert 429 in {status for status, _, _ in found}
     assert next(headers for status, _, headers in found if status == 429)["Retry-After"]
-    time.sleep(1.1)
-    assert "securitySchemes" in display.ask("/v1/openapi.json")[1]["components"]
+    document = wait_until(lambda: display.ask("/v1/openapi.json")[1].get("components"), "the rate is low again")
+    assert "securitySchemes" in document
 
 
 def test_the_latest_results_and_one_with_its_pulses(redis: Any, start: Start) -> None:
     now = time.time_ns()
     for number in range(10):
-        stored = reconstruction(number, kappa=float(number), stored_ns=now + number)
+        stored = made_result(number, kappa=float(number), stored_ns=now + number)
         if number == 4:
-            redis.xadd(streams.TRUTH, {wire.FIELD: wire.TRUTH.encode(Truth(7, 4, 1.0, 0.5, "cascade"))})
-        redis.xadd(streams.DIRECTIONS, {wire.FIELD: wire.RECONSTRUCTION.encode(stored)})
+            redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, 4, 1.0, 0.5, "cascade"))})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(stored)})
         if number == 4:
             redis.xadd(
-                streams.SHOWN,
-                {wire.FIELD: wire.encode_event(event(4), 1), "result": wire.RECONSTRUCTION.encode(stored)},
+                keys.SHOWN,
+                {wire.FIELD: wire.encode_event(event(4), 1), "result": wire.RESULT.encode(stored)},
             )
     display = start()
     wait_until(lambda: len(display.ask("/v1/events")[1]["events"]) == 10, "the results are read")
@@ -201,7 +201,7 @@ def test_the_latest_results_and_one_with_its_pulses(redis: Any, start: Start) ->
     _, found, _ = display.ask("/v1/events/7-4")
     assert found["pulses"]["sensor_id"] == event(4).sensor_id.tolist()
     assert (found["true_azimuth"], found["true_zenith"]) == (1.0, 0.5)
-    angle = opening_angle(reconstruction(4).direction, to_vector(1.0, 0.5))
+    angle = opening_angle(made_result(4).direction, to_vector(1.0, 0.5))
     assert found["opening_angle_deg"] == pytest.approx(float(np.degrees(angle)))
     assert display.ask("/v1/events/7-5")[1]["pulses"] is None
 

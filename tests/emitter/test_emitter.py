@@ -7,43 +7,43 @@ from typing import Any
 
 from icestream import wire
 from icestream.detector import nominal_icecube86
-from icestream.event import Truth
-from icestream.sources.kaggle import write_folder
-from icestream.sources.simulation.simulator import simulated_events
-from icestream.sources.source import Position, Replay, Simulation
-from icestream.streams import connect
-from icestream.streams import keys as streams
+from icestream.sources.kaggle import Replay, write_folder
+from icestream.sources.simulation.simulator import Simulation, simulated_events
+from icestream.sources.source import Position
+from icestream.streams import keys
+from icestream.streams.connection import connect
 from icestream.streams.publisher import Publisher
-from tests.conftest import Program, RedisProcess, wait_until
-from tests.events import event
+from tests.events import event, truth
+from tests.servers import Program, RedisProcess
+from tests.waiting import wait_until
 
 Start = Callable[..., Program]
 
 
 def emitted(redis: Any) -> list[tuple[int, int]]:
-    found = [wire.decode_event(fields[wire.FIELD]) for _, fields in redis.xrange(streams.EVENTS)]
+    found = [wire.decode_event(fields[wire.FIELD]) for _, fields in redis.xrange(keys.EVENTS)]
     return [(one.run_id, one.event_id) for one in found]
 
 
 def test_a_write_whose_reply_was_lost_may_be_sent_again(redis: Any, redis_server: RedisProcess) -> None:
     publisher = Publisher(connect(redis_server.url), run_id=7)
-    pairs = [(event(number), Truth(7, number, 1.0, 1.0)) for number in range(5)]
+    pairs = [(event(number), truth(7, number, 1.0, 1.0)) for number in range(5)]
     for _ in range(3):
         publisher.publish(0, pairs[:3], 1)
     publisher.publish(3, pairs[3:], 1)
     assert emitted(redis) == [(7, number) for number in range(5)]
-    assert redis.xlen(streams.TRUTH) == 5
+    assert redis.xlen(keys.TRUTH) == 5
     assert publisher.position() == (5, Position(7, 4))
 
 
 def test_an_event_without_truth_leaves_none(redis: Any, redis_server: RedisProcess) -> None:
     Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(), None)], 1)
-    assert redis.xlen(streams.TRUTH) == 0
+    assert redis.xlen(keys.TRUTH) == 0
 
 
 def test_the_bridge_finds_no_truth_in_what_it_reads(redis: Any, redis_server: RedisProcess) -> None:
-    Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(), Truth(7, 1, 1.0, 1.0))], 1)
-    [(_, fields)] = redis.xrange(streams.EVENTS)
+    Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(), truth(7, 1, 1.0, 1.0))], 1)
+    [(_, fields)] = redis.xrange(keys.EVENTS)
     assert list(fields) == [wire.FIELD]
     assert wire.decode_event(fields[wire.FIELD]).n_pulses == 20
 
@@ -57,9 +57,9 @@ def test_a_count_is_emitted_and_no_more(redis: Any, redis_server: RedisProcess, 
 
 def test_a_killed_emitter_goes_on_where_it_was(redis: Any, redis_server: RedisProcess, program: Start) -> None:
     first = program("emitter", redis_url=redis_server.url, count=1500, rate=300, run_id=9, seed=1)
-    wait_until(lambda: redis.xlen(streams.EVENTS) > 100, "some events")
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 100, "some events")
     first.kill()
-    assert redis.xlen(streams.EVENTS) < 1500
+    assert redis.xlen(keys.EVENTS) < 1500
     second = program("emitter", redis_url=redis_server.url, count=1500, rate="max", run_id=9, seed=1)
     assert second.process.wait(60) == 0
     expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 1500)]
@@ -71,16 +71,16 @@ def test_it_waits_when_the_stream_is_full_and_trims_nothing(
 ) -> None:
     emitter = program("emitter", redis_url=redis_server.url, count=500, rate="max", max_backlog=100)
     wait_until(lambda: emitter.metric("icestream_emitter_backpressure_seconds_total") > 0.3, "back-pressure")
-    full = redis.xlen(streams.EVENTS)
+    full = redis.xlen(keys.EVENTS)
     assert 100 <= full < 170
-    redis.xtrim(streams.EVENTS, maxlen=0)  # somebody has worked it off
-    wait_until(lambda: redis.xlen(streams.EVENTS) >= 100, "more events")
+    redis.xtrim(keys.EVENTS, maxlen=0)  # somebody has worked it off
+    wait_until(lambda: redis.xlen(keys.EVENTS) >= 100, "more events")
     assert emitter.process.poll() is None
 
 
 def test_it_survives_redis_going_away(own_redis: RedisProcess, program: Start) -> None:
     emitter = program("emitter", redis_url=own_redis.url, count=600, rate=300, run_id=9, seed=1)
-    wait_until(lambda: own_redis.client.xlen(streams.EVENTS) > 100, "some events")
+    wait_until(lambda: own_redis.client.xlen(keys.EVENTS) > 100, "some events")
     own_redis.kill()
     wait_until(lambda: emitter.metric("icestream_emitter_publish_failures_total") > 0, "a failed write")
     beat = emitter.metric("icestream_emitter_heartbeat_timestamp_seconds")
@@ -93,7 +93,7 @@ def test_it_survives_redis_going_away(own_redis: RedisProcess, program: Start) -
 
 def test_sigterm_ends_it_with_status_0(redis: Any, redis_server: RedisProcess, program: Start) -> None:
     emitter = program("emitter", redis_url=redis_server.url)
-    wait_until(lambda: redis.xlen(streams.EVENTS) > 5, "some events")
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 5, "some events")
     assert emitter.stop() == 0
 
 

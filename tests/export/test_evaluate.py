@@ -9,7 +9,7 @@ from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
 from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
-from tests.conftest import ROOT
+from tests.waiting import ROOT
 
 PICTURES = {"opening_angle.png", "confidence.png", "sky.png"}
 

@@ -18,7 +18,7 @@ from export.to_onnx import export_onnx
 from export.training.training import angle_loss, vmf_loss
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle
-from tests.conftest import DATA
+from tests.waiting import DATA
 
 INPUTS = np.load(DATA / "inputs.npz")
 EXPECTED = np.load(DATA / "expected.npz")
@@ -102,7 +102,7 @@ def shipped() -> ServedIceMix:
 
 @pytest.fixture(scope="module")
 def session() -> onnxruntime.InferenceSession:
-    from tests.conftest import ROOT
+    from tests.waiting import ROOT
 
     return onnxruntime.InferenceSession(
         ROOT / "model_repository" / "icemix" / "1" / "model.onnx", providers=["CPUExecutionProvider"]

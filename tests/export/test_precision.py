@@ -18,8 +18,8 @@ from icestream.detector import nominal_icecube86
 
 SMALL = {"head_size": 16, "depth": 1, "depth_rel": 2, "n_rel": 2}
 NETWORKS = {
-    "plain": IceMixConfig(64, 32, **SMALL),
-    "DynEdge": IceMixConfig(64, 32, **SMALL, dynedge="xyzt"),
+    "plain": IceMixConfig(dim=64, dim_base=32, **SMALL),
+    "DynEdge": IceMixConfig(dim=64, dim_base=32, **SMALL, dynedge="xyzt"),
 }
 
 
@@ -73,7 +73,7 @@ def test_a_graph_in_half_precision_stays_as_it_is(network: tuple[ServedIceMix, o
 
 
 def test_the_shipped_network_is_turned_by_less_than_half_a_degree(tmp_path: Path) -> None:
-    parity = export(SHIPPED, None, nominal_icecube86(), tmp_path, "fp16").parity
+    parity = export(SHIPPED, nominal_icecube86(), tmp_path, precision="fp16").parity
     assert len(parity.angle_deg) >= 2000
     assert parity.median_deg < 0.02
     assert parity.confident_deg() < 0.5

@@ -7,30 +7,29 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from export.evaluation.parity import SINGLE
 from export.icemix import VARIANTS, IceMix, IceMixConfig
 from export.to_onnx import export
 from icestream.detector import nominal_icecube86
-from icestream.inference import known_answers as selftest
+from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
-from tests.conftest import ROOT
+from icestream.inference.model_config import parse_config
+from tests.waiting import ROOT
 
 COMMITTED = ROOT / "model_repository" / "icemix"
 
 
 def read(path: Path) -> tuple[Any, list[KnownAnswer]]:
     """A configuration without its known answers, and those."""
-    config = text_format.Parse(path.read_text(), ModelConfig())
-    known = selftest.decode(config.parameters.pop("self_test").string_value)
+    config = parse_config(path.read_text())
+    known = known_answers.decode(config.parameters.pop("self_test").string_value)
     return config, known
 
 
 def test_the_committed_model_is_what_the_exporter_makes_of_the_committed_checkpoint(tmp_path: Path) -> None:
-    exported = export(SHIPPED, None, nominal_icecube86(), tmp_path)
+    exported = export(SHIPPED, nominal_icecube86(), tmp_path)
     assert exported.folder == tmp_path / "icemix"
     assert exported.parity.fault(SINGLE) is None
     for name in ("config.pbtxt", "configs/gpu.pbtxt"):
@@ -98,7 +97,9 @@ def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path, tiny: Path) -
 
 def test_a_file_of_another_network_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, dynedge in (("B_d64", ""), ("S_dynedge_d32", "xyz")):
-        monkeypatch.setitem(VARIANTS, name, IceMixConfig(64, 32, 1, 16, n_rel=1, dynedge=dynedge))
+        monkeypatch.setitem(
+            VARIANTS, name, IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=1, dynedge=dynedge)
+        )
     torch.save(IceMix(VARIANTS["S_dynedge_d32"]).state_dict(), tmp_path / "file.pth")
     with pytest.raises(CheckpointError, match=r"does not hold B_d64 but S_dynedge_d32: give that --variant"):
         load_checkpoint(tmp_path / "file.pth", "B_d64")

@@ -7,23 +7,22 @@ from typing import Any
 
 import onnx
 import pytest
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from export.icemix import IceMix, IceMixConfig
 from export.served import ServedIceMix
 from export.to_onnx import export_onnx
 from export.to_tensorrt import shapes, trt_config, trtexec_command, unknown_operators
-from export.triton_config import Described
 from icestream.detector import nominal_icecube86
+from icestream.inference.model import ModelDescription
+from icestream.inference.model_config import parse_config
 from icestream.tensors import INPUTS, OUTPUTS, length_buckets, padded_length
-from tests.conftest import ROOT
+from tests.waiting import ROOT
 
 COMMITTED = ROOT / "model_repository" / "icemix"
 
 
 def parsed(text: str) -> Any:
-    return text_format.Parse(text, ModelConfig())
+    return parse_config(text)
 
 
 @pytest.mark.parametrize("which", ["config.pbtxt", "configs/gpu.pbtxt"])
@@ -38,7 +37,7 @@ def test_the_gpu_configuration_keeps_engines_and_warms_up_every_length() -> None
     (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert accelerator.name == "tensorrt"
     assert accelerator.parameters["trt_engine_cache_path"] == accelerator.parameters["trt_timing_cache_path"]
-    assert config.instance_group[0].kind == ModelInstanceGroup.KIND_GPU
+    assert config.instance_group[0].kind == config.instance_group[0].KIND_GPU
     limit = int(config.parameters["max_pulses"].string_value)
     assert [list(one.inputs["time"].dims) for one in config.model_warmup] == [[size] for size in length_buckets(limit)]
     for which, shape in (("min", "1x1"), ("max", f"256x{limit}")):
@@ -57,7 +56,8 @@ def test_every_padded_length_lies_in_one_profile(limit: int) -> None:
 
 
 def test_an_engines_configuration_names_all_its_profiles() -> None:
-    config = parsed(trt_config(Described("icemix_trt", 128)))
+    model = ModelDescription(name="icemix_trt", max_pulses=128, max_batch=32, checkpoint="none", known_answers=[])
+    config = parsed(trt_config(model))
     assert config.backend == "tensorrt"
     assert list(config.instance_group[0].profile) == [str(number) for number in range(len(shapes(128)))]
     command = trtexec_command(Path("m.onnx"), Path("m.plan"), 128)
@@ -66,7 +66,7 @@ def test_an_engines_configuration_names_all_its_profiles() -> None:
 
 @pytest.mark.parametrize("dynedge", ["", "xyz", "xyzt"])
 def test_tensorrt_has_every_operator_of_the_published_networks(dynedge: str) -> None:
-    network = IceMix(IceMixConfig(64, 32, depth=1, head_size=16, n_rel=2, dynedge=dynedge))
+    network = IceMix(IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=2, dynedge=dynedge))
     assert unknown_operators(export_onnx(ServedIceMix(network, nominal_icecube86()).eval(), 192)) == set()
 
 

@@ -21,7 +21,7 @@ from icestream.detector import nominal_icecube86
 from icestream.sources.simulation.draws import NumpyDraws
 from icestream.sources.simulation.light import Ice
 from icestream.sources.simulation.simulator import events_of, numpy_chunk, simulate_chunk
-from tests.conftest import ROOT, wait_until
+from tests.waiting import ROOT, wait_until
 
 
 def test_linefit_works_on_tracks_and_not_on_cascades() -> None:

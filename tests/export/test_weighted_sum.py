@@ -15,13 +15,13 @@ from export.served import ServedIceMix
 from export.to_onnx import export
 from export.weighted_sum import WEIGHTS, write_sum
 from icestream.detector import nominal_icecube86
-from icestream.inference.client import Answer, Triton
-from tests.conftest import ROOT
+from icestream.inference.client import Answer, TritonClient
+from tests.waiting import ROOT
 from tritonserver.serving import serving
 
 MEMBERS = {
-    "B_d32": IceMixConfig(64, 32, depth=1, head_size=16, n_rel=1, depth_rel=1),
-    "S_dynedge_d32": IceMixConfig(64, 32, depth=1, head_size=16, n_rel=1, depth_rel=1, dynedge="xyz"),
+    "B_d32": IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=1, depth_rel=1),
+    "S_dynedge_d32": IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=1, depth_rel=1, dynedge="xyz"),
 }
 
 
@@ -39,7 +39,7 @@ def repository(networks: dict[str, ServedIceMix], tmp_path_factory: pytest.TempP
         for name, served in networks.items():
             patch.setitem(VARIANTS, name, MEMBERS[name])
             torch.save(served.network.state_dict(), folder / f"{name}.pth")
-            export(folder / f"{name}.pth", name, nominal_icecube86(), folder / "models")
+            export(folder / f"{name}.pth", nominal_icecube86(), folder / "models", variant=name)
     return folder / "models"
 
 
@@ -52,12 +52,12 @@ def test_triton_serves_the_sum_of_those_that_are_there(
     inputs = example_inputs(np.random.default_rng(7), 5, 40, 48)
 
     async def ask(url: str) -> Answer:
-        triton = Triton(url, "icemix_sum", 60)
+        triton = TritonClient(url, "icemix_sum", 60)
         try:
-            model = await triton.model()
+            model = await triton.describe_model()
             assert model.max_pulses == 192
-            assert model.known
-            await triton.check(model)
+            assert model.known_answers
+            await triton.check_known_answers(model)
             return await triton.infer(inputs)
         finally:
             await triton.close()
@@ -70,7 +70,7 @@ def test_triton_serves_the_sum_of_those_that_are_there(
             direction, kappa, _ = served(*(torch.from_numpy(array) for array in inputs.values()))
         expected += weights[name] * (direction * kappa).numpy()
     np.testing.assert_allclose(answer.direction * answer.kappa[:, None], expected, atol=1e-5)
-    assert (answer.radius[:, 0] < answer.radius[:, 2]).all()
+    assert (answer.radius_50_deg < answer.radius_90_deg).all()
 
 
 def test_a_sum_of_nothing_is_refused_in_words(tmp_path: Path) -> None:

@@ -17,7 +17,15 @@ def muon(direction: np.ndarray, auxiliary: bool = False) -> Event:
     near = np.flatnonzero(np.linalg.norm(POSITION - along[:, None] * travel, axis=1) < 120)
     near = near[np.argsort(along[near])]
     time = (10_000 + along[near] / 0.3).astype(np.float32)
-    return Event(1, 1, 0, near.astype(np.int16), time, np.ones(len(near), np.float32), np.full(len(near), auxiliary))
+    return Event(
+        run_id=1,
+        event_id=1,
+        emitted_ns=0,
+        sensor_id=near.astype(np.int16),
+        time_ns=time,
+        charge_pe=np.ones(len(near), np.float32),
+        auxiliary=np.full(len(near), auxiliary),
+    )
 
 
 @pytest.mark.parametrize("direction", [[0.3, 0.5, 0.8], [1.0, 0.2, -0.4], [-0.5, -0.1, -0.6]])

@@ -16,9 +16,9 @@ from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle, to_vector
 from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
-from tests.conftest import HOST, free_port
-from tests.display.conftest import Display
 from tests.display.test_rest import GOOD
+from tests.servers import Display
+from tritonserver.process import HOST
 
 
 def send(*words: object, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -76,7 +76,7 @@ def test_a_slip_is_one_sentence(words: list[str], message: str) -> None:
 
 
 def test_no_display_is_named_with_its_cure() -> None:
-    done = send("-", "--url", f"http://{HOST}:{free_port()}", stdin=json.dumps(GOOD))
+    done = send("-", "--url", f"http://{HOST}:1", stdin=json.dumps(GOOD))
     assert done.returncode == 1
     assert "does not answer" in done.stderr
     assert "start `icestream up`, or give another --url" in done.stderr

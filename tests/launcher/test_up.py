@@ -6,15 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher.plan import PORTS
-from tests.conftest import HOST, free_port, wait_until
+from launcher.ports import USUAL, Ports
+from tests.waiting import wait_until
+from tritonserver.process import HOST
 
 Up = Callable[..., "subprocess.Popen[str]"]
 
@@ -24,14 +24,14 @@ def up(tmp_path: Path) -> Iterator[Up]:
     """Starts `icestream up` in a folder of its own."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object) -> "subprocess.Popen[str]":
+    def start(*arguments: object, log: str = "up.log") -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "launcher", "up", *map(str, arguments)]
         environment = {**os.environ, "ICE_TEST": str(tmp_path)}
-        with open(tmp_path / "up.log", "w") as log:
+        with open(tmp_path / log, "w") as file:
             process = subprocess.Popen(
                 command,
                 cwd=tmp_path,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=environment,
@@ -121,7 +121,6 @@ def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) ->
         wait_until(
             lambda part=name, old=running[name]: pids(tmp_path).get(part, old) != old, f"{name} is started again"
         )
-        time.sleep(0.5)
     assert process.wait(240) == 0, log.read_text()
     figures = report(tmp_path)
     assert (figures["emitted"], figures["reconstructed"]) == (2000, 2000)
@@ -155,13 +154,13 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
         (["--port", "redis={taken}"], "port {taken} for redis is taken: free it"),
         (["--port", "reddis=5"], "no port is called reddis"),
         (["--source", "kaggle:/nowhere"], "no such folder"),
-        (["--source", "cagle:/nowhere"], "neither `simulate` nor `kaggle:DIR`"),
-        (["--rate", "fast"], "neither `max` nor a number"),
+        (["--source", "cagle:/nowhere"], "a source is `simulate` or `kaggle:DIR`"),
+        (["--rate", "fast"], "a rate is `max` or a number"),
         (["--events", "0"], "not a whole number above 0"),
         (["--model-repository", "/nowhere"], "holds no model"),
         (["--state-dir", "/proc/nowhere"], "give another --state-dir"),
         (["--report", "/proc/report.json"], "give another --report"),
-        (["--seed", "-1"], "not a whole number"),
+        (["--seed", "-1"], "greater than or equal to 0"),
     ],
 )
 def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
@@ -199,13 +198,29 @@ def test_a_part_that_does_not_stay_up_ends_everything_with_its_log(tmp_path: Pat
     assert not descendants(tmp_path)
 
 
-def test_usual_ports_that_are_taken_are_replaced() -> None:
-    from launcher.plan import _ports
-
+def test_a_port_that_is_taken_after_it_was_chosen_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind((HOST, 0))
+        monkeypatch.setitem(USUAL, "redis", other.getsockname()[1])
+        ports = Ports(bridges=2, configured={})
+        assert ports["redis"] == other.getsockname()[1]  # nobody listens yet
         other.listen()
-        taken = other.getsockname()[1]
-        found = _ports({**PORTS, "redis": taken}, {"mlflow": free_port()})
-    assert found["redis"] != taken
-    assert len(set(found.values())) == len(found)
+        assert ports.replace_taken(["redis"])
+        assert ports["redis"] != other.getsockname()[1]
+    assert len(set(ports.as_dict().values())) == len(ports.as_dict()) == len(USUAL) + 1
+
+
+def test_two_that_are_started_together_take_different_ports(tmp_path: Path, up: Up) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    both = [
+        up("--events", 200, "--rate", 200, "--state-dir", tmp_path / name, log=f"{name}.log")
+        for name in ("one", "other")
+    ]
+    for process, name in zip(both, ("one", "other"), strict=True):
+        assert process.wait(180) == 0, (tmp_path / f"{name}.log").read_text()
+        assert json.loads((tmp_path / name / "report.json").read_text())["reconstructed"] == 200
+    one, other = (json.loads((tmp_path / name / "ports.json").read_text()) for name in ("one", "other"))
+    together = [name for name in one if name != "emitter_metrics"]  # the emitters may run one after the other
+    assert not {one[name] for name in together} & {other[name] for name in together}

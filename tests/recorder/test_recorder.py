@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,27 @@ from prometheus_client import CollectorRegistry
 from redis import ConnectionError as RedisAway
 
 from icestream import wire
-from icestream.event import Truth
 from icestream.results.table import SCHEMA, table
-from icestream.streams import keys as streams
-from launcher.report import recorded, report
+from icestream.streams import keys
+from icestream.streams.results import GroupReader
+from launcher.report import Counts, recorded, report
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.reference import SHIPPED, describe
 from recorder.spool import Spool
-from tests.conftest import Program, RedisProcess, free_port, wait_until
-from tests.events import reconstruction
+from tests.events import made_result, truth
+from tests.servers import Program, RedisProcess
+from tests.waiting import wait_until
 
 Start = Callable[..., Program]
 
 
-def put_results(redis: Any, *numbers: int, truth: bool = True) -> None:
+def put_results(redis: Any, *numbers: int, known: bool = True) -> None:
     """Results as a bridge stores them, their truths before them."""
     for number in numbers:
-        if truth:
-            known = Truth(7, number, 1.0, 0.5, "cascade")
-            redis.xadd(streams.TRUTH, {wire.FIELD: wire.TRUTH.encode(known)})
-        redis.xadd(streams.DIRECTIONS, {wire.FIELD: wire.RECONSTRUCTION.encode(reconstruction(number))})
+        if known:
+            redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5, "cascade"))})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(number))})
 
 
 def spooled(folder: Path) -> list[int]:
@@ -48,7 +47,7 @@ def spooled(folder: Path) -> list[int]:
 
 
 def collector(redis: Any, folder: Path) -> Collector:
-    one = Collector(redis, Spool(folder), RecorderMetrics(CollectorRegistry()))
+    one = Collector(GroupReader(redis), Spool(folder), RecorderMetrics(CollectorRegistry()))
     one.prepare()
     return one
 
@@ -67,7 +66,7 @@ def close_without_acknowledging(one: Collector, redis: Any, monkeypatch: pytest.
 
 def test_results_meet_their_truth_and_leave_the_streams(redis: Any, tmp_path: Path) -> None:
     put_results(redis, 1, 2)
-    put_results(redis, 3, truth=False)
+    put_results(redis, 3, known=False)
     one = collector(redis, tmp_path)
     assert one.read(None) == 3
     assert spooled(tmp_path) == []
@@ -77,8 +76,8 @@ def test_results_meet_their_truth_and_leave_the_streams(redis: Any, tmp_path: Pa
     rows = pq.read_table(path)
     assert rows["kind"].to_pylist() == ["cascade", "cascade", None]
     assert rows["opening_angle_deg"].null_count == 1
-    assert redis.xlen(streams.TRUTH) == 0
-    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+    assert redis.xlen(keys.TRUTH) == 0
+    assert redis.xpending(keys.DIRECTIONS, keys.RECORDER_GROUP)["pending"] == 0
 
 
 def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(
@@ -94,7 +93,7 @@ def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(
     second.read(None)
     second.close_window()
     assert spooled(tmp_path) == [1, 2, 3]
-    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
+    assert redis.xpending(keys.DIRECTIONS, keys.RECORDER_GROUP)["pending"] == 0
 
 
 def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(
@@ -122,15 +121,15 @@ def test_a_crash_before_the_disk_loses_nothing(redis: Any, tmp_path: Path) -> No
 def test_a_delivery_whose_reply_was_lost_is_taken_up(redis: Any, tmp_path: Path) -> None:
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
-    for stream in (streams.DIRECTIONS, streams.TRUTH):  # what Redis does for a reader that never sees the answer
-        redis.xreadgroup(streams.RECORDER_GROUP, "recorder", {stream: ">"})
+    for stream in (keys.DIRECTIONS, keys.TRUTH):  # what Redis does for a reader that never sees the answer
+        redis.xreadgroup(keys.RECORDER_GROUP, "recorder", {stream: ">"})
     put_results(redis, 3)
     one.prepare()
     one.read(None)
     one.close_window()
     assert spooled(tmp_path) == [1, 2, 3]
-    assert redis.xpending(streams.DIRECTIONS, streams.RECORDER_GROUP)["pending"] == 0
-    assert redis.xlen(streams.TRUTH) == 0
+    assert redis.xpending(keys.DIRECTIONS, keys.RECORDER_GROUP)["pending"] == 0
+    assert redis.xlen(keys.TRUTH) == 0
 
 
 def test_a_kill_while_uploaded_windows_are_deleted_doubles_nothing(redis: Any, tmp_path: Path) -> None:
@@ -139,7 +138,7 @@ def test_a_kill_while_uploaded_windows_are_deleted_doubles_nothing(redis: Any, t
         put_results(redis, number)
         one.read(None)
         one.close_window()
-    [start] = [start for start in Spool(tmp_path).starts() if start.windows()]
+    [start] = [start for start in Spool(tmp_path).runs() if start.windows()]
     kept = start.windows()[1].path.read_bytes()
     path = start.windows()[1].path
     Spool(tmp_path).forget(start, start.windows())
@@ -156,7 +155,7 @@ def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> 
     one.close_window()
     spool = Spool(tmp_path)
     before = spool.position()
-    for start in spool.starts():
+    for start in spool.runs():
         if start.windows():
             spool.forget(start, start.windows())
     assert spooled(tmp_path) == []
@@ -167,21 +166,25 @@ def test_a_recorder_with_nothing_to_do_is_seen_to_live(redis: Any, tmp_path: Pat
     one = collector(redis, tmp_path)
     put_results(redis, 1)
     assert one.read(100) == 1
-    time.sleep(1)
-    assert one.read(100) == 0
-    [consumer] = redis.xinfo_consumers(streams.DIRECTIONS, streams.RECORDER_GROUP)
-    assert consumer["idle"] < 500
+
+    def idle_ms() -> int:
+        [consumer] = redis.xinfo_consumers(keys.DIRECTIONS, keys.RECORDER_GROUP)
+        return int(consumer["idle"])
+
+    idle = wait_until(lambda: idle_ms() > 200 and idle_ms(), "some idle time")
+    assert one.read(None) == 0
+    assert idle_ms() < idle
 
 
 def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) -> None:
-    redis.xadd(streams.DIRECTIONS, {wire.FIELD: b"\xc1"})
-    redis.xadd(streams.TRUTH, {wire.FIELD: b"\xc1"})
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: b"\xc1"})
+    redis.xadd(keys.TRUTH, {wire.FIELD: b"\xc1"})
     put_results(redis, 1)
     one = collector(redis, tmp_path)
     one.read(None)
     one.close_window()
     assert spooled(tmp_path) == [1]
-    assert redis.xlen(streams.TRUTH) == 0
+    assert redis.xlen(keys.TRUTH) == 0
 
 
 def runs(mlflow_url: str, session: str) -> list[Any]:
@@ -206,7 +209,7 @@ def recorder(redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_pa
 def test_mlflow_gets_charts_parts_pictures_and_tags(
     redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
-    redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
+    redis.hset(f"{keys.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
     process = recorder(session="s1", window_s=0.5)
     put_results(redis, *range(50))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
@@ -242,7 +245,7 @@ def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlfl
         )
         for checkpoint in ("another sha256:123", "linked sha256:456")
     ]
-    redis.hset(f"{streams.MODEL}:icemix", mapping={"checkpoint": "linked sha256:456", "max_pulses": 128})
+    redis.hset(f"{keys.MODEL}:icemix", mapping={"checkpoint": "linked sha256:456", "max_pulses": 128})
     process = recorder(session="linked", window_s=0.5)
     put_results(redis, *range(5))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
@@ -256,7 +259,7 @@ def test_results_wait_on_disk_while_mlflow_is_away(
     redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
     spool = tmp_path / "spool"
-    away = recorder(mlflow_url=f"http://127.0.0.1:{free_port()}", session="s2", window_s=0.3)
+    away = recorder(mlflow_url="http://127.0.0.1:1", session="s2", window_s=0.3)
     put_results(redis, *range(20))
     wait_until(
         lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads"
@@ -275,9 +278,10 @@ def test_results_wait_on_disk_while_mlflow_is_away(
 
 
 def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
-    rows = table([reconstruction(1), reconstruction(2), reconstruction(2)], [Truth(7, 1, 0.0, 0.0), None, None])
-    figures = report(rows, emitted=6, rejected=1, left=1, max_pulses=128)
-    assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 1)
+    rows = table([made_result(1), made_result(2), made_result(2)], [truth(7, 1, 0.0, 0.0), None, None])
+    figures = report(Counts(emitted=6, reconstructed=2, rejected=1, left_in_stream=1), rows, max_pulses=128)
+    assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 0)
+    assert Counts(emitted=6, reconstructed=5, rejected=1, left_in_stream=1).duplicated == 1
     assert figures["latency_seconds"]["p50"] == pytest.approx(0.004)
     assert figures["opening_angle_deg"]["mean"] == pytest.approx(36.87, abs=0.01)
     assert figures["padding_waste"] == pytest.approx(1 - 20 / 32)
@@ -285,7 +289,7 @@ def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
 
 
 def test_the_report_of_nothing_is_empty_but_whole() -> None:
-    figures = report(SCHEMA.empty_table(), 0, 0, 0, 128)
+    figures = report(Counts(emitted=0, reconstructed=0, rejected=0, left_in_stream=0), SCHEMA.empty_table(), 128)
     assert figures["latency_seconds"] is figures["opening_angle_deg"] is figures["score_radians"] is None
     assert pa.table({}).num_rows == figures["reconstructed"] == figures["lost"] == 0
 
@@ -299,8 +303,8 @@ def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
 
 def test_a_reference_made_of_results_is_what_the_histograms_show_of_them(tmp_path: Path) -> None:
     rows = table(
-        [reconstruction(number, kappa=kappa) for number, kappa in enumerate((0.05, 1.0, 1.1, 50, 5000))],
-        [Truth(7, 0, 0.0, 0.0), *4 * [None]],
+        [made_result(number, kappa=kappa) for number, kappa in enumerate((0.05, 1.0, 1.1, 50, 5000))],
+        [truth(7, 0, 0.0, 0.0), *4 * [None]],
     )
     (tmp_path / "reference.json").write_text(describe(rows))
     registry = CollectorRegistry()

@@ -1,5 +1,7 @@
 """Chapter 1: what an event is, and how it becomes bytes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,9 @@ from icestream import wire
 from icestream.event import Event, InvalidEvent
 
 
-def test_an_event_is_the_pulses_of_one_trigger() -> None:
-    event = Event(
+@pytest.fixture
+def event() -> Event:
+    return Event(
         run_id=1,
         event_id=42,
         emitted_ns=0,
@@ -17,6 +20,9 @@ def test_an_event_is_the_pulses_of_one_trigger() -> None:
         charge_pe=np.array([1.2, 0.8], np.float32),
         auxiliary=np.array([False, False]),
     )
+
+
+def test_an_event_is_the_pulses_of_one_trigger(event: Event) -> None:
     assert event.n_pulses == 2
 
     # In the stream it is a short string of bytes that any language can write: docs/wire.md.
@@ -27,6 +33,6 @@ def test_an_event_is_the_pulses_of_one_trigger() -> None:
     assert received.emitted_ns == 1_700_000_000_000_000_000
 
 
-def test_there_is_no_event_that_cannot_be() -> None:
+def test_an_invalid_event_cannot_be_made(event: Event) -> None:
     with pytest.raises(InvalidEvent, match="unknown_sensor"):
-        Event(1, 42, 0, np.array([9999], np.int16), np.zeros(1, np.float32), np.ones(1, np.float32), np.array([False]))
+        replace(event, sensor_id=np.array([1200, 9999], np.int16))

@@ -132,7 +132,14 @@ def _from_muons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     density = xp.exp(-across / reach) / (root * xp.sqrt(across) * xp.tanh(xp.sqrt(across) / root))
     expected = particles.photons_per_m[who] * density * (EFFECTIVE_AREA_M2 / (2 * np.pi * SIN_CHERENKOV))
     start = emitted / LIGHT_M_PER_NS
-    return _arrivals(who, dom, expected, start, path, (z_dom - z_emitted) / path, scattering, absorption, ice, draws)
+    return _arrivals(
+        Paths(
+            source=who, dom=dom, expected=expected, start_ns=start, length_m=path, upward=(z_dom - z_emitted) / path,
+            scattering_m=scattering, absorption_m=absorption,
+        ),
+        ice,
+        draws,
+    )  # fmt: skip
 
 
 def _from_flashes(particles: Particles, k: int, ice: Ice, draws: Draws) -> Photons:
@@ -151,25 +158,36 @@ def _from_flashes(particles: Particles, k: int, ice: Ice, draws: Draws) -> Photo
     memory = xp.exp(-distance / (2.5 * scattering))  # the share of the light that still flies as it was emitted
     expected = particles.flash_photons[who, k] * density * (1 + memory * (peak - 1)) * (EFFECTIVE_AREA_M2 / (4 * np.pi))
     start = particles.flash_m[who, k] / LIGHT_M_PER_NS
-    return _arrivals(who, dom, expected, start, distance, offset[:, 2] / distance, scattering, absorption, ice, draws)
+    return _arrivals(
+        Paths(
+            source=who, dom=dom, expected=expected, start_ns=start, length_m=distance, upward=offset[:, 2] / distance,
+            scattering_m=scattering, absorption_m=absorption,
+        ),
+        ice,
+        draws,
+    )  # fmt: skip
 
 
-def _arrivals(
-    who: Array,
-    dom: Array,
-    expected: Array,
-    start_ns: Array,
-    path: Array,
-    upward: Array,
-    scattering: Array,
-    absorption: Array,
-    ice: Ice,
-    draws: Draws,
-) -> Photons:
-    """Draw how many photons each pair of source and DOM sees, and when. All arguments: (pairs,)."""
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Light on its way from sources to DOMs. All arrays: (pairs,)."""
+
+    source: Array  # number of the particle
+    dom: Array
+    expected: Array  # photons
+    start_ns: Array
+    length_m: Array
+    upward: Array  # cosine to the vertical
+    scattering_m: Array
+    absorption_m: Array
+
+
+def _arrivals(paths: Paths, ice: Ice, draws: Draws) -> Photons:
+    """Draw how many photons each DOM sees, and when."""
     xp = draws.xp
-    facing = 1 + FACING_DOWN * upward * xp.exp(-path / (3 * scattering))
-    count = draws.poisson(xp.clip(expected * facing * ice.efficiency[dom], 0, 1e6))
+    path, scattering, absorption = paths.length_m, paths.scattering_m, paths.absorption_m
+    facing = 1 + FACING_DOWN * paths.upward * xp.exp(-path / (3 * scattering))
+    count = draws.poisson(xp.clip(paths.expected * facing * ice.efficiency[paths.dom], 0, 1e6))
     hit = xp.nonzero(count > 0)[0]
     count = count[hit]
     samples = xp.clip(count, 0, MAX_SAMPLES)
@@ -179,6 +197,6 @@ def _arrivals(
     path, scattering, absorption = path[pair], scattering[pair], absorption[pair]
     shape = xp.clip(path / (PANDEL_LENGTH * scattering), 1e-3, PANDEL_MAX_SHAPE)
     rate = 1 / PANDEL_TAU_NS + LIGHT_M_PER_NS / INDEX_GROUP / absorption
-    time = start_ns[pair] + path * (INDEX_GROUP / LIGHT_M_PER_NS) + draws.gamma(shape) / rate
+    time = paths.start_ns[pair] + path * (INDEX_GROUP / LIGHT_M_PER_NS) + draws.gamma(shape) / rate
     time = time + JITTER_NS * draws.normal(*time.shape)
-    return Photons(who[pair], dom[pair], time, weight)
+    return Photons(paths.source[pair], paths.dom[pair], time, weight)

@@ -26,7 +26,7 @@ FLASH_SHARE = 0.35  # of the radiated energy that goes into them
 FLASH_SPAN_M = 500.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Particles:
     """n particles; a position along a particle's line is counted from its anchor, in its direction of travel.
 
@@ -85,4 +85,7 @@ def draw_particles(draws: Draws, n: int) -> Particles:
     losses = xp.where(loss_m < stop, losses, 0 * losses)
     flash_m = xp.concat([0 * energy[None], loss_m], axis=0).T
     flash_photons = PHOTONS_PER_GEV * xp.concat([vertex_energy[None], losses], axis=0).T
-    return Particles(travel, anchor, start, stop, photons_per_m, flash_m, flash_photons, kind, energy)
+    return Particles(
+        travel=travel, anchor_m=anchor, start_m=start, stop_m=stop, photons_per_m=photons_per_m,
+        flash_m=flash_m, flash_photons=flash_photons, kind=kind, energy_gev=energy,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ CHARGE_STEP_PE = 0.025
 _TIMES = 1 << 20  # times are kept in 0…2^20 ns so that (particle, DOM, time) fits one integer that sorts
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pulses:
     """Pulses of many events, sorted by event and then time."""
 
@@ -78,7 +78,10 @@ def read_out(photons: Photons, n: int, draws: Draws) -> tuple[Pulses, Array]:
     event, sensor, time = key // (_TIMES * DOM_COUNT), key // _TIMES % DOM_COUNT, key % _TIMES
     charge = xp.clip(xp.round(charge / CHARGE_STEP_PE), 1, None) * CHARGE_STEP_PE
     order = xp.argsort(event * _TIMES + time, stable=True)
-    return Pulses(event[order], sensor[order], time[order], charge[order], auxiliary[order]), accepted
+    pulses = Pulses(
+        event=event[order], sensor_id=sensor[order], time_ns=time[order], charge_pe=charge[order], auxiliary=auxiliary[order]
+    )  # fmt: skip
+    return pulses, accepted
 
 
 def _arange(draws: Draws, n: int) -> Array:

@@ -8,11 +8,13 @@ import numpy as np
 
 from icestream import direction
 from icestream.detector import Detector
-from icestream.event import Event, Truth
+from icestream.event import Event
 from icestream.sources.simulation.draws import Array, Draws, NumpyDraws
 from icestream.sources.simulation.light import Ice, detected_photons
 from icestream.sources.simulation.particles import KINDS, draw_particles
 from icestream.sources.simulation.readout import Pulses, read_out
+from icestream.sources.source import EventAndTruth, Position
+from icestream.truth import Truth
 
 VERSION = 1  # of the physics: raise it when the same seed gives other events
 CHUNK = 256  # particles drawn at a time: large enough for vectors, small enough for a CPU's cache
@@ -47,13 +49,13 @@ def events_of(chunk: Chunk, run_id: int = 0, number: int = 0) -> list[Event]:
     edges = np.searchsorted(pulses.event, np.arange(len(chunk.kind) + 1)).tolist()
     return [
         Event(
-            run_id,
-            number * CHUNK + index,
-            0,
-            sensor_id[low:high],
-            time[low:high],
-            charge[low:high],
-            pulses.auxiliary[low:high],
+            run_id=run_id,
+            event_id=number * CHUNK + index,
+            emitted_ns=0,
+            sensor_id=sensor_id[low:high],
+            time_ns=time[low:high],
+            charge_pe=charge[low:high],
+            auxiliary=pulses.auxiliary[low:high],
         )
         for index, (low, high) in enumerate(pairwise(edges))
     ]
@@ -73,9 +75,22 @@ def simulated_events(
         azimuth, zenith = direction.to_angles(chunk.came_from)
         for index, event in enumerate(events_of(chunk, run_id, number)):
             if after is None or event.event_id > after:
-                yield (
-                    event,
-                    Truth(
-                        run_id, event.event_id, float(azimuth[index]), float(zenith[index]), KINDS[chunk.kind[index]]
-                    ),
+                truth = Truth(
+                    run_id=run_id,
+                    event_id=event.event_id,
+                    azimuth=float(azimuth[index]),
+                    zenith=float(zenith[index]),
+                    kind=KINDS[chunk.kind[index]],
                 )
+                yield event, truth
+
+
+class Simulation:
+    """A source of simulated events without end."""
+
+    def __init__(self, detector: Detector, seed: int):
+        self._detector, self._seed = detector, seed
+
+    def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
+        """The events of a run, from its start or from behind a position."""
+        return simulated_events(self._detector, self._seed, run_id, None if after is None else after.event_id)

@@ -3,37 +3,37 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icestream.inference.batching import Batch, Item, Waiting, halved
-from icestream.inference.errors import Refused
+from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
+from icestream.inference.errors import RequestRefused
 from icestream.tensors import padded_length
 from tests.events import event
 
 
-def item(number: int, pulses: int) -> Item:
-    return Item(event(number, pulses), read_ns=number)
+def item(number: int, pulses: int) -> QueuedEvent:
+    return QueuedEvent(event(number, pulses), read_ns=number)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=60), st.integers(1, 8))
-def test_every_event_is_taken_once_and_only_with_its_like(lengths: list[int], max_batch: int) -> None:
-    waiting = Waiting(128, max_batch)
+def test_every_event_is_taken_once_and_only_with_events_of_its_length(lengths: list[int], max_batch: int) -> None:
+    waiting = LengthQueues[QueuedEvent](128, max_batch)
     for number, pulses in enumerate(lengths):
         waiting.add(item(number, pulses))
     taken = []
     while waiting:
-        batch = waiting.take()
-        assert 1 <= len(batch.items) <= max_batch
-        assert {padded_length(one.event.n_pulses, 128) for one in batch.items} == {batch.length}
-        taken += [one.event.event_id for one in batch.items]
+        batch = waiting.next_batch()
+        assert 1 <= len(batch.queued) <= max_batch
+        assert {padded_length(one.event.n_pulses, 128) for one in batch.queued} == {batch.length}
+        taken += [one.event.event_id for one in batch.queued]
     assert sorted(taken) == list(range(len(lengths)))
 
 
 @given(st.lists(st.integers(1, 400), min_size=2, max_size=60))
 def test_the_event_that_has_waited_longest_is_always_in_the_next_batch(lengths: list[int]) -> None:
-    waiting, left = Waiting(128, 4), set(range(len(lengths)))
+    waiting, left = LengthQueues[QueuedEvent](128, 4), set(range(len(lengths)))
     for number, pulses in enumerate(lengths):
         waiting.add(item(number, pulses))
     while waiting:
-        taken = {one.event.event_id for one in waiting.take().items}
+        taken = {one.event.event_id for one in waiting.next_batch().queued}
         assert min(left) in taken
         left -= taken
 
@@ -41,23 +41,23 @@ def test_the_event_that_has_waited_longest_is_always_in_the_next_batch(lengths: 
 def test_halves_are_the_whole() -> None:
     batch = Batch([item(number, 5) for number in range(5)], 16)
     one, other = batch.halves()
-    assert one.items + other.items == batch.items
-    assert len(one.items) == 2
+    assert one.queued + other.queued == batch.queued
+    assert len(one.queued) == 2
 
 
 @given(st.integers(1, 12), st.sets(st.integers(0, 11)))
 def test_what_is_refused_is_found_alone_and_everything_else_is_answered_once(events: int, guilty: set[int]) -> None:
-    async def ask(batch: Batch[Item]) -> list[int]:
-        numbers = [one.event.event_id for one in batch.items]
+    async def ask(batch: Batch[QueuedEvent]) -> list[int]:
+        numbers = [one.event.event_id for one in batch.queued]
         if guilty & set(numbers):
-            raise Refused("no", final=True)
+            raise RequestRefused("no", final=True)
         return numbers
 
     async def use() -> None:
         answered, refused = [], []
-        async for part, answer in halved(Batch([item(number, 5) for number in range(events)], 16), ask):
-            numbers = [one.event.event_id for one in part.items]
-            (refused if isinstance(answer, Refused) else answered).extend(numbers)
+        async for part, answer in infer_bisecting(Batch([item(number, 5) for number in range(events)], 16), ask):
+            numbers = [one.event.event_id for one in part.queued]
+            (refused if isinstance(answer, RequestRefused) else answered).extend(numbers)
         assert sorted(refused) == sorted(guilty & set(range(events)))
         assert sorted(answered + refused) == list(range(events))
 

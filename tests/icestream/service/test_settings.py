@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import time
@@ -10,10 +11,11 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from bridge.settings import BridgeSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
-from icestream.service.settings import refuse_unknown
-from icestream.streams import connect
+from icestream.service.settings import COMPOSE, problems
+from icestream.streams.connection import connect
 from recorder.settings import RecorderSettings
-from tests.conftest import RedisProcess, free_port
+from tests.servers import RedisProcess
+from tests.waiting import ROOT
 
 PROGRAMS = {
     "emitter": EmitterSettings,
@@ -30,8 +32,22 @@ def test_every_setting_has_a_default_and_a_description(settings: type) -> None:
 
 
 def test_a_misspelt_variable_is_refused_with_the_right_one() -> None:
-    with pytest.raises(ValueError, match="did you mean ICESTREAM_EMITTER_RATE"):
-        refuse_unknown(EmitterSettings, {"ICESTREAM_EMITTER_RAET": "5", "HOME": "/"})
+    found = problems(EmitterSettings, {"ICESTREAM_EMITTER_RAET": "5", "HOME": "/"})
+    assert found == ["unknown setting ICESTREAM_EMITTER_RAET; did you mean ICESTREAM_EMITTER_RATE?"]
+
+
+@pytest.mark.parametrize("name", ["ICESTREAM_BRIGDE_MODEL", "ICESTREAM_MODEL", "ICESTREAM_BRIDGE_MODLE"])
+def test_a_variable_that_no_program_reads_is_refused(name: str) -> None:
+    assert problems(BridgeSettings, {name: "x"})[0].startswith(f"unknown setting {name}")
+
+
+def test_variables_of_other_programs_are_passed_over() -> None:
+    example = (ROOT / ".env.example").read_text()
+    names = re.findall(r"^(ICESTREAM_\w+)=", example, re.MULTILINE)
+    assert set(COMPOSE) <= set(names)
+    bridge = {name for name in names if name.startswith("ICESTREAM_BRIDGE_")}
+    other = {name: "1" for name in names if (name not in bridge and "_PORT" not in name) or name in COMPOSE}
+    assert problems(BridgeSettings, other) == []
 
 
 @pytest.mark.parametrize(
@@ -77,21 +93,22 @@ def test_a_password_comes_from_a_file(redis: Any, redis_server: RedisProcess, tm
 
 
 def test_the_health_check_tells_a_loop_that_stands_still() -> None:
-    registry, port = CollectorRegistry(), free_port()
+    registry = CollectorRegistry()
     beat = Gauge("icestream_bridge_heartbeat_timestamp_seconds", "", registry=registry)
-    server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
+    port = server.server_port
 
     def check(at: int) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "icestream.service.health", str(at)], capture_output=True, text=True
         )
 
-    assert "has not come round" in check(port).stderr  # not once
+    assert "has made no progress" in check(port).stderr  # not once
     beat.set(time.time())
     assert check(port).returncode == 0
     beat.set(time.time() - 60)
     assert check(port).returncode == 1
-    assert "has not come round for 60 s" in check(port).stderr
+    assert "has made no progress for 60 s" in check(port).stderr
     server.shutdown()
     server.server_close()
     thread.join()

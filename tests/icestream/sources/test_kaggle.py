@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from icestream.detector import nominal_icecube86
-from icestream.event import Event, Truth
+from icestream.event import Event
 from icestream.sources.kaggle import KaggleError, open_folder, read_pulses, write_folder
 from icestream.sources.simulation.simulator import simulated_events
+from icestream.truth import Truth
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,142 @@
+"""Asks Triton for a batch of the stream and turns its answer into results."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.metrics import BridgeMetrics
+from icestream.inference.batching import Batch, QueuedEvent
+from icestream.inference.client import Answer, TritonClient
+from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
+from icestream.inference.model import ModelDescription
+from icestream.linefit import linefit
+from icestream.result import Result
+from icestream.service.logs import Log
+from icestream.service.retry import pauses
+from icestream.streams.event_queue import Entry
+from icestream.tensors import Arrays, pad
+
+MAX_FAILURES = 8  # over some 10 s: of an event that is alone in its request, while Triton still gives its known answers
+
+
+@dataclass(frozen=True)
+class PendingEvent(QueuedEvent):
+    """An event whose entry this bridge holds."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferredBatch:
+    """A request and its answer."""
+
+    inputs: Arrays
+    answer: Answer
+    sent_ns: int  # Unix times
+    answered_ns: int
+
+
+class BatchInference:
+    """Requests of one bridge to one model.
+
+    Args:
+        position_m: (5160, 3) of the DOMs, for LineFit.
+    """
+
+    def __init__(
+        self,
+        client: TritonClient,
+        model: ModelDescription,
+        position_m: NDArray[np.float64],
+        *,
+        metrics: BridgeMetrics,
+        log: Log,
+    ):
+        self._client, self._model, self._position_m = client, model, position_m
+        self._metrics, self._log = metrics, log
+
+    async def infer(self, batch: Batch[PendingEvent]) -> InferredBatch:
+        """The answer to a batch, however long Triton is away; raises RequestRefused where asking again does not help."""
+        events = batch.events
+        inputs = pad(events, batch.length)
+        self._metrics.request_sent(
+            events=len(events),
+            pulses=sum(min(event.n_pulses, batch.length) for event in events),
+            padded=inputs["sensor_id"].size,
+            cut=sum(event.n_pulses > batch.length for event in events),
+        )
+        sent_ns, started = time.time_ns(), time.monotonic()
+        try:
+            answer = await self._ask_until_answered(inputs, alone=len(events) == 1)
+            return InferredBatch(inputs=inputs, answer=answer, sent_ns=sent_ns, answered_ns=time.time_ns())
+        except RequestRefused:
+            if len(events) > 1:
+                self._metrics.split()
+            raise
+        finally:
+            self._metrics.request_ended(time.monotonic() - started)
+
+    def results(self, batch: Batch[PendingEvent], inferred: InferredBatch) -> list[tuple[bytes, Result]]:
+        """The results of a batch, each with the entry id of its event."""
+        answer, stored_ns = inferred.answer, time.time_ns()
+        rows = zip(
+            batch.queued,
+            answer.direction.tolist(),
+            answer.kappa.tolist(),
+            answer.radius_50_deg.tolist(),
+            answer.radius_90_deg.tolist(),
+            linefit(inferred.inputs, self._position_m).tolist(),
+            strict=True,
+        )
+        return [
+            (
+                queued.entry.entry_id,
+                Result(
+                    run_id=queued.event.run_id,
+                    event_id=queued.event.event_id,
+                    direction=tuple(direction),
+                    kappa=kappa,
+                    radius_50_deg=radius_50_deg,
+                    radius_90_deg=radius_90_deg,
+                    linefit=tuple(guess),
+                    n_pulses=queued.event.n_pulses,
+                    n_used=min(queued.event.n_pulses, batch.length),
+                    model=self._model.name,
+                    model_version=answer.model_version,
+                    emitted_ns=queued.event.emitted_ns,
+                    read_ns=queued.read_ns,
+                    sent_ns=inferred.sent_ns,
+                    answered_ns=inferred.answered_ns,
+                    stored_ns=stored_ns,
+                ),
+            )
+            for queued, direction, kappa, radius_50_deg, radius_90_deg, guess in rows
+        ]
+
+    async def _ask_until_answered(self, inputs: Arrays, alone: bool) -> Answer:
+        failures = 0
+        for pause_s in pauses():
+            try:
+                return await self._client.infer(inputs)
+            except TritonUnavailable as error:
+                self._metrics.retry("triton")
+                self._log.warning("Triton does not answer, asking again", error=str(error), pause_s=pause_s)
+            except RequestRefused as error:
+                failures += 1
+                if error.final or not alone or (failures >= MAX_FAILURES and await self._gives_known_answers()):
+                    raise
+                self._metrics.retry("model")
+                self._log.warning("Triton failed at an event, asking again", error=str(error), failures=failures)
+            await asyncio.sleep(pause_s)
+        raise AssertionError("pauses do not end")
+
+    async def _gives_known_answers(self) -> bool:
+        """False while Triton fails at known events, too: then the event is not to blame."""
+        try:
+            await self._client.check_known_answers(self._model)
+        except (TritonUnavailable, ModelMismatch):
+            return False
+        return True

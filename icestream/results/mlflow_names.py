@@ -1,0 +1,5 @@
+"""Names that the recorder, the launcher and the exporter share in MLflow."""
+
+EXPERIMENT = "icestream"
+# Without this tag MLflow's page guesses "GenAI" and hides the charts behind evaluations.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

@@ -1,0 +1,67 @@
+-- Read the state of the streams; writes nothing.
+-- KEYS: events, directions, rejected
+-- ARGV: group of the bridges, group of the recorder, most entries to count where Redis does not know a group's lag
+-- Returns JSON; ages are in ms by the server's clock and missing where there is nothing.
+local now = redis.call('TIME')
+local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+
+local function as_map(flat)
+    local map = {}
+    for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
+    return map
+end
+
+local function all(...) -- a list of maps; empty if the stream or the group does not exist
+    local reply, maps = redis.pcall('XINFO', ...), {}
+    if not reply.err then for i, flat in ipairs(reply) do maps[i] = as_map(flat) end end
+    return maps
+end
+
+local function stream(key)
+    local reply = redis.pcall('XINFO', 'STREAM', key)
+    return reply.err and {} or as_map(reply)
+end
+
+local function age_ms(id) return id and math.max(0, now_ms - tonumber(string.match(id, '^%d+'))) or nil end
+
+local function pending(key, group)
+    local reply = redis.pcall('XPENDING', key, group)
+    if reply.err or reply[1] == 0 then return 0, nil end
+    return reply[1], reply[2]
+end
+
+local function idle_ms(key, group)
+    local idle = {}
+    for i, consumer in ipairs(all('CONSUMERS', key, group)) do idle[i] = consumer['idle'] end
+    return idle
+end
+
+local events = stream(KEYS[1])
+local held, oldest_held = pending(KEYS[1], ARGV[1])
+
+local unrecorded, oldest_unrecorded = pending(KEYS[2], ARGV[2])
+local after, lag = '-', redis.call('XLEN', KEYS[2])
+for _, group in ipairs(all('GROUPS', KEYS[2])) do
+    if group['name'] == ARGV[2] then
+        after, lag = '(' .. group['last-delivered-id'], group['lag']
+        if not lag then lag = #redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', ARGV[3]) end
+    end
+end
+if not oldest_unrecorded then
+    local first = redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', 1)[1]
+    oldest_unrecorded = first and first[1]
+end
+
+return cjson.encode({
+    backlog = redis.call('XLEN', KEYS[1]),
+    pending = held,
+    oldest_pending_ms = age_ms(oldest_held),
+    last_event_ms = age_ms(events['last-generated-id']),
+    unrecorded = unrecorded + lag,
+    oldest_unrecorded_ms = age_ms(oldest_unrecorded),
+    emitted_total = events['entries-added'] or 0,
+    stored_total = stream(KEYS[2])['entries-added'] or 0,
+    rejected_total = stream(KEYS[3])['entries-added'] or 0,
+    bridges_idle_ms = idle_ms(KEYS[1], ARGV[1]),
+    recorders_idle_ms = idle_ms(KEYS[2], ARGV[2]),
+})

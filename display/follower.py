@@ -15,6 +15,7 @@ from icestream.event import Event, InvalidEvent
 from icestream.result import Result
 from icestream.streams import keys
 from icestream.streams.connection import Redis, RedisError
+from icestream.streams.publisher import read_description
 from icestream.streams.results import Tail
 from icestream.streams.status import ALIVE_S, StreamStatus, read_status
 from icestream.truth import Truth
@@ -67,6 +68,8 @@ class FollowedStatus:
     bridges: int = 0  # alive
     recorder: bool = False  # alive
     rejected: int | None = None  # ever
+    source: str | None = None  # of the events, in words
+    model: str | None = None  # name and version, of the latest result
 
 
 class StreamFollower:
@@ -84,6 +87,8 @@ class StreamFollower:
         self._truths: OrderedDict[EventKey, Truth] = OrderedDict()
         self._shown: OrderedDict[EventKey, bytes] = OrderedDict()
         self._status = FollowedStatus()
+        self._described_run: int | None = None
+        self._source: str | None = None
         self._emitted: deque[tuple[float, int]] = deque(maxlen=int(SPAN_S / STATUS_S))
 
     def follow(self, stop: threading.Event) -> None:
@@ -217,7 +222,18 @@ class StreamFollower:
             bridges=stream.bridges,
             recorder=stream.recorders > 0,
             rejected=stream.rejected_total,
+            source=self._source_of(recent[0].result.run_id) if recent else None,
+            model=f"{recent[0].result.model} version {recent[0].result.model_version}" if recent else None,
         )
+
+    def _source_of(self, run_id: int) -> str | None:
+        """Where the events of a run come from, in words; a later pass over a folder has the words of the first."""
+        if run_id != self._described_run:
+            self._described_run = run_id
+            source = read_description(self._redis, run_id).get("source", "")
+            if source:
+                self._source = "simulated" if source == "simulate" else f"replayed from {source.split(':', 1)[-1]}"
+        return self._source
 
 
 def _mean_angle_deg(directions: list[tuple[float, float, float]], known: list[CachedResult]) -> float | None:

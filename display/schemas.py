@@ -121,6 +121,8 @@ class Status(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         float | None, Meta(description="99 % of the last 10 s took at most this from emitted to stored")
     ]
     opening_angle_mean_deg: Annotated[float | None, Meta(description="mean of the latest events whose truth is known")]
+    source: Annotated[str | None, Meta(description="where the events come from: simulated, or replayed from files")]
+    model: Annotated[str | None, Meta(description="name and version of the model of the latest result")]
     linefit_opening_angle_mean_deg: Annotated[
         float | None, Meta(description="the same of LineFit, the classic first guess")
     ]

@@ -47,7 +47,8 @@ def main() -> None:
             log=log,
             stop=stop,
         )
-        emission.run(source, run_id, settings.count, settings.max_backlog)
+        description = {"source": settings.source, "rate": str(settings.rate), "seed": str(settings.seed)}
+        emission.run(source, run_id, limit=settings.count, max_backlog=settings.max_backlog, description=description)
     except (KaggleError, DetectorFileError) as error:
         sys.exit(f"emitter: {error}")
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import TypeVar
 
@@ -33,15 +33,22 @@ class Emission:
     ):
         self._publisher, self._pacing, self._metrics, self._log, self._stop = publisher, pacing, metrics, log, stop
 
-    def run(self, source: Source, run_id: int, limit: int | None, max_backlog: int) -> None:
-        """Emit until the source ends, the run has `limit` events, or a stop is requested."""
+    def run(
+        self, source: Source, run_id: int, *, limit: int | None, max_backlog: int, description: Mapping[str, str]
+    ) -> None:
+        """Emit until the source ends, the run has `limit` events, or a stop is requested.
+
+        Args:
+            description: of the run, for readers of its results.
+        """
         try:
+            self._metrics.beat()
+            self._retry(lambda: self._publisher.describe(description))
             self._run(source, run_id, limit, max_backlog)
         except Stopped:
             self._log.info("stopped")
 
     def _run(self, source: Source, run_id: int, limit: int | None, max_backlog: int) -> None:
-        self._metrics.beat()
         emitted, position = self._retry(self._publisher.position)
         self._log.info("emitting", run_id=run_id, already_emitted=emitted, limit=limit)
         remaining = None if limit is None else max(limit - emitted, 0)

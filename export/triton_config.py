@@ -9,6 +9,7 @@ from icestream.tensors import INPUTS, OUTPUTS, length_buckets
 MAX_BATCH = 32
 CPU_INSTANCES, THREADS_PER_INSTANCE = 2, 1  # two one-thread instances answer more than one of two threads
 GPU_MAX_BATCH = 256
+COLUMNS = 100  # of a long parameter
 CACHE = "/var/cache/icestream"  # in Triton's container: a volume, so that engines outlive it
 
 Specification = dict[str, tuple[str, list[int]]]
@@ -86,8 +87,11 @@ def tensors(kind: str, specification: Specification) -> str:
 
 
 def parameter(name: str, value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'parameters {{ key: "{name}" value: {{ string_value: "{escaped}" }} }}\n'
+    """A parameter; a long value is written as several strings, which the parser joins."""
+    parts = [value[start : start + COLUMNS] for start in range(0, len(value), COLUMNS)] or [""]
+    escaped = ['"' + part.replace("\\", "\\\\").replace('"', '\\"') + '"' for part in parts]
+    text = escaped[0] if len(escaped) == 1 else "\n  " + "\n  ".join(escaped) + "\n"
+    return f'parameters {{ key: "{name}" value: {{ string_value: {text} }} }}\n'
 
 
 def parameters_of(model: ModelDescription) -> str:

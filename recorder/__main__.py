@@ -24,6 +24,7 @@ from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
 from icestream.streams import served_models
 from icestream.streams.connection import connect
+from icestream.streams.publisher import read_description
 from icestream.streams.results import GroupReader
 from recorder.collector import Collector
 from recorder.loops import collect, upload
@@ -47,7 +48,13 @@ def main() -> None:
         spool = Spool(settings.spool_dir)
     except OSError as error:
         sys.exit(f"recorder: {settings.spool_dir} cannot be used as a spool ({error.strerror}): give another folder")
-    uploader = Uploader(spool, settings, lambda model: served_models.checkpoint(redis, model), metrics)
+    uploader = Uploader(
+        spool,
+        settings,
+        metrics,
+        checkpoint_of=lambda model: served_models.checkpoint(redis, model),
+        describe_run=lambda run_id: read_description(redis, run_id),
+    )
     faults: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 
     def upload_all() -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput, Metric, Run
+from mlflow.entities import LoggedModelInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from icestream import __version__
@@ -39,21 +39,26 @@ class Uploader:
 
     Args:
         checkpoint_of: the checkpoint that a model was served from, by its name.
+        describe_run: source, rate and seed of a run's events, as far as they are known.
     """
 
     def __init__(
         self,
         spool: Spool,
         settings: RecorderSettings,
-        checkpoint_of: Callable[[str], str],
         metrics: RecorderMetrics,
+        *,
+        checkpoint_of: Callable[[str], str],
+        describe_run: Callable[[int], dict[str, str]],
     ):
-        self._spool, self._settings, self._checkpoint_of, self._metrics = spool, settings, checkpoint_of, metrics
+        self._spool, self._settings, self._metrics = spool, settings, metrics
+        self._checkpoint_of, self._describe_run = checkpoint_of, describe_run
         self._client = MlflowClient(settings.mlflow_url)
         self._of = ""  # the recorder run that the next three belong to
         self._logged = 0  # its last window whose points were logged
         self._recent = SCHEMA.empty_table()  # its last results
         self._since_ns = 0  # Unix time up to which its windows were logged
+        self._with_parameters: set[str] = set()  # MLflow runs
         self._tagged: set[tuple[str, str, str]] = set()  # MLflow run, model, version
         self._part_due = time.monotonic() + settings.part_s
 
@@ -118,9 +123,26 @@ class Uploader:
         self._client.log_batch(run_id, metrics=points)
         self._since_ns = pc.max(rows["stored_ns"]).as_py()
         self._tag_models(run_id, rows)
+        self._log_parameters(run_id, rows)
         self._recent = pa.concat_tables([self._recent, rows])
         self._recent = self._recent.slice(max(0, self._recent.num_rows - SHOWN_ROWS))
         self._metrics.uploaded(time.monotonic() - began)
+
+    def _log_parameters(self, run_id: str, rows: pa.Table) -> None:
+        """What made the results: the source of the events, the model, and this recorder's settings. Once for a run."""
+        if run_id in self._with_parameters:
+            return
+        first = rows.slice(0, 1).to_pylist()[0]
+        parameters = {
+            **self._describe_run(first["run_id"]),
+            "run_id": str(first["run_id"]),
+            "model": first["model"],
+            "model_version": first["model_version"],
+            "window_s": str(self._settings.window_s),
+            "part_s": str(self._settings.part_s),
+        }
+        self._client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
+        self._with_parameters.add(run_id)
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
         """Say on the run which model, version and checkpoint its results come from."""

@@ -3,6 +3,7 @@
 With `pytest -n` every worker is a process of its own. So a test may kill or empty the servers of its worker.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+
+# Several pytest workers, each with PyTorch and ONNX Runtime, share the cores: one thread each is faster than threads that wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
 
@@ -71,7 +75,7 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
     yield start
     for one in started:
-        one.kill()
+        one.close()
 
 
 @pytest.fixture
@@ -86,7 +90,7 @@ def start(tmp_path: Path, redis_server: RedisProcess, triton: TritonProcess) -> 
 
     yield run
     for one in started:
-        one.process.kill()
+        one.process.close()
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +101,7 @@ def display(
     shared_redis.client.flushall()
     one = Display(tmp_path_factory.mktemp("display"), redis_url=shared_redis.url, triton_url=triton.url)
     yield one
-    one.process.kill()
+    one.process.close()
 
 
 def composer() -> list[str] | None:

@@ -22,6 +22,8 @@ from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST, answers, start_server, stop_server
 from tritonserver.server import TritonServer
 
+UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}  # no coverage of servers that are not ours
+
 
 class RedisProcess:
     """A Redis with its data in a folder, so that it can be killed and started again."""
@@ -70,7 +72,7 @@ class TritonProcess:
         add_test_models(self.repository)
         self._log = folder / "triton.log"
         self._process, [self.http, self.grpc, self.metrics] = start_server(
-            self._command, 3, ready=self._ready, log=self._log, environment=self._server.environment()
+            self._command, 3, ready=self._ready, log=self._log, environment={**self._server.environment(), **UNMEASURED}
         )
         self.url = f"{HOST}:{self.grpc}"
 
@@ -86,7 +88,7 @@ class TritonProcess:
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command(ports),
-                env={**os.environ, **self._server.environment()},
+                env={**os.environ, **self._server.environment(), **UNMEASURED},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -126,7 +128,7 @@ class MlflowProcess:
             1,
             ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/api/2.0/mlflow/experiments/get?experiment_id=0"),
             log=folder / "mlflow.log",
-            environment=MLFLOW_ENVIRONMENT,
+            environment={**MLFLOW_ENVIRONMENT, **UNMEASURED},
         )
         self.url = f"http://{HOST}:{port}"
 
@@ -185,6 +187,14 @@ class Program:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def close(self) -> None:
+        """The end of a test: SIGTERM, so that its coverage is written, and SIGKILL if it does not end."""
+        self.process.terminate()
+        try:
+            self.process.wait(3)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 class Display:

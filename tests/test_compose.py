@@ -170,6 +170,12 @@ def test_the_gpu_overlay_changes_triton_and_nothing_else() -> None:
         assert (config.parent / "configs" / "gpu.pbtxt").exists()
 
 
+def test_nothing_that_the_dockerfile_copies_is_ignored() -> None:
+    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(\S+)", DOCKERFILE, re.MULTILINE)
+    assert {name for name in copied if "/" not in name} == {name for name in allowed if "/" not in name}
+
+
 def test_what_can_be_set_is_in_env_example_with_its_default() -> None:
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", (ROOT / "compose.yaml").read_text()))
     example = dict(re.findall(r"^(\w+)=(\S+)", (ROOT / ".env.example").read_text(), re.MULTILINE))

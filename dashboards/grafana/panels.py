@@ -1,4 +1,4 @@
-"""The kinds of panels our dashboards are made of: lamp, tile, lines, bars, and a timeline of alerts."""
+"""The panel types of the dashboards: lamp, tile, lines, bars and timeline."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -28,11 +28,11 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, ORANGE, RED = "green", "orange", "red"
-WIDTH = 24  # of a dashboard, in Grafana's columns
+WIDTH = 24  # of a dashboard, in Grafana's grid columns
 
 P = TypeVar("P", stat.Panel, timeseries.Panel, bargauge.Panel, statetimeline.Panel)
 Query = tuple[str, str]  # PromQL, legend
-Steps = Sequence[tuple[float, str]]  # from this value on, this colour; below the first it is green
+Steps = Sequence[tuple[float, str]]  # lower bound, colour; green below the first
 
 
 Panel = stat.Panel | timeseries.Panel | bargauge.Panel | statetimeline.Panel
@@ -40,7 +40,7 @@ Row = Sequence[Panel]
 
 
 def board(title: str, uid: str, description: str, *, rows: Sequence[Row]) -> Dashboard:
-    """A dashboard that looks like the others and links to them; the panels of a row share its width equally."""
+    """A dashboard with the common settings and links to the others; the panels of a row share its width equally."""
     links = DashboardLink("icestream").type(DashboardLinkType.DASHBOARDS).tags(["icestream"]).keep_time(True)
     made = (
         Dashboard(title)
@@ -62,16 +62,16 @@ def board(title: str, uid: str, description: str, *, rows: Sequence[Row]) -> Das
 
 
 def lamp(title: str, expr: str, meaning: str) -> stat.Panel:
-    """Green and "running" where the expression is 1, red and "AWAY" where it is 0 or nothing."""
+    """A status lamp: green "running" if the expression is 1, red "DOWN" if it is 0 or empty."""
     words = {
         "1": ValueMappingResult(text="running", color=GREEN),
-        "0": ValueMappingResult(text="AWAY", color=RED),
+        "0": ValueMappingResult(text="DOWN", color=RED),
     }
     return (
         _dressed(stat.Panel(), title, meaning, 3)
         .with_target(_query(expr, "", instant=True))
         .mappings([ValueMap(words)])
-        .no_value("AWAY")
+        .no_value("DOWN")
         .thresholds(_thresholds([(1, GREEN)], below=RED))
         .color_mode(BigValueColorMode.BACKGROUND)
         .graph_mode(BigValueGraphMode.NONE)
@@ -79,7 +79,7 @@ def lamp(title: str, expr: str, meaning: str) -> stat.Panel:
 
 
 def tile(title: str, expr: str, unit: str, meaning: str, *, steps: Steps = ()) -> stat.Panel:
-    """One number, its last half hour as a line behind it; `steps` colour it."""
+    """One number with its recent history behind it; `steps` colour it."""
     return (
         _dressed(stat.Panel(), title, meaning, 4)
         .with_target(_query(expr, ""))
@@ -101,7 +101,7 @@ def lines(
     bounds: tuple[float | None, float | None] = (0, None),
     logarithmic: bool = False,
 ) -> timeseries.Panel:
-    """Values over time. A legend that begins with "reference" is dashed and grey; `limit` is drawn as a red line."""
+    """Values over time. Series whose legend begins with "reference" are dashed and grey; `limit` is a red line."""
     low, high = bounds
     panel = (
         _dressed(timeseries.Panel(), title, meaning, 8)
@@ -140,7 +140,7 @@ def lines(
 
 
 def bars(title: str, buckets: str, meaning: str) -> bargauge.Panel:
-    """A histogram as it is now: `buckets` gives a series for each `le`."""
+    """The current histogram: `buckets` has one series for each `le`."""
     return (
         _dressed(bargauge.Panel(), title, meaning, 8)
         .with_target(_query(buckets, "{{le}}", instant=True, heatmap=True))
@@ -152,7 +152,7 @@ def bars(title: str, buckets: str, meaning: str) -> bargauge.Panel:
 
 
 def timeline(title: str, expr: str, legend: str, meaning: str) -> statetimeline.Panel:
-    """When something was so: a row for each series, red while it has a value."""
+    """States over time: one row for each series, red while the series has a value."""
     return (
         _dressed(statetimeline.Panel(), title, meaning, 7)
         .with_target(_query(expr, legend))

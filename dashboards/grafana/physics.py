@@ -1,11 +1,11 @@
-"""*Physics*: are the answers as they should be? Everything is beside the reference (recorder/reference.py)."""
+"""*Physics*: are the results as expected? Each quantity is shown beside its reference (recorder/reference.py)."""
 
 from grafana_foundation_sdk.builders import bargauge, timeseries
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.grafana.panels import ORANGE, RED, Query, Row, bars, board, lines, tile
 
-RANGE = "10m"  # long enough for a thousand events and more
+RANGE = "10m"  # long enough for more than a thousand events
 ANGLE = "icestream_recorder_opening_angle_degrees"
 
 
@@ -20,7 +20,7 @@ def _mean_angle(by: str) -> str:
 def _quantiles(
     title: str, name: str, meaning: str, unit: str = "short", low: float = 0, logarithmic: bool = False
 ) -> timeseries.Panel:
-    """Quantiles of a distribution over time, the reference's dashed beside them."""
+    """Quantiles of a distribution over time; those of the reference are dashed."""
     queries: list[Query] = []
     for share in (0.1, 0.5, 0.9):
         queries.append((_quantile(share, f"icestream_recorder_{name}"), f"{share:.0%}"))
@@ -34,13 +34,13 @@ def _distribution(title: str, name: str, labels: str = "") -> bargauge.Panel:
     whole = '{le="+Inf"}' if not labels else '{le="+Inf", ' + labels + "}"
     some = "{" + labels + "}" if labels else ""
     expr = f"sum by (le) (rate({buckets}{some}[{RANGE}])) / on () group_left () sum(rate({buckets}{whole}[{RANGE}]))"
-    return bars(title, expr, f"Share of the last {RANGE} in each bucket, by its upper edge.")
+    return bars(title, expr, f"Share of the results of the last {RANGE} in each bucket, by upper edge.")
 
 
 def _reference(title: str, name: str) -> bargauge.Panel:
     buckets = f"icestream_recorder_reference_{name}_bucket"
     expr = f'max by (le) ({buckets}) / on () group_left () max({buckets}{{le="+Inf"}})'
-    return bars(title, expr, "The same when all is well.")
+    return bars(title, expr, "The same for the reference.")
 
 
 DRIFT = [(0.05, ORANGE), (0.1, RED)]
@@ -48,25 +48,25 @@ DRIFT = [(0.05, ORANGE), (0.1, RED)]
 
 def _figures() -> Row:
     return [
-        tile("Opening angle", _mean_angle("network"), "degree", f"Mean angle to the truth, last {RANGE}."),
+        tile("Opening angle", _mean_angle("network"), "degree", f"Mean opening angle to the truth, last {RANGE}."),
         tile(
-            "LineFit's",
+            "LineFit opening angle",
             _mean_angle("linefit"),
             "degree",
-            "The same of the classic first guess: what the network has to beat.",
+            "The same for LineFit, the baseline of the network.",
         ),
         tile(
-            "Of the reference",
+            "Angle relative to reference",
             "icestream:accuracy:opening_angle_ratio",
             "percentunit",
-            "Mean opening angle as a share of the reference's. Larger is worse.",
+            "Mean opening angle as a percentage of that of the reference. Larger is worse.",
             steps=[(1.1, ORANGE), (1.2, RED)],
         ),
         tile(
             "κ drift",
             "icestream:drift:kappa",
             "percentunit",
-            "Largest difference of the cumulative shares from the reference.",
+            "Largest difference between the cumulative shares of the results and of the reference.",
             steps=DRIFT,
         ),
         tile("Zenith drift", "icestream:drift:cos_zenith", "percentunit", "The same for cos zenith.", steps=DRIFT),
@@ -74,7 +74,7 @@ def _figures() -> Row:
             "Cut events",
             f'sum(rate(icestream_bridge_cut_events_total[{RANGE}])) / sum(rate(icestream_bridge_events_total{{outcome="stored"}}[{RANGE}]))',
             "percentunit",
-            "Share of the events that have more pulses than the model is given.",
+            "Share of the events with more pulses than the model's limit.",
         ),
     ]
 
@@ -98,7 +98,7 @@ def _accuracy() -> Row:
                 ),
             ],
             "degree",
-            "Where the truth is known.",
+            "For events whose truth is known.",
         ),
         lines(
             "Drift from the reference",
@@ -112,9 +112,14 @@ def _accuracy() -> Row:
 
 def _quantile_row() -> Row:
     return [
-        _quantiles("κ", "kappa", "10, 50 and 90 % of the answers have a κ below.", logarithmic=True),
-        _quantiles("cos zenith", "cos_zenith", "1 is straight above.", low=-1),
-        _quantiles("Azimuth", "azimuth_degrees", "Uniform, unless the detector or the source is not.", unit="degree"),
+        _quantiles("κ", "kappa", "Quantiles of κ: 10, 50 and 90 % of the results have a smaller κ.", logarithmic=True),
+        _quantiles("cos zenith", "cos_zenith", "Quantiles; 1 is vertically above.", low=-1),
+        _quantiles(
+            "Azimuth",
+            "azimuth_degrees",
+            "Quantiles; the distribution is uniform unless the detector or the source is not.",
+            unit="degree",
+        ),
     ]
 
 
@@ -138,7 +143,12 @@ def _azimuth_and_pulses() -> Row:
 
 def _angles() -> Row:
     return [
-        _quantiles("Pulses of an event", "pulses", "Within the readout window.", logarithmic=True),
+        _quantiles(
+            "Pulses per event",
+            "pulses",
+            "Quantiles of the number of pulses within the readout window.",
+            logarithmic=True,
+        ),
         lines(
             "Cut events, dropped pulses",
             [
@@ -152,7 +162,7 @@ def _angles() -> Row:
                 ),
             ],
             "percentunit",
-            "The model is given a choice of the pulses of long events; pulses outside 0…100 µs are left out.",
+            "Events with too many pulses are cut to a selection of them; pulses outside 0…100 µs are dropped.",
         ),
         lines(
             "Truth",
@@ -161,7 +171,7 @@ def _angles() -> Row:
                 ("max(icestream_recorder_unmatched_truths)", "truths without a result"),
             ],
             "short",
-            "Results by whether their truth is known, each second.",
+            "Results per second, by whether their truth is known.",
         ),
     ]
 
@@ -170,6 +180,6 @@ def dashboard() -> Dashboard:
     return board(
         "Icestream · Physics",
         "icestream-physics",
-        "What the answers look like, beside the truth where it is known and beside the reference.",
+        "Distributions of the results, compared with the truth where it is known and with the reference.",
         rows=[_figures(), _accuracy(), _quantile_row(), _confidence_and_zenith(), _azimuth_and_pulses(), _angles()],
     )

@@ -1,4 +1,4 @@
-"""*Stream*: does every event get its result, and how soon? Who looks for ten seconds looks at the two top rows."""
+"""*Stream*: does every event get its result, and how soon? The two top rows are the summary."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -24,53 +24,53 @@ def _quantile(share: float) -> str:
 
 def _alive_row() -> Row:
     return [
-        lamp("Emitter", _alive("emitter"), "Its main loop came round within 30 s."),
-        lamp("Bridge", _alive("bridge"), "The main loop of at least one bridge came round within 30 s."),
+        lamp("Emitter", _alive("emitter"), "Its main loop has made progress within 30 s."),
+        lamp("Bridge", _alive("bridge"), "The main loop of at least one bridge has made progress within 30 s."),
         lamp(
             "Triton",
             'max(up{job="triton"}) or vector(0)',
-            "Triton answers Prometheus. Whether it serves the model, the retries tell.",
+            "Prometheus can scrape Triton. The retries show whether it serves the model.",
         ),
-        lamp("Redis", "max(redis_up) or vector(0)", "Redis answers redis-exporter."),
-        lamp("Recorder", _alive("recorder"), "Its main loop came round within 30 s."),
+        lamp("Redis", "max(redis_up) or vector(0)", "Redis responds to redis-exporter."),
+        lamp("Recorder", _alive("recorder"), "Its main loop has made progress within 30 s."),
         lamp(
             "MLflow",
             '(sum(increase(icestream_recorder_uploads_total{outcome="failed"}[1m])) == bool 0) or vector(0)',
-            "No upload of the recorder has failed for a minute.",
+            "No upload to MLflow has failed in the last minute.",
         ),
     ]
 
 
 def _figures() -> Row:
     return [
-        tile("Events in", "icestream:emitted:rate1m", "cps", "Events put into the stream each second."),
-        tile("Events out", "icestream:stored:rate1m", "cps", "Results stored each second."),
+        tile("Events in", "icestream:emitted:rate1m", "cps", "Events written into the stream per second."),
+        tile("Events out", "icestream:stored:rate1m", "cps", "Results stored per second."),
         tile(
             "Backlog",
             'max(redis_stream_length{stream="icestream:events"})',
             "short",
-            "Events without a result.",
+            "Events in the stream without a result.",
             steps=[(500, ORANGE), (5000, RED)],
         ),
         tile(
             "Latency p99",
             "icestream:latency:p99",
             "s",
-            "99 % of the events are stored within this time of being emitted. The budget is 1 s.",
+            "99 % of the results are stored within this time after the event was emitted. The budget is 1 s.",
             steps=[(0.5, ORANGE), (1, RED)],
         ),
         tile(
-            "Rejected in an hour",
+            "Rejected, last hour",
             'sum(increase(icestream_bridge_events_total{outcome="rejected"}[1h]))',
             "short",
-            "Entries that can never be reconstructed.",
+            "Entries that were rejected because they cannot be reconstructed (dead letters).",
             steps=[(1, ORANGE), (100, RED)],
         ),
         tile(
             "Oldest pending",
             "max(icestream_stream_oldest_pending_age_seconds)",
             "s",
-            "Age of the oldest event that a bridge has read and not finished.",
+            "Age of the oldest event that a bridge has read and not completed.",
             steps=[(15, ORANGE), (60, RED)],
         ),
     ]
@@ -82,7 +82,7 @@ def _alerts() -> Row:
             "Alerts",
             'max by (alertname) (ALERTS{alertstate="firing"})',
             "{{alertname}}",
-            "What is firing, and since when. docs/operations.md says what to do.",
+            "Firing alerts and their duration. docs/operations.md has the runbooks.",
         ),
     ]
 
@@ -97,7 +97,7 @@ def _rates() -> Row:
                 ("sum(rate(icestream_recorder_events_total[$__rate_interval]))", "recorded"),
             ],
             "cps",
-            "The lines lie on each other while the stream keeps up; the recorder works in windows of 5 s.",
+            "The lines coincide while the stream keeps up. The recorder works in windows of 5 s.",
         ),
         lines(
             "Where events wait",
@@ -107,7 +107,7 @@ def _rates() -> Row:
                 ("sum(icestream_bridge_in_flight_requests)", "requests in flight"),
             ],
             "short",
-            "A backlog that grows: the bridges do not keep up. A backlog nobody reads: there is no bridge.",
+            "If the backlog grows, the bridges do not keep up. If no bridge reads it, no bridge is running.",
         ),
     ]
 
@@ -118,17 +118,17 @@ def _latency() -> Row:
             "From emitted to stored",
             [(_quantile(0.5), "p50"), (_quantile(0.95), "p95"), (_quantile(0.99), "p99")],
             "s",
-            "Quantiles of the whole way of an event.",
+            "Latency quantiles from emitted to stored.",
             limit=1,
         ),
         lines(
-            "Where the time goes",
+            "Mean time per stage",
             [
                 (_mean("icestream_emitter_publish_duration_seconds"), "publish"),
                 *((_mean(STAGE, f'{{stage="{stage}"}}'), stage) for stage in ("queued", "waiting", "triton", "store")),
             ],
             "s",
-            "Mean of each stage: written by the emitter; until a bridge has read it; until a request leaves; Triton; the result stored.",
+            "publish: written by the emitter; queued: until a bridge reads it; waiting: until its request is sent; triton: the request; store: the result stored.",
             stacked=True,
         ),
     ]
@@ -146,7 +146,7 @@ def _batches() -> Row:
                 ),
             ],
             "short",
-            "Events of one request to Triton: 1 when the stream is calm, up to 32 when it is not.",
+            "Events per request to Triton: 1 in a calm stream, up to 32 under backlog.",
         ),
         lines(
             "Padding",
@@ -157,20 +157,20 @@ def _batches() -> Row:
                 )
             ],
             "percentunit",
-            "Share of what Triton is sent that is no pulse.",
+            "Share of padding in the input that is sent to Triton.",
             bounds=(0, 0.5),
         ),
         lines(
-            "What went wrong",
+            "Errors and retries",
             [
                 ("sum by (reason) (increase(icestream_bridge_rejected_total[1m]))", "rejected: {{reason}}"),
                 ("sum by (target) (increase(icestream_bridge_retries_total[1m]))", "retries: {{target}}"),
                 ("sum(increase(icestream_emitter_publish_failures_total[1m]))", "emitter: not written"),
                 ('sum(increase(icestream_recorder_uploads_total{outcome="failed"}[1m]))', "recorder: not uploaded"),
-                ("sum(increase(icestream_bridge_claimed_events_total[1m]))", "taken over"),
+                ("sum(increase(icestream_bridge_claimed_events_total[1m]))", "claimed"),
             ],
             "short",
-            "Each in a minute. All zero is well.",
+            "Counts per minute. All are zero in normal operation.",
         ),
     ]
 
@@ -186,23 +186,23 @@ def _health() -> Row:
                 )
             ],
             "s",
-            "Age of each process's last round of its main loop.",
+            "Time since the main loop of each process last made progress.",
             limit=30,
         ),
         lines(
-            "Until recorded",
+            "Results to record",
             [
                 ("max(icestream_stream_unrecorded_age_seconds)", "oldest result not on disk, s"),
                 ("max(icestream_recorder_spool_files)", "windows not in MLflow"),
             ],
             "short",
-            "The recorder takes results every 5 s and brings windows to MLflow as parts every minute.",
+            "The recorder writes results to disk every 5 s and uploads windows to MLflow as parts every minute.",
         ),
         lines(
             "Redis memory",
             [("max(redis_memory_used_bytes)", "used"), ("max(redis_memory_max_bytes)", "reference: limit")],
             "bytes",
-            "At its limit Redis refuses to write, and the emitter waits.",
+            "At its limit Redis refuses writes, and the emitter waits.",
         ),
     ]
 
@@ -216,10 +216,10 @@ def _display() -> Row:
                 ("max(icestream_display_pages)", "pages open"),
             ],
             "short",
-            "Requests to REST each second, and the live pages that are open.",
+            "REST requests per second, and open live pages.",
         ),
         lines(
-            "Display, time of a request",
+            "Display, request time",
             [
                 (
                     f"histogram_quantile({share}, sum by (le) (rate(icestream_display_request_duration_seconds_bucket[$__rate_interval])))",
@@ -228,7 +228,7 @@ def _display() -> Row:
                 for share in (0.5, 0.99)
             ],
             "s",
-            "Of REST; most of it is Triton.",
+            "Duration of REST requests. Most of it is Triton.",
         ),
     ]
 
@@ -237,6 +237,6 @@ def dashboard() -> Dashboard:
     return board(
         "Icestream · Stream",
         "icestream-stream",
-        "Events in, directions out: rates, backlog, latency, what goes wrong.",
+        "Events in, results out: rates, backlog, latency, errors.",
         rows=[_alive_row(), _figures(), _alerts(), _rates(), _latency(), _batches(), _health(), _display()],
     )

@@ -1,4 +1,4 @@
-"""*Triton*: what the server does with its requests, from its own metrics."""
+"""*Triton*: requests, batches and times of the server, from its own metrics."""
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -16,22 +16,27 @@ SPANS = {"queue": "queue", "compute_input": "copy in", "compute_infer": "model",
 
 def _figures() -> Row:
     return [
-        tile("Requests", _rate("nv_inference_request_success"), "reqps", "Requests answered each second."),
-        tile("Events", _rate("nv_inference_count"), "cps", "Events answered each second."),
-        tile("Events an execution", EVENTS_PER_EXECUTION, "short", "How many events the model is run on at a time."),
-        tile("Failures", FAILURES, "reqps", "Requests that Triton failed at.", steps=[(0.001, RED)]),
+        tile("Requests", _rate("nv_inference_request_success"), "reqps", "Requests answered per second."),
+        tile("Events", _rate("nv_inference_count"), "cps", "Events answered per second."),
+        tile(
+            "Events per execution",
+            EVENTS_PER_EXECUTION,
+            "short",
+            "Mean number of events in one execution of the model.",
+        ),
+        tile("Failures", FAILURES, "reqps", "Requests that failed in Triton, per second.", steps=[(0.001, RED)]),
         tile(
             "Queue",
             f"{_rate('nv_inference_queue_duration_us')} / {_rate('nv_inference_request_success')} / 1e6",
             "s",
-            "Mean time a request waits for an instance.",
+            "Mean time that a request waits for an instance.",
             steps=[(0.2, ORANGE), (1, RED)],
         ),
         tile(
             "Waiting",
             "sum(nv_inference_pending_request_count)",
             "short",
-            "Requests that wait for an instance now.",
+            "Requests that are waiting for an instance.",
             steps=[(32, ORANGE), (256, RED)],
         ),
     ]
@@ -47,16 +52,16 @@ def _throughput() -> Row:
                 (_rate("nv_inference_count"), "events"),
             ],
             "cps",
-            "Fewer executions than requests: Triton merges. Fewer requests than events: the bridge batches.",
+            "If there are fewer executions than requests, Triton merges requests. If there are fewer requests than events, the bridge batches.",
         ),
         lines(
-            "Mean batch",
+            "Mean batch size",
             [
-                (EVENTS_PER_EXECUTION, "events an execution"),
-                (f"{_rate('nv_inference_count')} / {_rate('nv_inference_request_success')}", "events a request"),
+                (EVENTS_PER_EXECUTION, "events per execution"),
+                (f"{_rate('nv_inference_count')} / {_rate('nv_inference_request_success')}", "events per request"),
             ],
             "short",
-            "Equal where Triton merges nothing.",
+            "Both are equal if Triton merges no requests.",
         ),
     ]
 
@@ -64,20 +69,20 @@ def _throughput() -> Row:
 def _latency() -> Row:
     return [
         lines(
-            "Time of a request",
+            "Request time",
             [
                 (f"{_rate(f'nv_inference_{span}_duration_us')} / {_rate('nv_inference_request_success')} / 1e6", word)
                 for span, word in SPANS.items()
             ],
             "s",
-            "Mean of each part. A high queue: more instances or larger batches. A high model: a faster one, or a GPU.",
+            "Mean of each part. If the queue is long, add instances or use larger batches. If the model is slow, use a faster one or a GPU.",
             stacked=True,
         ),
         lines(
             "Failures",
             [("sum by (model, reason) (rate(nv_inference_request_failure[$__rate_interval]))", "{{model}} {{reason}}")],
             "reqps",
-            "Failed requests by reason. The bridge halves what fails until the guilty event is alone.",
+            "Failed requests by reason. The bridge bisects a failing request until the failing event is alone.",
         ),
     ]
 
@@ -91,7 +96,7 @@ def _resources() -> Row:
                 ("max(nv_cpu_memory_used_bytes) / max(nv_cpu_memory_total_bytes)", "memory of the machine"),
             ],
             "percentunit",
-            "As Triton sees its machine.",
+            "As reported by Triton.",
             bounds=(0, 1),
         ),
         lines(
@@ -102,7 +107,7 @@ def _resources() -> Row:
                 ("sum(nv_gpu_power_usage) / sum(nv_gpu_power_limit)", "power"),
             ],
             "percentunit",
-            "Empty where Triton has no GPU.",
+            "Empty if Triton has no GPU.",
             bounds=(0, 1),
         ),
     ]
@@ -112,6 +117,6 @@ def dashboard() -> Dashboard:
     return board(
         "Icestream · Triton",
         "icestream-triton",
-        "Requests, executions, batches, times and failures of the inference server.",
+        "Requests, executions, batches, times and failures of Triton.",
         rows=[_figures(), _throughput(), _latency(), _resources()],
     )

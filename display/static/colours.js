@@ -10,7 +10,7 @@ function scale(colours, share) {
   return parts[0].map((value, index) => Math.round(value + (parts[1][index] - value) * (place - low)));
 }
 
-/** [r, g, b] of a concentration: 0.1 is unsure, 3000 is sure. */
+/** [r, g, b] of a concentration κ: 0.1 is low confidence, 3000 high. */
 export const ofKappa = (kappa) => scale(CIVIDIS, (Math.log10(Math.max(kappa, 0.1)) + 1) / 4.5);
 
 /** [r, g, b] of a time as a share of the event. */

@@ -1,9 +1,9 @@
-// The page: follows /live and hands what comes to the sky, the list, the event display and the lamps.
+// The page: follows /live and updates the sky, the list, the event display and the status lamps.
 
 import { EventDisplay } from "./event.js";
 import { Sky } from "./sky.js";
 
-const FOLLOW_S = 6; // an event is shown at least so long before a surer one takes its place
+const FOLLOW_S = 6; // an event is shown at least so long before a more confident one replaces it
 
 const find = (selector) => document.querySelector(selector);
 const degrees = (angle) => `${((angle * 180) / Math.PI).toFixed(1)}°`;
@@ -31,11 +31,11 @@ async function choose(id, byHand = true) {
   if (byHand) history.replaceState(null, "", `/?event=${id}`);
   sky.mark({ ...found, half: found.radius_50_deg, most: found.radius_90_deg });
   display.show(found);
-  tell(found);
+  showFacts(found);
   mark();
 }
 
-function tell(found) {
+function showFacts(found) {
   const parts = [
     `Event <b>${found.id}</b>, ${found.n_pulses} pulses, κ <b>${number(found.kappa, "", found.kappa < 100 ? 1 : 0)}</b>, radii ${found.radius_50_deg.toFixed(1)}° (50 %), ${found.radius_90_deg.toFixed(1)}° (90 %)`,
     `<span class="found">▲ reconstructed: zenith ${degrees(found.zenith)}, azimuth ${degrees(found.azimuth)}</span>; right ascension ${degrees(found.ascension)}, declination ${degrees(found.declination)}`,
@@ -83,12 +83,12 @@ function follow(on) {
   find("#follow").setAttribute("aria-pressed", on);
 }
 
-/** The surest of the events of the last seconds. */
-function followOn() {
+/** Choose the most confident of the events of the last seconds. */
+function followMostConfident() {
   if (!following || !rows.length || Date.now() - changed < FOLLOW_S * 1000) return;
   const since = rows[0][6] - FOLLOW_S;
-  const surest = rows.filter((row) => row[6] >= since).reduce((best, row) => (row[1] > best[1] ? row : best));
-  if (surest[0] !== selected) choose(surest[0], false);
+  const best = rows.filter((row) => row[6] >= since).reduce((one, other) => (other[1] > one[1] ? other : one));
+  if (best[0] !== selected) choose(best[0], false);
 }
 
 function step(by) {
@@ -113,6 +113,10 @@ function state(now, troubles) {
   find("#backlog").textContent = number(now.backlog);
   find("#latency").textContent = now.latency_p99_s === null ? "–" : number(now.latency_p99_s * 1000, " ms");
   find("#angle").textContent = number(now.opening_angle_mean_deg, "°", 1);
+  find("#linefit").textContent = number(now.linefit_opening_angle_mean_deg, "°", 1);
+  const source = now.source ? `Events are ${now.source}.` : "";
+  find("#about").textContent = `${source}${now.model ? ` Reconstructed by ${now.model}.` : ""}`.trim();
+  find("#help-source").textContent = source;
   trouble(troubles.map(({ words, since }) => `${words} (since ${new Date(since * 1000).toLocaleTimeString()})`).join(" "));
 }
 
@@ -138,7 +142,7 @@ function connect() {
     rows = tick.shown;
     list();
     state(tick.state, tick.troubles);
-    followOn();
+    followMostConfident();
   });
   live.onerror = () => {
     lost ||= Date.now();
@@ -156,12 +160,13 @@ find("#previous").addEventListener("click", () => step(1));
 find("#next").addEventListener("click", () => step(-1));
 find("#play").addEventListener("click", () => display.play());
 find("#reset").addEventListener("click", () => display.reset());
+find("#help-open").addEventListener("click", () => find("#help").showModal());
 find("#follow").addEventListener("click", () => follow(!following));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || find("#help").open) return;
   const row = event.target.closest?.("tr[data-id]");
   if (event.key === "Enter" && row) choose(row.dataset.id);
-  const keys = { ArrowLeft: () => step(1), ArrowRight: () => step(-1), r: () => display.reset(), f: () => follow(!following) };
+  const keys = { ArrowLeft: () => step(1), ArrowRight: () => step(-1), r: () => display.reset(), f: () => follow(!following), "?": () => find("#help").showModal() };
   if (event.key === " " && event.target.tagName !== "BUTTON") keys[" "] = () => display.play();
   if (keys[event.key]) {
     event.preventDefault();

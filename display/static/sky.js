@@ -77,7 +77,7 @@ export class Sky {
   frame() {
     const width = this.canvas.clientWidth;
     const height = this.canvas.clientHeight;
-    const unit = Math.min(width / 5, height / 2.25);
+    const unit = Math.min(width / 4.06, height / 2.04);
     const scale = Math.max(unit / 150, 1); // of dots, lines and words, so that they can be seen on a wall display
     return { width, height, unit, scale, at: (x, y) => [width / 2 + x * unit, height / 2 - y * unit] };
   }
@@ -140,12 +140,12 @@ export class Sky {
       line(steps.map((step) => [longitude, (step - 0.5) * Math.PI]));
       if (Math.abs(degrees) < 180) pen.fillText(COORDINATES[this.kind].meridian(degrees), ...at(...project(longitude, -0.06)));
     }
-    pen.textAlign = "right";
+    pen.textAlign = "left"; // inside the map, so that they are not cut off
     for (let degrees = -60; degrees <= 60; degrees += 30) {
       const latitude = (degrees * Math.PI) / 180;
       line(steps.map((step) => [(step - 0.5) * TURN, latitude]));
       const [x, y] = at(...project(-Math.PI, latitude));
-      pen.fillText(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x - 4 * scale, y + 4 * scale);
+      pen.fillText(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x + 7 * scale, y + 4 * scale);
     }
   }
 

@@ -1,6 +1,6 @@
 """Writes events and their truths: all of a batch or nothing, and never twice."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from icestream import wire
@@ -10,6 +10,9 @@ from icestream.streams import keys
 from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
 from icestream.truth import Truth
+
+KEPT_S = 604_800  # seconds that a run's hash outlives its last write; as in publish.lua
+DESCRIBED = ("source", "rate", "seed")
 
 
 class Publisher:
@@ -29,6 +32,12 @@ class Publisher:
         values: Any = self._redis.hmget(self._key, "emitted", "run_id", "event_id")
         emitted, run_id, event_id = values
         return (0, None) if emitted is None else (int(emitted), Position(int(run_id), int(event_id)))
+
+    def describe(self, description: Mapping[str, str]) -> None:
+        """Tell what the run's events are, for readers of its results. Raises RedisError."""
+        mapping: dict[Any, Any] = dict(description)
+        self._redis.hset(self._key, mapping=mapping)
+        self._redis.expire(self._key, KEPT_S)
 
     def publish(self, first: int, pairs: Sequence[tuple[Event, Truth | None]], now_ns: int) -> int:
         """Write events; may be called again with the same arguments until it returns.
@@ -52,6 +61,12 @@ class Publisher:
     def backlog(self) -> int:
         """Entries in the stream of events."""
         return int(self._redis.xlen(keys.EVENTS))
+
+
+def read_description(redis: Redis, run_id: int) -> dict[str, str]:
+    """What an emitter has told of its run: source, rate, seed; empty if nothing. Raises RedisError."""
+    found: Any = redis.hmget(f"{keys.EMITTED}:{run_id}", *DESCRIBED)
+    return {name: value.decode() for name, value in zip(DESCRIBED, found, strict=True) if value is not None}
 
 
 def emitted(redis: Redis, run_id: int) -> int:

@@ -149,12 +149,14 @@ def watched(
         shared_redis.client.xadd(keys.EVENTS, {"e": b"no event"})  # one that is rejected
         page = programs["display"].said("serving", "address")
         wait_until(lambda: answers(f"{page}/v1/status"), "the display answers")
+        served = 'sum(rate(nv_inference_request_success{model="icemix"}[1m]))'
+        wait_until(lambda: value(url, served) > 0, "Triton was scraped twice")
         reasons = "sum by (reason) (increase(icestream_bridge_rejected_total[1m]))"
         wait_until(lambda: ask(url, reasons, True, now(url)), "the reason of a rejected entry is seen", 60)
         yield url
     finally:
         for program in programs.values():
-            program.kill()
+            program.close()
         for process in (exporter, server):
             stop_server(process)
 

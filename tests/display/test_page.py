@@ -77,6 +77,12 @@ def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: S
     before = pixels(page)
     wait_until(lambda: pixels(page) > before + 200, "directions arrive on the sky")
     wait_until(lambda: page.inner_text("#out").endswith("/s") and page.inner_text("#out") != "0/s", "rates are shown")
+    page.wait_for_function("() => document.querySelector('#about').textContent.includes('Reconstructed by')")
+    assert page.inner_text("#about") == "Events are simulated. Reconstructed by icemix version 1."
+    page.keyboard.press("?")
+    assert "The yellow arrow is the reconstructed direction" in page.inner_text("#help")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#help")
     name = page.locator("#list tbody tr").nth(2).get_attribute("data-id")
     page.click(f"#list tr[data-id='{name}']")
     page.wait_for_function("name => document.querySelector('#facts b')?.textContent === name", arg=name)

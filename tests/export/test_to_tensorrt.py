@@ -64,7 +64,7 @@ def test_an_engines_configuration_names_all_its_profiles() -> None:
     assert sum(part.startswith("--optShapes=sensor_id:64x") for part in command) == len(shapes(128))
 
 
-@pytest.mark.parametrize("dynedge", ["", "xyz", "xyzt"])
+@pytest.mark.parametrize("dynedge", ["", "xyzt"])  # "xyz" has the same operators
 def test_tensorrt_has_every_operator_of_the_published_networks(dynedge: str) -> None:
     network = IceMix(IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=2, dynedge=dynedge))
     assert unknown_operators(export_onnx(ServedIceMix(network, nominal_icecube86()).eval(), 192)) == set()

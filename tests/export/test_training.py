@@ -86,7 +86,9 @@ def test_the_devices_stream_goes_on_where_it_was_left(monkeypatch: pytest.Monkey
     monkeypatch.setattr(device_events, "PARTICLES", 1024)
 
     def stream(place: Place, number: int) -> list[Any]:
-        return list(islice(device_batches(nominal_icecube86(), 1, 512, 64, place, torch.device("cpu")), number))
+        return list(
+            islice(device_batches(nominal_icecube86(), place, torch.device("cpu"), seed=1, batch=512, limit=64), number)
+        )
 
     whole = stream(Place(), 4)
     assert_alike(stream(whole[1][2], 2), whole[2:])

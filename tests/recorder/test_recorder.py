@@ -16,6 +16,8 @@ from redis import ConnectionError as RedisAway
 from icestream import wire
 from icestream.results.table import SCHEMA, table
 from icestream.streams import keys
+from icestream.streams.connection import connect
+from icestream.streams.publisher import Publisher
 from icestream.streams.results import GroupReader
 from launcher.report import Counts, recorded, report
 from recorder.collector import Collector
@@ -206,10 +208,11 @@ def recorder(redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_pa
     return start
 
 
-def test_mlflow_gets_charts_parts_pictures_and_tags(
-    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
+def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
+    redis: Any, redis_server: RedisProcess, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
     redis.hset(f"{keys.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
+    Publisher(connect(redis_server.url), run_id=7).describe({"source": "simulate", "rate": "100.0", "seed": "42"})
     process = recorder(session="s1", window_s=0.5)
     put_results(redis, *range(50))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
@@ -219,6 +222,10 @@ def test_mlflow_gets_charts_parts_pictures_and_tags(
     assert run.info.status == "FINISHED"
     assert run.data.tags["model.checkpoint"] == "small sha256:abc"
     assert (run.data.tags["model.name"], run.data.tags["model.version"]) == ("icemix", "1")
+    assert run.data.params == {
+        "source": "simulate", "rate": "100.0", "seed": "42", "run_id": "7", "model": "icemix", "model_version": "1",
+        "window_s": "0.5", "part_s": "60.0",
+    }  # fmt: skip
     client = MlflowClient(mlflow_url)
     assert len(client.get_metric_history(run.info.run_id, "latency/p99_seconds")) >= 2
     assert "truth/network_cascades_mean_deg" in run.data.metrics

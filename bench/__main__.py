@@ -94,7 +94,7 @@ All use the shipped model and the same {len(events)} simulated events; padded le
 - *Triton, our client*: the bridge's client with the bridge's settings, without Redis.
 - *the whole stream*: `icestream up --rate max` on a replayed folder: emitter, Redis, bridge, Triton, recorder, MLflow; from a
   tenth of the results to nine tenths, since perf_analyzer, too, leaves out how it starts and ends.
-- *a page open*: somebody follows `/live` meanwhile, as the live page does.
+- *a page open*: a client follows `/live` meanwhile, as the live page does.
 - *2 bridges, 3 bridges*: more of them share the work by the consumer group; here they share the same cores, too.
 - *the whole stream, trivial model*: the same around a model that casts one number: everything but the model.
 """

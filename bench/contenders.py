@@ -96,7 +96,7 @@ def our_client(url: str) -> float:
 def whole_stream(repository: Path, model: str, folder: Path, *, events: int, bridges: int, page: bool) -> float:
     """`icestream up` on a replayed folder of the same mix, as fast as it goes: Redis, bridge, Triton, recorder, MLflow.
 
-    With `page` somebody follows it as an open page does. Its middle is measured, from a tenth of the results to nine: perf_analyzer, too, leaves out how it starts and ends.
+    With `page` a client follows it as an open page does. The middle is measured, from a tenth of the results to nine tenths: perf_analyzer leaves out start and end, too.
     """
     source = folder / "kaggle"
     if not source.exists():
@@ -118,7 +118,7 @@ def whole_stream(repository: Path, model: str, folder: Path, *, events: int, bri
     ]
     environment = {**os.environ, "ICESTREAM_EMITTER_LOOP": "true", "ICESTREAM_BRIDGE_MODEL": model}
     if page:
-        threading.Thread(target=_look_on, args=(state / "ports.json",), daemon=True).start()
+        threading.Thread(target=_follow_page, args=(state / "ports.json",), daemon=True).start()
     done = subprocess.run(
         [*command, "--model-repository", str(repository), "--state-dir", str(state)],
         env=environment,
@@ -139,8 +139,8 @@ def whole_stream(repository: Path, model: str, folder: Path, *, events: int, bri
     return float((last - first) / ((stored[last] - stored[first]) * 1e-9))
 
 
-def _look_on(ports: Path) -> None:
-    """Read what an open page reads, as soon as there is a display and for as long."""
+def _follow_page(ports: Path) -> None:
+    """Read what an open page reads, from the start of the display to its end."""
     while True:
         with suppress(OSError, HTTPException, ValueError):
             port = json.loads(ports.read_text())["display"]

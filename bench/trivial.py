@@ -1,4 +1,4 @@
-"""A model that does nothing: the stream's inputs and outputs around next to nothing. What is left is everything but the model."""
+"""A trivial model with the inputs and outputs of the stream: it shows the cost of everything but the model."""
 
 from pathlib import Path
 

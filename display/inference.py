@@ -15,7 +15,7 @@ from icestream.inference.model import ModelDescription
 from icestream.tensors import pad
 
 IN_FLIGHT = 4  # requests to Triton at a time, for all threads: as many as one bridge sends
-PROBE_S = 2.0  # between two looks at whether Triton serves the model
+PROBE_S = 2.0  # between two checks whether Triton serves the model
 T = TypeVar("T")
 
 
@@ -52,7 +52,7 @@ class InferenceClient:
         self._client: TritonClient = self._run(self._connect(url, model, timeout_s))
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._model: ModelDescription | None = None
-        self.ready = False  # Triton served the model at the last look
+        self.ready = False  # Triton served the model at the last check
         asyncio.run_coroutine_threadsafe(self._probe_forever(), self._loop)
 
     def infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:

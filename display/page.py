@@ -27,7 +27,7 @@ def page_blueprint(live: Live, links: dict[str, str]) -> Blueprint:
 
     @page.get("/live")
     def follow() -> Response:
-        if request.method == "HEAD":  # nobody would read, nor close, what follows
+        if request.method == "HEAD":  # no client would read or close the stream of events
             return Response(mimetype="text/event-stream")
         messages = live.messages()
         if messages is None:

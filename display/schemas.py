@@ -20,7 +20,7 @@ def reference(name: str) -> dict[str, str]:
 
 
 def one_of(*names: str) -> dict[str, Any]:
-    """Exactly one of these types; msgspec itself has no unions of types that are told apart by their fields."""
+    """Exactly one of these types; msgspec has no unions of types that differ by their fields only."""
     return {"oneOf": [reference(name) for name in names]}
 
 

@@ -1,1 +1,1 @@
-"""From PyTorch to what Triton serves: the network, its training, its export. The only room that needs torch."""
+"""From PyTorch to what Triton serves: networks, training, export. The only package that needs torch."""

@@ -1,6 +1,6 @@
-"""What κ promises: the angles around an answer that hold 50, 68 and 90 % of such events.
+"""The calibration of κ: the angles around a direction that hold 50, 68 and 90 % of such events.
 
-A von Mises–Fisher density fits unsure answers well, but the errors of sure ones have a longer tail than any single κ allows.
+A von Mises–Fisher density fits answers of low confidence well, but the errors of confident ones have a longer tail than any single κ allows.
 So a calibrated network has four monotone maps of its raw κ, all piecewise linear in logarithms: to the three radii, each
 measured, and to the κ whose density has the measured 68 % radius. They are fitted on simulated events of a seed of their own.
 """

@@ -1,4 +1,4 @@
-"""How good a network is, beside LineFit, as a model card with pictures.
+"""Evaluate a network, compare it with LineFit, and write a model card with pictures.
 
     python export/evaluate.py                       # the shipped weights on 10 000 simulated events → evaluation/model-card.md
     python export/evaluate.py --model FILE --simulate 20000 --output card/card.md
@@ -38,7 +38,7 @@ OUTPUT = Path("evaluation") / "model-card.md"
 
 
 def evaluate(checkpoint: Path, variant: str | None, sample: Sample) -> Report:
-    """Everything the card tells. Exports the network to a folder of its own and serves it, so that what is told is true."""
+    """All figures of the card. Exports the network to a temporary folder and serves it, so that the figures are of the served model."""
     network, card = load_checkpoint(checkpoint, variant)
     limit = network.config.max_pulses
     served = ServedIceMix(network, sample.detector, Calibration.of(card)).eval()

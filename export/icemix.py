@@ -101,7 +101,7 @@ RAW_FEATURES = 16
 
 
 def raw_features(f: Features) -> Tensor:
-    """(B, L, 16) numbers of order 1 that spare a small network from finding the event's middle and its drift by itself."""
+    """(B, L, 16) features of order 1, so that a small network does not have to learn the centre and the drift of an event."""
     weight = torch.where(f.mask, (1 - f.auxiliary) * 10 ** (3 * f.charge), 0.0)  # (B, L) p.e. of the coincident pulses
     weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
     centre = (weight.unsqueeze(-1) * f.position).sum(1, keepdim=True)  # (B, 1, 3)

@@ -1,4 +1,4 @@
-"""Half precision: where tensor cores work, and nowhere else."""
+"""Half precision for the layers that tensor cores compute; everything else stays in single precision."""
 
 import numpy as np
 import onnx

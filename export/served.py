@@ -1,4 +1,4 @@
-"""The module that is exported: raw padded pulses in; a unit vector, κ and the radii it promises out.
+"""The module that is exported. Inputs: raw padded pulses. Outputs: a unit vector, κ and the radii.
 
 Everything between a pulse as the stream carries it and the network's features lives here, once: the geometry and ice
 look-up, the normalisation, the mask; and behind the network the swap of x and y that the published weights keep.

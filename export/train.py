@@ -68,7 +68,7 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
 
 
 def train_phase(training: Training, held_out: Sample, options: argparse.Namespace, console: Console) -> None:
-    """Train until the number of pulses changes, the weights are begun anew, or the time is over."""
+    """Train until the number of pulses changes, training restarts with new weights, or the time is over."""
     limit, checked, clock = training.limit, training.progress.seconds, time.monotonic()
     recent: deque[tuple[float, float]] = deque(maxlen=RECENT)  # angle (degrees), loss
     for inputs, truth, place in training.stream(options.workers):

@@ -38,7 +38,7 @@ class Collector:
         self._recorded: deque[bytes] = deque(maxlen=KEPT_DIRECTIONS)
 
     def prepare(self) -> None:
-        """Join the groups and take up what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
+        """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
         self._reader.join()
         position, recorded = self._spool.position(), set()
         for entry_id, data in self._reader.pending(keys.DIRECTIONS):

@@ -1,4 +1,4 @@
-"""How results are distributed when all is well, exposed beside how they are now: what drifts, drifts from this.
+"""The reference distributions of results, exposed as metrics beside the current ones; drift is measured against them.
 
     python -m recorder.reference part-*.parquet > reference.json
 
@@ -33,7 +33,7 @@ BUCKETS: dict[str, list[float]] = {
 
 
 def values(rows: pa.Table) -> dict[str, NDArray[np.float64]]:
-    """What the histograms are of, by name."""
+    """The values that the histograms count, by name."""
     return {
         "kappa": numbers(rows, "kappa"),
         "cos_zenith": np.cos(numbers(rows, "zenith")),
@@ -70,14 +70,14 @@ def _family(name: str, histogram: dict[str, Any]) -> HistogramMetricFamily:
     labels = [*map(floatToGoString, histogram["edges"]), "+Inf"]
     return HistogramMetricFamily(
         f"icestream_recorder_reference_{name}",
-        "The same when all is well",
+        "Reference distribution",
         buckets=list(zip(labels, np.cumsum(histogram["counts"]).tolist(), strict=True)),
         sum_value=float(histogram["sum"]),
     )
 
 
 def describe(rows: pa.Table) -> str:
-    """The reference that results make, as JSON."""
+    """The reference distributions of results, as JSON."""
     histograms = {}
     for name, found in values(rows).items():
         # Prometheus counts what is at most the edge

@@ -91,7 +91,7 @@ class RecorderRun:
 
 
 class Spool:
-    """The folder of all runs of the recorder; making it begins a new one."""
+    """The folder of all runs of the recorder; creating it starts a new run."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -122,7 +122,7 @@ class Spool:
         _write(self.current.folder / name, sink.getvalue().to_pybytes())
 
     def forget(self, run: RecorderRun, windows: list[Window]) -> None:
-        """Delete windows that are in MLflow; they are known to be there, and the position is kept, before the first goes."""
+        """Delete windows that are in MLflow, after the position and their number were written."""
         position = self.position()
         _write(self._folder / "position", f"{position[0]}-{position[1]}".encode())
         run.uploaded = windows[-1].number

@@ -91,7 +91,7 @@ class Uploader:
         return due or sum(pq.read_metadata(window.path).num_rows for window in recorder_run.windows()) >= PART_ROWS
 
     def _run(self, recorder_run: RecorderRun) -> str:
-        """The MLflow run of a start, made when there is something to log."""
+        """The MLflow run of a recorder run, created when there is something to log."""
         if (run_id := recorder_run.mlflow_run) is None:
             experiment = self._client.get_experiment_by_name(self._settings.experiment)
             experiment_id = (
@@ -129,7 +129,7 @@ class Uploader:
         self._metrics.uploaded(time.monotonic() - began)
 
     def _log_parameters(self, run_id: str, rows: pa.Table) -> None:
-        """What made the results: the source of the events, the model, and this recorder's settings. Once for a run."""
+        """Log the source of the events, the model, and this recorder's settings, once for a run."""
         if run_id in self._with_parameters:
             return
         first = rows.slice(0, 1).to_pylist()[0]
@@ -145,7 +145,7 @@ class Uploader:
         self._with_parameters.add(run_id)
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
-        """Say on the run which model, version and checkpoint its results come from."""
+        """Tag the run with the model, version and checkpoint of its results."""
         found = {
             (run_id, *pair) for pair in zip(rows["model"].to_pylist(), rows["model_version"].to_pylist(), strict=True)
         }
@@ -167,7 +167,7 @@ class Uploader:
                 self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
 
     def _upload_part(self, recorder_run: RecorderRun) -> None:
-        """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and let the windows go."""
+        """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and delete the windows."""
         windows: list[Window] = []
         rows = 0
         for window in recorder_run.windows():
@@ -196,7 +196,7 @@ class Uploader:
         self._metrics.uploaded(time.monotonic() - began)
 
     def _finish(self, recorder_run: RecorderRun, status: str) -> None:
-        """Upload what is left of a start and end its run."""
+        """Upload what is left of a recorder run and end its MLflow run."""
         while recorder_run.windows():
             self._upload_part(recorder_run)
         if run_id := recorder_run.mlflow_run:

@@ -1,4 +1,4 @@
-"""What is told of results in MLflow: the points of its charts, and the words that a run's page begins with."""
+"""The metrics of a window of results in MLflow, and the description of a run."""
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +47,7 @@ def aggregates(rows: pa.Table, since_ns: int) -> dict[str, float]:
 
 
 def description(rows: pa.Table) -> str:
-    """The latest results in words, as Markdown: what the page of a run begins with."""
+    """The latest results in words, as Markdown: the description of a run."""
     latency = latency_s(rows)
     lines = [
         "Directions of the stream since one start of the recorder. *Model metrics*: a point for each window. *Artifacts*: all results as Parquet, the latest as pictures and as a table.",

@@ -22,7 +22,7 @@ from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST, answers, start_server, stop_server
 from tritonserver.server import TritonServer
 
-UNMEASURED = {"COVERAGE_PROCESS_CONFIG": ""}  # no coverage of servers that are not ours
+UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_CONFIG"]  # no coverage of servers that are not ours
 
 
 class RedisProcess:
@@ -72,12 +72,13 @@ class TritonProcess:
         add_test_models(self.repository)
         self._log = folder / "triton.log"
         self._process, [self.http, self.grpc, self.metrics] = start_server(
-            self._command, 3, ready=self._ready, log=self._log, environment={**self._server.environment(), **UNMEASURED}
+            self._command, 3, ready=self._ready, log=self._log, environment=self._server.environment()
         )
         self.url = f"{HOST}:{self.grpc}"
 
     def _command(self, ports: Sequence[int]) -> list[str]:
-        return self._server.command(self.repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2])
+        command = self._server.command(self.repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2])
+        return [*UNMEASURED, *command]
 
     def _ready(self, ports: Sequence[int]) -> bool:
         return answers(f"http://{HOST}:{ports[0]}/v2/health/ready")
@@ -88,7 +89,7 @@ class TritonProcess:
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
                 self._command(ports),
-                env={**os.environ, **self._server.environment(), **UNMEASURED},
+                env={**os.environ, **self._server.environment()},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -124,11 +125,11 @@ class MlflowProcess:
 
     def __init__(self, folder: Path):
         self._process, [port] = start_server(
-            lambda ports: mlflow_server(mlflow_command(), folder, ports[0]),
+            lambda ports: [*UNMEASURED, *mlflow_server(mlflow_command(), folder, ports[0])],
             1,
             ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/api/2.0/mlflow/experiments/get?experiment_id=0"),
             log=folder / "mlflow.log",
-            environment={**MLFLOW_ENVIRONMENT, **UNMEASURED},
+            environment=MLFLOW_ENVIRONMENT,
         )
         self.url = f"http://{HOST}:{port}"
 

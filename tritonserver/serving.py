@@ -1,4 +1,4 @@
-"""A Triton for a while: what a measurement or a check needs without the rest of the stream."""
+"""A temporary Triton, for a measurement or a check without the rest of the stream."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

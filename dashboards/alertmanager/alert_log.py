@@ -1,4 +1,4 @@
-"""A receiver of Alertmanager's webhook that prints each alert as a line of JSON: who has told nobody else still has a log."""
+"""A receiver of Alertmanager's webhook that prints each alert as a line of JSON: the default receiver."""
 
 import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,7 +20,7 @@ class Receiver(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not told, alerts are."""
+        """No access log: only alerts are printed."""
 
 
 if __name__ == "__main__":

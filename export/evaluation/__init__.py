@@ -1,1 +1,1 @@
-"""What `export/evaluate.py` is made of: events whose truth is known, comparisons, the model card and its pictures."""
+"""The parts of `export/evaluate.py`: events whose truth is known, comparisons, the model card and its pictures."""

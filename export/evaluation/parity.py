@@ -1,4 +1,4 @@
-"""How far the answers of what was exported lie from PyTorch's."""
+"""Differences between the answers of an exported model and PyTorch's."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ def example_inputs(generator: np.random.Generator, batch: int, length: int, padd
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What is right.
+    """The largest accepted differences.
 
     Attributes:
         median_deg, worst_deg: of all answers' directions.
@@ -105,7 +105,7 @@ class Parity:
 
 
 def cut_batches(limit: int) -> Iterator[Arrays]:
-    """224 simulated events, cut to 28 lengths from 1 to the limit: what a network must bear, confident or not."""
+    """224 simulated events, cut to 28 lengths from 1 to the limit: confident or not."""
     generator = np.random.default_rng(1)
     events = [event for event, _ in islice(simulated_events(nominal_icecube86(), seed=0, run_id=0), 400)]
     for length in [1, 2, 3, limit, *generator.integers(1, limit + 1, 24).tolist()]:
@@ -114,7 +114,7 @@ def cut_batches(limit: int) -> Iterator[Arrays]:
 
 
 def stream_batches(limit: int) -> Iterator[Arrays]:
-    """2048 simulated events as they come: what a network meets."""
+    """2048 simulated events as the stream delivers them."""
     events = [event for event, _ in islice(simulated_events(nominal_icecube86(), seed=0, run_id=0), 2048)]
     events.sort(key=lambda event: event.n_pulses)
     for low in range(0, len(events), 32):
@@ -132,7 +132,7 @@ def onnx_runtime(model: bytes) -> Ask:
 
 
 def compare(served: ServedIceMix, ask: Ask, limit: int, batches: Iterable[Arrays]) -> Parity:
-    """PyTorch against whoever is asked, with up to `limit` slots of padding, whose other columns hold random numbers."""
+    """Compare PyTorch with another implementation, with up to `limit` slots of padding whose other columns hold random numbers."""
     generator = np.random.default_rng(2)
     angles, spreads, kappas = [], [], []
     for bare in batches:

@@ -1,1 +1,1 @@
-"""What `export/train.py` is made of: the recipe, the network in training, and the stream of events it learns from."""
+"""The parts of `export/train.py`: the recipe, the network in training, and the stream of events that it learns from."""

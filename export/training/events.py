@@ -25,7 +25,7 @@ CHUNKS = 8  # in a pool
 
 @dataclass(frozen=True)
 class Place:
-    """Where a reader of the stream stands."""
+    """A position in the event stream."""
 
     pool: int = 0
     batch: int = 0  # of the pool

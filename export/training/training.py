@@ -1,4 +1,4 @@
-"""A network in training: its recipe, its optimiser, its moving average, and where it stands in the event stream."""
+"""A network in training: its recipe, optimiser, moving average, and position in the event stream."""
 
 import math
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ PRESETS = {
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a training run stands; saved with the weights."""
+    """The progress of a training run; saved with the weights."""
 
     seed: int  # of the event stream
     network_seed: int = 0  # of the first weights; a restart takes the next
@@ -80,7 +80,7 @@ def angle_loss(vector: Tensor, truth: Tensor) -> Tensor:
 
 
 class Training:
-    """A network, its optimiser, its moving average, and where they stand."""
+    """A network, its optimiser, its moving average and its progress."""
 
     def __init__(self, recipe: Recipe, seed: int, start: tuple[IceMix, dict[str, Any]] | None = None):
         self.recipe = recipe
@@ -115,7 +115,7 @@ class Training:
         return looked_at and angle_deg > PLATEAU_DEG
 
     def restart(self) -> None:
-        """Begin again with other first weights; the event stream goes on, and the time is spent."""
+        """Restart with other initial weights; the event stream continues, and the time used counts."""
         self.progress = replace(self.progress, network_seed=self.progress.network_seed + 1, events=0, steps=0)
         self._take(self._new_network())
 
@@ -127,7 +127,7 @@ class Training:
 
     @property
     def share(self) -> float:
-        """Of the time that is spent."""
+        """The share of the training time that is used."""
         return min(self.progress.seconds / (60 * self.recipe.minutes), 1.0)
 
     @property
@@ -194,7 +194,7 @@ class Training:
         return training
 
     def card(self, held_out: Sample, found: dict[str, float]) -> dict[str, Any]:
-        """What the checkpoint says of its making."""
+        """The metadata of the checkpoint: how it was made."""
         return {
             "simulation_version": simulator.VERSION,
             "detector": held_out.detector.name,

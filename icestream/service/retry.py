@@ -29,7 +29,7 @@ def retry(
 
     Args:
         on: the error that may pass.
-        failed: told of each such error and of the pause that follows it.
+        failed: called with each such error and the pause in seconds that follows it.
         stop: ends the repetition.
 
     Raises:

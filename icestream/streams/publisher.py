@@ -34,7 +34,7 @@ class Publisher:
         return (0, None) if emitted is None else (int(emitted), Position(int(run_id), int(event_id)))
 
     def describe(self, description: Mapping[str, str]) -> None:
-        """Tell what the run's events are, for readers of its results. Raises RedisError."""
+        """Write what the run's events are, for readers of its results. Raises RedisError."""
         mapping: dict[Any, Any] = dict(description)
         self._redis.hset(self._key, mapping=mapping)
         self._redis.expire(self._key, KEPT_S)
@@ -64,7 +64,7 @@ class Publisher:
 
 
 def read_description(redis: Redis, run_id: int) -> dict[str, str]:
-    """What an emitter has told of its run: source, rate, seed; empty if nothing. Raises RedisError."""
+    """The description that an emitter wrote of its run: source, rate, seed; empty if there is none. Raises RedisError."""
     found: Any = redis.hmget(f"{keys.EMITTED}:{run_id}", *DESCRIBED)
     return {name: value.decode() for name, value in zip(DESCRIBED, found, strict=True) if value is not None}
 

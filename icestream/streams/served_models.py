@@ -7,19 +7,19 @@ from icestream.streams.connection import AsyncRedis, Redis
 
 
 async def announce(redis: AsyncRedis, name: str, checkpoint: str, max_pulses: int) -> None:
-    """Tell the checkpoint and the pulse limit of a served model."""
+    """Write the checkpoint and the pulse limit of a served model."""
     fields: Any = redis.hset(f"{keys.MODEL}:{name}", mapping={"checkpoint": checkpoint, "max_pulses": max_pulses})
     await fields
 
 
 def checkpoint(redis: Redis, name: str) -> str:
-    """The checkpoint of a served model; empty if no bridge has told it."""
+    """The checkpoint of a served model; empty if no bridge has written it."""
     found: Any = redis.hget(f"{keys.MODEL}:{name}", "checkpoint")
     return (found or b"").decode()
 
 
 def max_pulses(redis: Redis) -> int:
-    """The pulse limit of the served model; 0 until a bridge has told it."""
+    """The pulse limit of the served model; 0 until a bridge has written it."""
     for key in redis.scan_iter(f"{keys.MODEL}:*"):
         found: Any = redis.hget(key, "max_pulses")
         return int(found or 0)
@@ -27,6 +27,6 @@ def max_pulses(redis: Redis) -> int:
 
 
 def forget(redis: Redis) -> None:
-    """Delete what earlier bridges have told."""
+    """Delete what earlier bridges have written."""
     for key in redis.scan_iter(f"{keys.MODEL}:*"):
         redis.delete(key)

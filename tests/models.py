@@ -1,6 +1,7 @@
 """Models that misbehave, for the repository of the tests' Triton."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def add_test_models(repository: Path) -> None:
     config = (repository / "icemix" / "config.pbtxt").read_text()
     (repository / "picky" / "1").mkdir(parents=True)
     (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
-    config = "".join(line for line in config.splitlines(keepends=True) if "self_test" not in line)
+    config = re.sub(r'parameters \{ key: "self_test".*?\n \} \}\n', "", config, flags=re.DOTALL)
     config = config.replace('name: "icemix"', 'name: "picky"').replace('backend: "onnxruntime"', 'backend: "python"')
     (repository / "picky" / "config.pbtxt").write_text(config)
     other = config.replace('"picky"', '"other"').replace(

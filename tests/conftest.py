@@ -22,6 +22,11 @@ settings.register_profile("icestream", deadline=None)  # speed is for the benchm
 settings.load_profile("icestream")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one worker more than there are cores, since tests spend much of their time waiting for servers."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
     process = RedisProcess(tmp_path_factory.mktemp("redis"))

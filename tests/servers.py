@@ -22,7 +22,8 @@ from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST, answers, start_server, stop_server
 from tritonserver.server import TritonServer
 
-UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_CONFIG"]  # no coverage of servers that are not ours
+# No coverage of servers that are not ours, nor of programs that spend their time in PyTorch's exporter.
+UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_CONFIG"]
 
 
 class RedisProcess:

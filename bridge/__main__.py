@@ -62,7 +62,7 @@ async def _work(
     stopping: asyncio.Event,
 ) -> None:
     log.info(
-        "model fits",
+        "model validated",
         model=model.name,
         max_pulses=model.max_pulses,
         checkpoint=model.checkpoint,
@@ -86,7 +86,7 @@ async def _work(
         retry_asyncio(
             lambda: served_models.announce(redis, model.name, model.checkpoint, model.max_pulses),
             RedisError,
-            lambda error, _: log.warning("Redis does not answer", error=str(error)),
+            lambda error, _: log.warning("Redis command failed", error=str(error)),
         )
     )
     stopper = asyncio.create_task(stop_worker())

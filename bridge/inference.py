@@ -19,7 +19,7 @@ from icestream.service.retry import pauses
 from icestream.streams.event_queue import Entry
 from icestream.tensors import Arrays, pad
 
-MAX_FAILURES = 8  # over some 10 s: of an event that is alone in its request, while Triton still gives its known answers
+MAX_FAILURES = 8  # (about 10 s) before an event alone in its request is rejected, if the known answers are still right
 
 
 @dataclass(frozen=True)
@@ -123,18 +123,18 @@ class BatchInference:
                 return await self._client.infer(inputs)
             except TritonUnavailable as error:
                 self._metrics.retry("triton")
-                self._log.warning("Triton does not answer, asking again", error=str(error), pause_s=pause_s)
+                self._log.warning("request failed, retrying", error=str(error), pause_s=pause_s)
             except RequestRefused as error:
                 failures += 1
                 if error.final or not alone or (failures >= MAX_FAILURES and await self._gives_known_answers()):
                     raise
                 self._metrics.retry("model")
-                self._log.warning("Triton failed at an event, asking again", error=str(error), failures=failures)
+                self._log.warning("inference failed for one event, retrying", error=str(error), failures=failures)
             await asyncio.sleep(pause_s)
         raise AssertionError("pauses do not end")
 
     async def _gives_known_answers(self) -> bool:
-        """False while Triton fails at known events, too: then the event is not to blame."""
+        """False while Triton fails at known events, too: then the event is not the cause."""
         try:
             await self._client.check_known_answers(self._model)
         except (TritonUnavailable, ModelMismatch):

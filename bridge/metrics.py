@@ -17,7 +17,7 @@ TABLE = (
     Metric("bridge_events_total", "counter", "Events by outcome", label="outcome", values=("rejected", *OUTCOMES.values())),
     Metric("bridge_rejected_total", "counter", "Rejected entries by reason", label="reason", values=REASONS),
     Metric("bridge_event_latency_seconds", "histogram", "From emitted to stored"),
-    Metric("bridge_stage_duration_seconds", "histogram", "Each stage of an event's way", label="stage", values=STAGES),
+    Metric("bridge_stage_duration_seconds", "histogram", "Duration per processing stage", label="stage", values=STAGES),
     Metric("bridge_batch_size_events", "histogram", "Events of one request", buckets=COUNT_BUCKETS),
     Metric("bridge_pulses_total", "counter", "Pulses of events that were sent to Triton"),
     Metric("bridge_padded_pulses_total", "counter", "Pulses and padding sent to Triton"),

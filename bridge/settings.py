@@ -21,7 +21,7 @@ class BridgeSettings(StreamSettings):
     model: str = Field("icemix", description="the model's name in Triton's repository")
     max_batch: int = Field(32, ge=1, description="events in one request, at most")
     in_flight: int = Field(4, ge=1, description="requests that Triton is given at a time, at most")
-    max_held: int = Field(1024, ge=1, description="events read and not yet stored, at most")
+    max_held: int = Field(1024, ge=1, description="events held (read and not yet stored) at which no new ones are read")
     request_timeout_s: float = Field(
         60.0, gt=0, description="seconds after which a request counts as lost and is sent again"
     )

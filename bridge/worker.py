@@ -30,7 +30,7 @@ from icestream.streams.event_queue import Entry, EventQueue, Rejection
 from icestream.streams.status import StreamStatus
 
 READ_AT_ONCE = 256  # entries; more in one reply would delay the answers of requests in flight
-MAX_TRIES = 10  # deliveries without a result, after which an entry is rejected: it may be what kills its bridges
+MAX_TRIES = 10  # deliveries without a result, after which an entry is rejected: it may crash bridges
 
 T = TypeVar("T")
 
@@ -59,13 +59,13 @@ class Worker:
         self._showcase = Showcase() if settings.show else None
         self._held: set[bytes] = set()  # ids of entries that were read and are neither completed nor rejected
         self._requests: set[asyncio.Task[None]] = set()
-        self._failed: asyncio.Task[None] | None = None  # a request that met a fault of this program
+        self._failed: asyncio.Task[None] | None = None  # a request task that raised an unexpected exception
         self._stopping = asyncio.Event()
-        self._room = asyncio.Event()
+        self._capacity = asyncio.Event()
 
     def stop(self) -> None:
         self._stopping.set()
-        self._room.set()
+        self._capacity.set()
 
     async def run(self) -> None:
         """Work until stopped; then finish what is in flight, for `drain_s` at most."""
@@ -97,9 +97,9 @@ class Worker:
             self._metrics.beat()
             room = self._settings.max_held - len(self._held)
             if room <= 0:
-                self._room.clear()
+                self._capacity.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._room.wait(), 1.0)
+                    await asyncio.wait_for(self._capacity.wait(), 1.0)
                 continue
             count = min(room, READ_AT_ONCE)
             await self._accept(await self._retry(lambda: self._queue.read(count)))  # noqa: B023 (awaited at once)
@@ -109,7 +109,7 @@ class Worker:
         while True:
             try:
                 await self._queue.renew(self._held)
-                if not self._stopping.is_set():  # beyond max_held, or claims would starve under a full backlog
+                if not self._stopping.is_set():  # ignores max_held: otherwise a full bridge would never claim
                     entries = await self._queue.claim(READ_AT_ONCE, self._held)
                     if entries:
                         self._log.info("claimed entries", entries=len(entries))
@@ -118,7 +118,7 @@ class Worker:
                 self._metrics.stream_status(await self._read_status())
             except RedisError as error:
                 self._metrics.retry("redis")
-                self._log.warning("Redis does not answer", error=str(error))
+                self._log.warning("Redis command failed", error=str(error))
             await asyncio.sleep(min(self._settings.claim_idle_s / 4, 2.0))
 
     async def _accept(self, entries: list[Entry]) -> None:
@@ -150,7 +150,7 @@ class Worker:
             self._log.error("a request failed unexpectedly", exc_info=error)
             self._failed = task
             self.stop()
-        self._room.set()
+        self._capacity.set()
         self._dispatch()
 
     async def _process(self, batch: Batch[PendingEvent]) -> None:
@@ -191,4 +191,4 @@ class Worker:
     def _redis_failed(self, error: Exception, pause_s: float) -> None:
         self._metrics.retry("redis")
         self._metrics.beat()
-        self._log.warning("Redis does not answer, trying again", error=str(error), pause_s=pause_s)
+        self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)

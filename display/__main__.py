@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
 
     def leave(*_: object) -> None:
-        stop.set()  # pages are let go, so that the server need not wait for them
+        stop.set()  # page connections are closed, so that the server need not wait for them
         sys.exit(0)
 
     def follow() -> None:
@@ -65,7 +65,9 @@ def main() -> None:
     threading.Thread(target=follow, daemon=True).start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
-    log.info("serving", address=f"http://{settings.host}:{server.effective_port}")
+    # A host with several addresses has several sockets.
+    port = server.effective_listen[0][1] if hasattr(server, "effective_listen") else server.effective_port
+    log.info("serving", address=f"http://{settings.host}:{port}")
     try:
         server.run()
     finally:

@@ -31,7 +31,7 @@ class Services:
     follower: StreamFollower
     inference: InferenceClient
     metrics: DisplayMetrics
-    stop: threading.Event  # set when the process ends, so that pages are let go
+    stop: threading.Event  # set when the process ends, so that page connections are closed
     links: dict[str, str]  # of the page to other pages: name → address
 
 
@@ -81,7 +81,7 @@ def _rest_blueprint(services: Services, token: str | None) -> Blueprint:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         open_to_all = token is None or request.endpoint == "v1.openapi"
         if not open_to_all and not hmac.compare_digest(given.encode(), (token or "").encode()):
-            raise Failure(401, "unauthorized", "this address needs a bearer token", **{"WWW-Authenticate": "Bearer"})
+            raise Failure(401, "unauthorized", "this URL requires a bearer token", **{"WWW-Authenticate": "Bearer"})
 
     @v1.after_request
     def count(response: Response) -> Response:

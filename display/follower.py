@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -229,10 +230,10 @@ class StreamFollower:
     def _source_of(self, run_id: int) -> str | None:
         """Where the events of a run come from, in words; a later pass over a folder has the words of the first."""
         if run_id != self._described_run:
+            source = read_description(self._redis, run_id).get("source")
             self._described_run = run_id
-            source = read_description(self._redis, run_id).get("source", "")
-            if source:
-                self._source = "simulated" if source == "simulate" else f"replayed from {source.split(':', 1)[-1]}"
+            if source is not None:
+                self._source = "simulated" if source == "simulate" else f"replayed from {Path(source).name}"
         return self._source
 
 

@@ -92,18 +92,18 @@ class Live:
 def troubles(now: Status) -> list[str]:
     """What is wrong in this state, in words."""
     if not now.redis:
-        return ["Redis does not answer: nothing comes in or goes out."]
+        return ["Redis does not respond: no event comes in or goes out."]
     words = []
     if not now.emitter:
-        words.append("The emitter is silent: no event comes in.")
+        words.append("No event was emitted for 5 s.")
     if not now.bridges:
         words.append("No bridge is alive: events wait.")
     if not now.triton:
         words.append("Triton does not serve the model: events wait.")
     if not now.recorder:
-        words.append("The recorder is away: results wait to be recorded.")
+        words.append("The recorder is not running: results wait to be recorded.")
     if (now.backlog or 0) > 1000:
-        words.append("Events come faster than they are answered.")
+        words.append("Events come faster than they are processed.")
     return words
 
 

@@ -31,7 +31,7 @@ def page_blueprint(live: Live, links: dict[str, str]) -> Blueprint:
             return Response(mimetype="text/event-stream")
         messages = live.messages()
         if messages is None:
-            raise Failure(503, "too_many_pages", "enough pages follow the stream already", **{"Retry-After": "10"})
+            raise Failure(503, "too_many_pages", "as many pages as allowed follow the stream", **{"Retry-After": "10"})
         return Response(messages, mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
 
     @page.get("/live/doms")

@@ -9,6 +9,7 @@ from msgspec import Meta
 from display.follower import CachedResult, EventKey, StreamFollower
 from display.inference import Inference, InferenceClient
 from icestream.direction import to_angles
+from icestream.event import INT64
 from icestream.event_json import Pulses, pulse_columns
 
 MAX_EVENTS = 256  # of a request
@@ -24,7 +25,7 @@ def one_of(*names: str) -> dict[str, Any]:
     return {"oneOf": [reference(name) for name in names]}
 
 
-_INT64 = {"minimum": -(2**63), "maximum": 2**63 - 1}
+_INT64 = {"minimum": INT64[0], "maximum": INT64[1]}
 _NOT_NEGATIVE = {"minimum": 0}
 
 Azimuth = Annotated[

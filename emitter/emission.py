@@ -65,7 +65,7 @@ class Emission:
             due = self._pacing.due()
             batch = list(islice(events, due))
             if due and not batch:
-                self._log.info("all events are in the stream", run_id=run_id, emitted=emitted)
+                self._log.info("source finished: all events are in the stream", run_id=run_id, emitted=emitted)
                 return
             if batch:
                 backlog = self._publish(emitted, batch)
@@ -85,4 +85,4 @@ class Emission:
     def _redis_failed(self, error: Exception, pause_s: float) -> None:
         self._metrics.publish_failed()
         self._metrics.beat()
-        self._log.warning("Redis does not answer, trying again", error=str(error), pause_s=pause_s)
+        self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)

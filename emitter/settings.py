@@ -38,14 +38,14 @@ class EmitterSettings(StreamSettings):
     count: int | None = Field(
         None, ge=1, description="stop after this many events (default: never, or at the end of the files)"
     )
-    loop: bool = Field(False, description="start a replayed folder over at its end; each pass is a run of its own")
+    loop: bool = Field(False, description="repeat a replayed folder; each pass is a run of its own")
     seed: int = Field(
         42,
         ge=0,
-        description="of the simulation and of the gaps; 1, 2 and 3 are what the weights were trained, judged and calibrated on",
+        description="of the simulation and of the gaps; 1, 2 and 3 are what the weights were trained, evaluated and calibrated on",
     )
     run_id: int | None = Field(
-        None, ge=0, description="names this run; one that was begun is continued (default: the time in ms)"
+        None, ge=0, description="id of this run; an existing run is resumed (default: the time in ms)"
     )
     geometry: Path | None = Field(
         None, description="sensor_geometry.csv to simulate with (default: nominal IceCube-86)"

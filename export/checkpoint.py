@@ -16,7 +16,7 @@ SHIPPED = WEIGHTS / "small.safetensors"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the cause and the cure."""
+    """A checkpoint that cannot be used; the message names the cause and the fix."""
 
 
 def save_checkpoint(path: Path, network: IceMix, card: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ _TYPES: dict[str, Any] = {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool
 
 
 class RegistryError(RuntimeError):
-    """The model could not be registered; the message names the cause and the cure."""
+    """The model could not be registered; the message names the cause and the fix."""
 
 
 def register(folder: Path, checkpoint: str, card: dict[str, Any], url: str) -> str:

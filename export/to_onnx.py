@@ -59,11 +59,11 @@ OWN_VARIANTS = ("small", "accurate")  # trained here, from any weights
 
 
 def model_name(checkpoint: Path, config: IceMixConfig) -> str:
-    """The name in the repository: icemix for the shipped weights, icemix_VARIANT for a published network, else icemix_FILE."""
-    if checkpoint.resolve() == SHIPPED:
+    """The name in the repository: icemix for the shipped weights, icemix_VARIANT for a published network, else icemix_own_FILE."""
+    if checkpoint.resolve() == SHIPPED.resolve():
         return "icemix"
     variant = next((name for name, known in VARIANTS.items() if known == config), "small")
-    own = re.sub(r"\W+", "_", checkpoint.stem)
+    own = "own_" + re.sub(r"\W+", "_", checkpoint.stem).removeprefix("own_")
     return f"icemix_{own if variant in OWN_VARIANTS else variant}"
 
 

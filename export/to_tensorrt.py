@@ -45,7 +45,7 @@ OPERATORS = frozenset({
 
 
 class NoEngine(RuntimeError):
-    """An engine cannot be built; the message names the cause and the cure."""
+    """An engine cannot be built; the message names the cause and the fix."""
 
 
 def unknown_operators(model: onnx.ModelProto) -> set[str]:
@@ -180,7 +180,7 @@ def main() -> None:
             shutil.rmtree(with_engine, ignore_errors=True)
     except FileNotFoundError:
         sys.exit(f"to_tensorrt: {source} is no exported network: run export/to_onnx.py first")
-    except (NoEngine, OSError, DecodeError) as error:
+    except (NoEngine, OSError, DecodeError, ValueError) as error:
         sys.exit(f"to_tensorrt: {error}")
     print(f"wrote {folder}")
 

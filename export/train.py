@@ -4,7 +4,7 @@
     python export/train.py --preset gpu
     python export/train.py --preset cpu --start-from export/weights/small.safetensors --peak-rate 1e-3
 
-Ctrl-C keeps what was done. The schedule follows the clock: a warm-up, then a cosine; the von Mises–Fisher loss for 70 % of the time, then the opening
+Ctrl-C saves the progress. The schedule follows the clock: a warm-up, then a cosine; the von Mises–Fisher loss for 70 % of the time, then the opening
 angle itself with some of it. Pulses are few at first and up to the network's limit later. The events come from one stream
 that a checkpoint knows its place in, so no event is ever seen twice.
 """
@@ -215,7 +215,7 @@ def parse_options() -> argparse.Namespace:
     options.output = options.output or WEIGHTS / f"own_{PRESETS[options.preset].variant}.safetensors"
     if options.output.suffix != ".safetensors" or not options.output.parent.is_dir():
         parser.error(f"--output {options.output}: a name that ends in .safetensors, in a folder that exists")
-    if options.output.exists() and not options.overwrite:
+    if options.output.exists() and not options.overwrite and not resume_path(options.output).exists():
         parser.error(f"{options.output} is there already: give another --output, or --overwrite")
     return options
 

@@ -23,7 +23,7 @@ def write_config(folder: Path, model: ModelDescription) -> None:
 
 
 def cpu_config(model: ModelDescription) -> str:
-    return f"""{head(model.name, 'backend: "onnxruntime"', MAX_BATCH)}{tensors("input", INPUTS)}{tensors("output", OUTPUTS)}{BATCHING}
+    return f"""{head(model.name, 'backend: "onnxruntime"', model.max_batch)}{tensors("input", INPUTS)}{tensors("output", OUTPUTS)}{BATCHING}
 instance_group [ {{ count: {CPU_INSTANCES} kind: KIND_CPU }} ]
 {parameter("intra_op_thread_count", str(THREADS_PER_INSTANCE))}{parameters_of(model)}"""
 

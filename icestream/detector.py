@@ -57,7 +57,7 @@ _CENTRE_DEPTH_M = 1950  # the competition's table counts depth from the surface;
 
 
 class DetectorFileError(ValueError):
-    """A geometry or ice file that cannot be used; the message names the file, the cause and the cure."""
+    """A geometry or ice file that cannot be used; the message names the file, the cause and the fix."""
 
 
 @dataclass(frozen=True)

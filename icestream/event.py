@@ -10,6 +10,7 @@ from icestream.detector import DOM_COUNT
 MAX_PULSES = 200_000  # the brightest events of the competition have some 10^5 pulses; more is a damaged entry
 
 
+INT64 = (-(2**63), 2**63 - 1)  # of run_id, event_id and Unix times in ns
 READOUT_NS = (0.0, 1e5)  # triggers, and what is merged with them, fill some 10 µs; a pulse far outside is an artefact
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from icestream.detector import DOM_COUNT
-from icestream.event import MAX_PULSES, READOUT_NS, Event, InvalidEvent
+from icestream.event import INT64, MAX_PULSES, READOUT_NS, Event, InvalidEvent
 
 
 # These describe the columns in the OpenAPI document. The decoder does not enforce them: a bad column must give the reasons
@@ -17,7 +17,7 @@ def _column(description: str) -> Meta:
 
 
 _SENSOR = Meta(extra_json_schema={"multipleOf": 1, "minimum": 0, "maximum": DOM_COUNT - 1})
-_INT64 = Meta(extra_json_schema={"multipleOf": 1, "minimum": -(2**63), "maximum": 2**63 - 1})
+_INT64 = Meta(extra_json_schema={"multipleOf": 1, "minimum": INT64[0], "maximum": INT64[1]})
 _EVENT_ID = "selects which pulses of a long event the model gets (default: index in the request)"
 _TIME = f"time of each pulse; those outside {READOUT_NS[0]:g}…{READOUT_NS[1]:g} ns are left out"
 
@@ -25,7 +25,10 @@ _TIME = f"time of each pulse; those outside {READOUT_NS[0]:g}…{READOUT_NS[1]:g
 class Pulses(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The pulses of an event, one element of each column for each pulse, in time order."""
 
-    sensor_id: Annotated[list[Annotated[float, _SENSOR]], _column("DOM of each pulse: 60·string + dom, both from 0")]
+    sensor_id: Annotated[
+        list[Annotated[float, _SENSOR]],
+        _column("DOM of each pulse in time order, as all columns: 60·string + dom, both from 0"),
+    ]
     time_ns: Annotated[list[float], _column(_TIME)]
     charge_pe: Annotated[list[float], _column("charge of each pulse in photo-electrons")]
     auxiliary: Annotated[list[bool], _column("of each pulse; true: no hard local coincidence")]
@@ -77,7 +80,7 @@ def to_event(body: EventBody, default_id: int) -> Event:
     if not np.all((sensor_id == np.round(sensor_id)) & (sensor_id >= 0) & (sensor_id < DOM_COUNT)):
         raise InvalidEvent("unknown_sensor", f"sensor_id must be whole numbers in 0…{DOM_COUNT - 1}")
     event_id = default_id if body.event_id is None else int(body.event_id)
-    if event_id != (default_id if body.event_id is None else body.event_id) or not -(2**63) <= event_id < 2**63:
+    if event_id != (default_id if body.event_id is None else body.event_id) or not INT64[0] <= event_id <= INT64[1]:
         raise InvalidEvent("undecodable", "event_id must be a whole number of 64 bits")
     with np.errstate(over="ignore"):
         return Event(

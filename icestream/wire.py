@@ -10,7 +10,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 import numpy as np
 
-from icestream.event import Event, InvalidEvent
+from icestream.event import INT64, Event, InvalidEvent
 from icestream.result import Result
 from icestream.truth import Truth
 
@@ -18,7 +18,7 @@ EVENT_VERSION = TRUTH_VERSION = 1
 RESULT_VERSION = 2
 FIELD = b"e"  # the one field of an entry
 
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[1])]
 Vector = tuple[float, float, float]
 
 

@@ -8,12 +8,16 @@ import argparse
 import asyncio
 import os
 import sys
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its bars would break the live table
+
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from emitter.settings import EmitterSettings
@@ -26,8 +30,8 @@ from launcher.mlflow_server import serve_recorded
 from launcher.plan import ROOT, Options, Plan
 from launcher.send import SendError, send
 from launcher.session import Session
-from launcher.supervisor import PartFailed
-from tritonserver.errors import MissingPart
+from launcher.supervisor import ServiceFailed
+from tritonserver.errors import MissingDependency
 from tritonserver.process import HOST
 
 STATE_DIR = Path(".icestream")
@@ -37,14 +41,12 @@ def main() -> None:
     options = _parser().parse_args()
     # This machine's own servers are asked directly, without any HTTP proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
-    # MLflow's progress bars would break the live table.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow,
     }  # fmt: skip
     try:
         sys.exit(commands[options.command](options))
-    except (LauncherError, MissingPart, PartFailed, SendError, KaggleError) as error:
+    except (LauncherError, MissingDependency, ServiceFailed, SendError, KaggleError) as error:
         sys.exit(f"icestream: {error}")
     except OSError as error:
         sys.exit(f"icestream: {error.filename or 'this machine'}: {error.strerror or error}")
@@ -70,8 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
     )
-    again = commands.add_parser("mlflow", help="open the recorded sessions again, in MLflow")
-    again.add_argument("--state-dir", type=Path, default=STATE_DIR, help="of the sessions (.icestream)")
+    again = commands.add_parser("mlflow", help="start MLflow on the recorded sessions")
+    again.add_argument("--state-dir", type=Path, default=STATE_DIR, help="state directory (.icestream)")
     return parser
 
 
@@ -102,18 +104,19 @@ def _add_up(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=NUMBER",
-        help="a port that must be this one; may be given again",
+        help="a fixed port, e.g. redis=6380; may be repeated",
     )
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
     """An option for a setting of the emitter: its default, description and check are the emitter's own."""
     field = EmitterSettings.model_fields[name]
+    kind: Any = Annotated[field.annotation, field]
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
 
     def check(text: str) -> Any:
         try:
-            values: dict[str, Any] = {name: text}
-            return getattr(EmitterSettings(**values), name)
+            return adapter.validate_python(text)
         except ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise argparse.ArgumentTypeError(f"{text!r}: {message}") from None
@@ -142,7 +145,10 @@ def _up(options: argparse.Namespace) -> int:
     async def run() -> int:
         return await Session(plan, Console()).run()
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    finally:
+        plan.close()
 
 
 def _simulate(options: argparse.Namespace) -> int:

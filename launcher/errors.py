@@ -1,5 +1,5 @@
-"""What ends a command of the launcher with a sentence."""
+"""Errors of the launcher."""
 
 
 class LauncherError(Exception):
-    """The message names the cause and the cure."""
+    """The message names the cause and the fix."""

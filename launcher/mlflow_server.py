@@ -1,8 +1,6 @@
 """`icestream mlflow`: opens the recorded sessions of a state dir again."""
 
-import os
-import subprocess
-import time
+import signal
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -10,11 +8,8 @@ from rich.console import Console
 
 from icestream.results.mlflow_names import EXPERIMENT
 from launcher.errors import LauncherError
-from launcher.plan import MLFLOW_ENVIRONMENT, mlflow_command, mlflow_server
-from launcher.ports import USUAL
-from tritonserver.process import HOST, answers, free_ports, is_free
-
-START_S = 60.0
+from launcher.plan import MLFLOW_ENVIRONMENT, lock_state_dir, mlflow_command, mlflow_server
+from tritonserver.process import HOST, ServerFailed, answers, start_server, stop_server
 
 
 def serve_recorded(state_dir: Path, console: Console) -> int:
@@ -28,29 +23,28 @@ def serve_recorded(state_dir: Path, console: Console) -> int:
         raise LauncherError(
             f"{state_dir} has no recorded session: run `icestream up` first, or give another --state-dir"
         )
-    port = USUAL["mlflow"] if is_free(USUAL["mlflow"]) else free_ports(1)[0]
-    url = f"http://{HOST}:{port}"
-    log_path = state_dir / "logs" / "mlflow-again.log"
-    with open(log_path, "wb") as log:
-        process = subprocess.Popen(
-            mlflow_server(mlflow_command(), folder, port),
-            env={**os.environ, **MLFLOW_ENVIRONMENT},
-            stdout=log,
-            stderr=log,
-        )
+    lock = lock_state_dir(state_dir.resolve())  # two servers must not write one store
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    (state_dir / "logs").mkdir(exist_ok=True)
+    log = state_dir / "logs" / "icestream-mlflow.log"
     try:
-        deadline = time.monotonic() + START_S
-        while not answers(f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise LauncherError(f"MLflow does not start: its log is {log_path}")
-            time.sleep(0.2)
-        console.print(f"{_address(url)}   (Ctrl-C ends)", soft_wrap=True, highlight=False)
+        process, [port] = start_server(
+            lambda ports: mlflow_server(mlflow_command(), folder, ports[0]),
+            1,
+            ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/api/2.0/mlflow/experiments/get?experiment_id=0"),
+            log=log,
+            environment=MLFLOW_ENVIRONMENT,
+        )
+    except ServerFailed:
+        raise LauncherError(f"MLflow does not start: its log is {log}") from None
+    try:
+        console.print(f"{_address(f'http://{HOST}:{port}')}   (Ctrl-C to stop)", soft_wrap=True, highlight=False)
         return process.wait()
     except KeyboardInterrupt:
         return 0
     finally:
-        process.terminate()
-        process.wait()
+        stop_server(process)
+        lock.close()
 
 
 def _address(url: str) -> str:

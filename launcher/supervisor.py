@@ -1,6 +1,6 @@
 """Keeps processes running, and leaves none behind.
 
-Each part runs in a process group of its own. A part that ends is restarted, with growing pauses; one that ends again and again
+Each service runs in a process group of its own. A service that ends is restarted, with growing pauses; one that ends again and again
 ends the session. A watchdog process kills all groups if this process disappears.
 """
 
@@ -21,18 +21,18 @@ import psutil
 from icestream.service.retry import pauses
 
 RESTART_S = (0.2, 5.0)  # first and longest pause before a restart
-LIVED_S = 10.0  # a part that ran so long works
+STABLE_AFTER_S = 10.0  # a service that ran so long works
+MAX_RESTARTS = 5  # in a row, each after less than that
 MAX_PORT_CHANGES = 20
-MAX_DEATHS = 5  # in a row, each after less than that
 TAIL_LINES = 12
 
 
-class PartFailed(Exception):
-    """A part does not stay up; the message names it and shows the end of its log."""
+class ServiceFailed(Exception):
+    """A service keeps exiting; the message names it and shows the end of its log."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Service:
     """A program to run."""
 
     name: str
@@ -44,7 +44,7 @@ class Part:
 
 
 class Supervisor:
-    """The running parts.
+    """The running services.
 
     Args:
         state_dir: holds logs/NAME.log and pids.json.
@@ -64,8 +64,8 @@ class Supervisor:
         self._watchdog = _start_watchdog()
         self._write_pids()
 
-    def start(self, name: str, make: Callable[[], Part]) -> None:
-        """Run a part until it is stopped; `make` describes it anew for every start, since its ports may have changed."""
+    def start(self, name: str, make: Callable[[], Service]) -> None:
+        """Run a service until it is stopped; `make` describes it anew for every start, since its ports may have changed."""
         self.restarts[name] = 0
         self._keepers[name] = asyncio.create_task(self._keep(make))
         self._keepers[name].add_done_callback(self._note_failure)
@@ -77,11 +77,11 @@ class Supervisor:
         return name in self._pids
 
     def port_names(self, name: str) -> list[str]:
-        """The names of the ports of a part that was started."""
+        """The names of the ports of a service that was started."""
         return list(self._ports[name])
 
     def listens(self, name: str) -> bool:
-        """It is the part itself, and no other program, that listens on the part's ports."""
+        """It is the service itself, and no other program, that listens on its ports."""
         ports, listening = set(self._ports.get(name, {}).values()), set()
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError, PermissionError):
@@ -94,11 +94,11 @@ class Supervisor:
         return name in self._pids and ports <= listening
 
     def done(self, name: str) -> bool:
-        """A part that ends by itself has done so."""
+        """A service that ends by itself has done so."""
         return name in self._keepers and self._keepers[name].done()
 
     async def stop(self, *names: str) -> None:
-        """Stop parts: SIGTERM to each, and SIGKILL to its group after its grace."""
+        """Stop services: SIGTERM to each, and SIGKILL to its group after its grace."""
         keepers = [self._keepers.pop(name) for name in names if name in self._keepers]
         for keeper in keepers:
             keeper.cancel()
@@ -114,49 +114,50 @@ class Supervisor:
         await asyncio.to_thread(self._watchdog.wait)
         self._pids_file.unlink(missing_ok=True)
 
-    async def _keep(self, make: Callable[[], Part]) -> None:
+    async def _keep(self, make: Callable[[], Service]) -> None:
         deaths, port_changes, waits = 0, 0, pauses(*RESTART_S)
         while True:
-            part, began = make(), time.monotonic()
-            status = await self._run_once(part)
-            if part.ends and status == 0:
+            service, began = make(), time.monotonic()
+            status = await self._run_once(service)
+            if service.ends and status == 0:
                 return
-            if port_changes < MAX_PORT_CHANGES and self._replace_taken(part.ports):
+            await asyncio.sleep(RESTART_S[0])  # the sockets of children that were killed just now are closed meanwhile
+            if port_changes < MAX_PORT_CHANGES and self._replace_taken(service.ports):
                 port_changes += 1
                 continue
-            if time.monotonic() - began >= LIVED_S:
+            if time.monotonic() - began >= STABLE_AFTER_S:
                 deaths, waits = 0, pauses(*RESTART_S)
             deaths += 1
-            if deaths >= MAX_DEATHS:
-                raise PartFailed(
-                    f"{part.name} does not stay up (exit status {status}); the end of {self.log(part.name)}:\n"
-                    f"{self._tail(part.name)}"
+            if deaths >= MAX_RESTARTS:
+                raise ServiceFailed(
+                    f"{service.name} keeps exiting (exit status {status}); the end of {self.log(service.name)}:\n"
+                    f"{self._tail(service.name)}"
                 )
-            self.restarts[part.name] += 1
+            self.restarts[service.name] += 1
             await asyncio.sleep(next(waits))
 
-    async def _run_once(self, part: Part) -> int:
-        """Run a part until it ends; returns its exit status."""
-        with open(self.log(part.name), "ab") as log:  # noqa: ASYNC230 (a local file, for the child)
-            self._log_starts[part.name] = log.tell()
+    async def _run_once(self, service: Service) -> int:
+        """Run a service until it ends; returns its exit status."""
+        with open(self.log(service.name), "ab") as log:  # noqa: ASYNC230 (a local file, for the child)
+            self._log_starts[service.name] = log.tell()
             process = await asyncio.create_subprocess_exec(
-                *part.command,
-                env={**os.environ, **part.environment},
+                *service.command,
+                env={**os.environ, **service.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        self._ports[part.name] = part.ports
-        self._register(part.name, process.pid)
+        self._ports[service.name] = service.ports
+        self._register(service.name, process.pid)
         try:
             return await process.wait()
         except asyncio.CancelledError:
-            await self._end(process, part.grace_s)
+            await self._end(process, service.grace_s)
             raise
         finally:
             _kill_group(process.pid)  # children that a killed process has left
-            self._forget(part.name, process.pid)
+            self._forget(service.name, process.pid)
 
     async def _end(self, process: asyncio.subprocess.Process, grace_s: float) -> None:
         with suppress(ProcessLookupError):
@@ -180,8 +181,8 @@ class Supervisor:
         self._write_pids()
 
     def _forget(self, name: str, pid: int) -> None:
-        self._tell_watchdog(f"-{pid}")
         self._pids.pop(name, None)
+        self._tell_watchdog(f"-{pid}")
         self._write_pids()
 
     def _tell_watchdog(self, line: str) -> None:
@@ -194,9 +195,9 @@ class Supervisor:
                 _write_line(self._watchdog, f"+{pid}")
 
     def _write_pids(self) -> None:
-        part = self._pids_file.with_suffix(".part")
-        part.write_text(json.dumps(self._pids, indent=2) + "\n")
-        part.replace(self._pids_file)
+        temporary = self._pids_file.with_suffix(".part")
+        temporary.write_text(json.dumps(self._pids, indent=2) + "\n")
+        temporary.replace(self._pids_file)
 
 
 def _start_watchdog() -> "subprocess.Popen[str]":

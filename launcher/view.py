@@ -82,19 +82,19 @@ class View:
         grid.add_row(
             "not yet recorded", f"{status.stream.unrecorded}", "mean opening angle, network/LineFit", angle or "–"
         )
-        parts = Text()
+        services = Text()
         for name, restarts in self._supervisor.restarts.items():
             up = self._supervisor.running(name)
             again = f" (restarted {restarts}×)" if restarts else ""
-            parts.append(f"● {name}{again}  ", style="green" if up else "red" if name != "emitter" else "dim")
+            services.append(f"● {name}{again}  ", style="green" if up else "red" if name != "emitter" else "dim")
         body: list[RenderableType] = [grid]
         if wanted := self._plan.options.events:
             through = min(status.stored + status.rejected, wanted)
             progress = Table.grid(padding=(0, 2))
             progress.add_row(ProgressBar(total=wanted, completed=through, width=60), f"{through} of {wanted}")
             body.append(progress)
-        body += [parts, Text(self._addresses(), style="dim")]
-        return Panel(Group(*body), title="icestream", subtitle="Ctrl-C ends", width=84)
+        body += [services, Text(self._addresses(), style="dim")]
+        return Panel(Group(*body), title="icestream", subtitle="Ctrl-C to stop", width=84)
 
     def _addresses(self) -> str:
         """Where to look."""
@@ -139,7 +139,7 @@ def summary(figures: dict[str, Any]) -> RenderableType:
         )
         table.add_row(
             "batches",
-            f"{figures['mean_batch_size']:.1f} events in the mean, {100 * figures['padding_waste']:.0f} % of the pulses are padding",
+            f"{figures['mean_batch_size']:.1f} events on average, {100 * figures['padding_waste']:.0f} % of the pulses are padding",
         )
     if angle := figures["opening_angle_deg"]:
         guess = figures["linefit_opening_angle_deg"] or {"mean": float("nan"), "median": float("nan")}
@@ -155,4 +155,4 @@ def summary(figures: dict[str, Any]) -> RenderableType:
         )
         table.add_row("score", f"{figures['score_radians']:.4f} (mean angle in radians, as the competition counts)")
     table.add_row("served by", f"Triton {figures['triton_version']}, {figures['redis']}")
-    return Panel(table, title="what went through", width=100)
+    return Panel(table, title="session", width=100)

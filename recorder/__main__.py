@@ -74,7 +74,7 @@ def main() -> None:
         collected.set()
         uploading.join()
     log.info("stopped")
-    sys.exit(faults.qsize())
+    sys.exit(0 if faults.empty() else 1)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def collect(
         except (RedisError, OSError) as error:  # OSError: the disk of the spool is full
             pause_s = next(waits)
             metrics.collect_failed()
-            log.warning("results cannot be taken, trying again", error=str(error), pause_s=pause_s)
+            log.warning("cannot read or spool results, retrying", error=str(error), pause_s=pause_s)
             prepared = False
             if stop.wait(pause_s):
                 return  # what was read and not acknowledged is read again by the next start
@@ -63,7 +63,7 @@ def upload(uploader: Uploader, interval_s: float, *, stop: threading.Event, metr
         except (MlflowException, RequestException, RedisError, OSError) as error:
             pause_s = next(waits)
             metrics.upload_failed()
-            log.warning("MLflow does not take results, trying again", error=str(error)[:300], pause_s=pause_s)
+            log.warning("upload failed, retrying", error=str(error)[:300], pause_s=pause_s)
             if give_up_s is not None and time.monotonic() > give_up_s:
                 log.warning("stopped with results in the spool; the next start uploads them")
                 return

@@ -30,8 +30,10 @@ TABLE = (
 
 
 class RecorderMetrics(ProcessMetrics):
-    """Args:
-    reference: a file of `recorder.reference`; a ValueError says what is wrong with it.
+    """The metrics of the recorder.
+
+    Args:
+        reference: a file of `recorder.reference`; a ValueError says what is wrong with it.
     """
 
     def __init__(self, registry: CollectorRegistry, reference: Path = SHIPPED):

@@ -18,7 +18,7 @@ class RecorderSettings(StreamSettings):
     experiment: str = Field("icestream", description="the MLflow experiment that runs are put in")
     session: str = Field("", description="a name that is put on the run as the tag icestream.session")
     spool_dir: Path = Field(
-        Path("spool"), description="folder for results that MLflow does not have yet; keep it on a disk that stays"
+        Path("spool"), description="folder for results that MLflow does not have yet; on a persistent disk"
     )
     reference: Path = Field(
         SHIPPED,

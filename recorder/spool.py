@@ -114,7 +114,7 @@ class Spool:
         return max([(saved[0], saved[1]), *last])
 
     def write(self, rows: pa.Table, last_entry: tuple[int, int]) -> None:
-        """Put a window on disk, for good, before its entries are acknowledged."""
+        """Write a window durably (fsync) before its entries are acknowledged."""
         self._number += 1
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="zstd")

@@ -1,4 +1,4 @@
-"""Brings spooled windows to MLflow: a point of the charts for each, Parquet parts and pictures once a minute.
+"""Uploads spooled windows to MLflow: a point of the charts for each, Parquet parts and pictures once a minute.
 
 Everything may be uploaded twice: MLflow keeps one point for the same key, step, time and value, and one artifact for a path.
 """
@@ -58,7 +58,6 @@ class Uploader:
         self._logged = 0  # its last window whose points were logged
         self._recent = SCHEMA.empty_table()  # its last results
         self._since_ns = 0  # Unix time up to which its windows were logged
-        self._with_parameters: set[str] = set()  # MLflow runs
         self._tagged: set[tuple[str, str, str]] = set()  # MLflow run, model, version
         self._part_due = time.monotonic() + settings.part_s
 
@@ -77,7 +76,7 @@ class Uploader:
             self._since_ns = int(recorder_run.name)
         for window in recorder_run.windows():
             if window.number > self._logged:
-                self._log_window(self._run(recorder_run), window)
+                self._log_window(self._run(recorder_run, window), window)
                 self._logged = window.number
         if ended or closing:
             self._finish(recorder_run, "KILLED" if ended else "FINISHED")
@@ -90,7 +89,7 @@ class Uploader:
             self._part_due = time.monotonic() + self._settings.part_s
         return due or sum(pq.read_metadata(window.path).num_rows for window in recorder_run.windows()) >= PART_ROWS
 
-    def _run(self, recorder_run: RecorderRun) -> str:
+    def _run(self, recorder_run: RecorderRun, window: Window) -> str:
         """The MLflow run of a recorder run, created when there is something to log."""
         if (run_id := recorder_run.mlflow_run) is None:
             experiment = self._client.get_experiment_by_name(self._settings.experiment)
@@ -101,7 +100,10 @@ class Uploader:
             )
             made = self._client.search_runs([experiment_id], f"tags.`icestream.start` = '{recorder_run.name}'")
             run = made[0] if made else self._create_run(experiment_id, recorder_run)
-            recorder_run.mlflow_run = run_id = run.info.run_id
+            run_id = str(run.info.run_id)
+            if not run.data.params:  # MLflow refuses other values; what a crash has left without them is completed here
+                self._log_parameters(run_id, window.read())
+            recorder_run.mlflow_run = run_id
         return run_id
 
     def _create_run(self, experiment_id: str, recorder_run: RecorderRun) -> Run:
@@ -123,15 +125,12 @@ class Uploader:
         self._client.log_batch(run_id, metrics=points)
         self._since_ns = pc.max(rows["stored_ns"]).as_py()
         self._tag_models(run_id, rows)
-        self._log_parameters(run_id, rows)
         self._recent = pa.concat_tables([self._recent, rows])
         self._recent = self._recent.slice(max(0, self._recent.num_rows - SHOWN_ROWS))
         self._metrics.uploaded(time.monotonic() - began)
 
     def _log_parameters(self, run_id: str, rows: pa.Table) -> None:
         """Log the source of the events, the model, and this recorder's settings, once for a run."""
-        if run_id in self._with_parameters:
-            return
         first = rows.slice(0, 1).to_pylist()[0]
         parameters = {
             **self._describe_run(first["run_id"]),
@@ -142,7 +141,6 @@ class Uploader:
             "part_s": str(self._settings.part_s),
         }
         self._client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
-        self._with_parameters.add(run_id)
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
         """Tag the run with the model, version and checkpoint of its results."""
@@ -178,7 +176,7 @@ class Uploader:
             rows += count
         if not windows:
             return
-        began, run_id = time.monotonic(), self._run(recorder_run)
+        began, run_id = time.monotonic(), self._run(recorder_run, windows[0])
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             part = folder / f"part-{windows[0].number:08d}.parquet"

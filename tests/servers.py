@@ -67,7 +67,7 @@ class TritonProcess:
 
     def __init__(self, folder: Path):
         self._server = TritonServer(folder)
-        self._server.lay_out()
+        self._server.install_backends()
         self.repository = folder / "models"
         shutil.copytree(ROOT / "model_repository", self.repository)
         add_test_models(self.repository)

@@ -13,8 +13,8 @@ from bridge.settings import BridgeSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from launcher.plan import Options, Plan
-from launcher.ports import USUAL
-from launcher.supervisor import Part
+from launcher.ports import DEFAULT_PORTS
+from launcher.supervisor import Service
 from recorder.settings import RecorderSettings
 from tests.conftest import composer
 from tests.waiting import ROOT
@@ -51,8 +51,8 @@ def flags(command: Any) -> dict[str, str]:
     return found
 
 
-def part(plan: Plan, name: str) -> Part:
-    made: Part = getattr(plan, f"{name}_part")()
+def part(plan: Plan, name: str) -> Service:
+    made: Service = getattr(plan, f"{name}_service")()
     return made
 
 
@@ -120,7 +120,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
     assert re.search(r"CMD (.*)", stage)[1] == str(part(plan, name).command).replace(  # type: ignore[index]
         repr(part(plan, name).command[0]), '"python"'
     ).replace("'", '"')
-    assert SERVICES[name]["healthcheck"]["test"][-1] == str(USUAL[f"{name}_metrics"])
+    assert SERVICES[name]["healthcheck"]["test"][-1] == str(DEFAULT_PORTS[f"{name}_metrics"])
 
 
 def test_containers_are_given_time_to_drain(plan: Plan) -> None:

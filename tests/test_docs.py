@@ -13,7 +13,7 @@ from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
 from emitter.settings import EmitterSettings
 from icestream.event import REASONS
-from launcher.ports import USUAL
+from launcher.ports import DEFAULT_PORTS
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
 from tests.events import HOSTILE
@@ -72,7 +72,7 @@ def test_the_readme_names_commands_and_ports_that_exist() -> None:
         assert (ROOT / script).exists()
     for module in re.findall(r"-m (bench\.\w+)", README):
         assert (ROOT / (module.replace(".", "/") + ".py")).exists()
-    for name, port in USUAL.items():
+    for name, port in DEFAULT_PORTS.items():
         assert f":{port}" in README, name
 
 

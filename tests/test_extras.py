@@ -1,11 +1,15 @@
 """Each extra of pyproject.toml is enough for its program, in an environment of its own."""
 
+import ast
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.waiting import ROOT
 
@@ -41,6 +45,41 @@ def test_an_extra_is_enough_for_its_process(tmp_path: Path, wheel: Path, process
     done = subprocess.run([python, "-m", process, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--redis-url" in done.stdout
+
+
+FOLDERS = ("emitter", "bridge", "recorder", "display", "tritonserver", "launcher", "export", "bench")
+# Triton's wheel is installed without its dependencies; TensorRT comes with the machine.
+WITHOUT_EXTRA = {"pytriton", "tensorrt", "triton_python_backend_utils"}
+
+
+def requirements(extra: str) -> set[str]:
+    """The distributions that an extra brings, with what they require themselves."""
+    found: set[str] = set()
+    waiting = [("icestream", extra)]
+    while waiting:
+        name, chosen = waiting.pop()
+        for text in metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": chosen}):
+                for other in requirement.extras or {""}:
+                    distribution = canonicalize_name(requirement.name)
+                    if distribution not in found or (distribution == "icestream" and other not in found):
+                        found |= {distribution, other}
+                        waiting.append((distribution, other))
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_an_extra_brings_what_its_folder_imports(folder: str) -> None:
+    brought, distributions = requirements(folder), metadata.packages_distributions()
+    ours = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for module in {name.split(".")[0] for name in names} - ours - WITHOUT_EXTRA - sys.stdlib_module_names:
+                providers = {canonicalize_name(name) for name in distributions[module]}
+                assert providers & brought, f"{path.relative_to(ROOT)} imports {module}"
 
 
 def test_the_shared_package_needs_numpy_and_msgspec_only(tmp_path: Path, wheel: Path) -> None:

@@ -1,5 +1,5 @@
-"""What keeps Triton from being started."""
+"""A missing dependency of Triton."""
 
 
-class MissingPart(Exception):
-    """Something that Triton needs is missing; the message names it and the cure."""
+class MissingDependency(Exception):
+    """Something that Triton needs is missing; the message names it and the fix."""

@@ -1,4 +1,4 @@
-"""Triton's backend "onnxruntime" where NVIDIA's container is not at hand, written for Triton's Python backend.
+"""Triton's backend "onnxruntime" where NVIDIA's container is not available, written for Triton's Python backend.
 
 Loaded by the Triton server, not imported: it is copied to BACKENDS/onnxruntime/model.py. It takes the same model repository
 as the C++ backend of the container: config.pbtxt, `intra_op_thread_count`, dynamic batching, native metrics.

@@ -46,10 +46,14 @@ def start_server(
                 command(chosen), env={**os.environ, **environment}, stdout=file, stderr=file, start_new_session=True
             )
         deadline = time.monotonic() + within_s
-        while process.poll() is None and time.monotonic() < deadline:
-            if ready(chosen):
-                return process, chosen
-            time.sleep(0.05)
+        try:
+            while process.poll() is None and time.monotonic() < deadline:
+                if ready(chosen):
+                    return process, chosen
+                time.sleep(0.05)
+        except BaseException:  # Ctrl-C: the server has a process group of its own and would stay
+            stop_server(process)
+            raise
         stop_server(process)
         if all(map(is_free, chosen)):
             break

@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 from tritonserver.debian import fetch_debian_package
-from tritonserver.errors import MissingPart
+from tritonserver.errors import MissingDependency
 
 WHEEL = "nvidia-pytriton"
 
@@ -23,24 +23,24 @@ class TritonServer:
         state_dir: for the backends, and a library that may have to be fetched.
 
     Raises:
-        MissingPart: something the server needs is missing; the message names it and the cure.
+        MissingDependency: something the server needs is missing; the message names it and the fix.
     """
 
     def __init__(self, state_dir: Path):
         if sys.platform != "linux" or platform.machine() != "x86_64":
-            raise MissingPart(
+            raise MissingDependency(
                 f"Triton's server runs on Linux x86_64; this is {sys.platform} {platform.machine()}: use docker compose"
             )
         spec = importlib.util.find_spec("pytriton")
         if spec is None or not spec.submodule_search_locations:
-            raise MissingPart(f"the wheel {WHEEL} is not installed: pip install --no-deps {WHEEL}, or run make")
+            raise MissingDependency(f"the wheel {WHEEL} is not installed: pip install --no-deps {WHEEL}, or run make")
         package = Path(spec.submodule_search_locations[0])
         self._server = package / "tritonserver"
         self._libraries = [package.parent / "nvidia_pytriton.libs", libpython_folder(state_dir)]
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         self._stub = self._server / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not self._stub.exists():
-            raise MissingPart(
+            raise MissingDependency(
                 f"{WHEEL} {importlib.metadata.version(WHEEL)} has no stub for Python {version}: use Python 3.11 or 3.12"
             )
         self._backends = state_dir / "triton" / "backends"
@@ -48,7 +48,7 @@ class TritonServer:
             f"icestream-{os.getpid()}"  # prefix of the regions through which server and instances talk
         )
 
-    def lay_out(self) -> None:
+    def install_backends(self) -> None:
         """Put the backends where the server finds them."""
         shutil.rmtree(self._backends, ignore_errors=True)  # new files: a process that still runs keeps the old ones
         shutil.copytree(self._server / "backends" / "python", self._backends / "python")
@@ -98,16 +98,16 @@ def libpython_folder(state_dir: Path) -> Path:
         if (folder / name).exists():
             return folder
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise MissingPart(
+        raise MissingDependency(
             f"{name} is missing, which Triton's Python backend links to: install your system's package {package}"
         )
     try:
         fetch_debian_package(package, fetched)
     except subprocess.CalledProcessError as error:
-        raise MissingPart(
+        raise MissingDependency(
             f"{name} is missing and could not be fetched ({error.stderr.strip()[-200:]}): apt-get install {package}"
         ) from None
     for folder in folders:
         if (folder / name).exists():
             return folder
-    raise MissingPart(f"{name} is missing: apt-get install {package}")
+    raise MissingDependency(f"{name} is missing: apt-get install {package}")

@@ -16,24 +16,26 @@ def serving(repository: Path, folder: Path) -> Iterator[str]:
         folder: for what the server needs, and its log.
 
     Raises:
-        MissingPart: there is no Triton on this machine.
+        MissingDependency: there is no Triton on this machine.
         ServerFailed: it does not start; the message has the end of its log.
     """
     server = TritonServer(folder)
-    server.lay_out()
+    server.install_backends()
 
     def command(ports: Sequence[int]) -> list[str]:
         return server.command(repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2])
 
-    process, ports = start_server(
-        command,
-        3,
-        ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/v2/health/ready"),
-        log=folder / "triton.log",
-        environment=server.environment(),
-    )
     try:
-        yield f"{HOST}:{ports[1]}"
+        process, ports = start_server(
+            command,
+            3,
+            ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/v2/health/ready"),
+            log=folder / "triton.log",
+            environment=server.environment(),
+        )
+        try:
+            yield f"{HOST}:{ports[1]}"
+        finally:
+            stop_server(process)
     finally:
-        stop_server(process)
         server.clean_up()

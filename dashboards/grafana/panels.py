@@ -68,7 +68,7 @@ def lamp(title: str, expr: str, meaning: str) -> stat.Panel:
         "0": ValueMappingResult(text="DOWN", color=RED),
     }
     return (
-        _dressed(stat.Panel(), title, meaning, 3)
+        _with_common_options(stat.Panel(), title, meaning, 3)
         .with_target(_query(expr, "", instant=True))
         .mappings([ValueMap(words)])
         .no_value("DOWN")
@@ -81,7 +81,7 @@ def lamp(title: str, expr: str, meaning: str) -> stat.Panel:
 def tile(title: str, expr: str, unit: str, meaning: str, *, steps: Steps = ()) -> stat.Panel:
     """One number with its recent history behind it; `steps` colour it."""
     return (
-        _dressed(stat.Panel(), title, meaning, 4)
+        _with_common_options(stat.Panel(), title, meaning, 4)
         .with_target(_query(expr, ""))
         .unit(unit)
         .thresholds(_thresholds(steps))
@@ -104,7 +104,7 @@ def lines(
     """Values over time. Series whose legend begins with "reference" are dashed and grey; `limit` is a red line."""
     low, high = bounds
     panel = (
-        _dressed(timeseries.Panel(), title, meaning, 8)
+        _with_common_options(timeseries.Panel(), title, meaning, 8)
         .unit(unit)
         .line_width(1 if stacked else 2)
         .fill_opacity(60 if stacked else 5)
@@ -142,7 +142,7 @@ def lines(
 def bars(title: str, buckets: str, meaning: str) -> bargauge.Panel:
     """The current histogram: `buckets` has one series for each `le`."""
     return (
-        _dressed(bargauge.Panel(), title, meaning, 8)
+        _with_common_options(bargauge.Panel(), title, meaning, 8)
         .with_target(_query(buckets, "{{le}}", instant=True, heatmap=True))
         .unit("percentunit")
         .min(0)
@@ -154,7 +154,7 @@ def bars(title: str, buckets: str, meaning: str) -> bargauge.Panel:
 def timeline(title: str, expr: str, legend: str, meaning: str) -> statetimeline.Panel:
     """States over time: one row for each series, red while the series has a value."""
     return (
-        _dressed(statetimeline.Panel(), title, meaning, 7)
+        _with_common_options(statetimeline.Panel(), title, meaning, 7)
         .with_target(_query(expr, legend))
         .mappings([ValueMap({"1": ValueMappingResult(text="firing", color=RED)})])
         .no_value("none")
@@ -162,7 +162,7 @@ def timeline(title: str, expr: str, legend: str, meaning: str) -> statetimeline.
     )
 
 
-def _dressed(panel: P, title: str, meaning: str, height: int) -> P:
+def _with_common_options(panel: P, title: str, meaning: str, height: int) -> P:
     builder: Any = panel
     builder.title(title).description(meaning).datasource(SOURCE).height(height)
     return panel

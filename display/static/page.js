@@ -104,10 +104,10 @@ function lamp(name, on, text) {
 }
 
 function state(now, troubles) {
-  lamp("emitter", now.emitter, now.emitter ? "Emitter" : "Emitter silent");
-  lamp("bridges", now.bridges > 0, now.bridges === 1 ? "Bridge" : now.bridges ? `${now.bridges} bridges` : "Bridge away");
-  lamp("triton", now.triton, now.triton ? "Triton" : "Triton away");
-  lamp("recorder", now.recorder, now.recorder ? "Recorder" : "Recorder away");
+  lamp("emitter", now.emitter, now.emitter ? "Emitter" : "Emitter: no events");
+  lamp("bridges", now.bridges > 0, now.bridges === 1 ? "Bridge" : now.bridges ? `${now.bridges} bridges` : "No bridge");
+  lamp("triton", now.triton, now.triton ? "Triton" : "Triton down");
+  lamp("recorder", now.recorder, now.recorder ? "Recorder" : "Recorder down");
   find("#in").textContent = number(now.emitted_per_s, "/s");
   find("#out").textContent = number(now.stored_per_s, "/s");
   find("#backlog").textContent = number(now.backlog);

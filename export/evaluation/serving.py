@@ -11,7 +11,7 @@ from export.evaluation.parity import Parity, compare, cut_batches, example_input
 from export.served import ServedIceMix
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.inference.blocking import BlockingClient
-from tritonserver.errors import MissingPart
+from tritonserver.errors import MissingDependency
 from tritonserver.serving import serving
 
 RUNS = 12
@@ -47,5 +47,5 @@ def triton_parity(served: ServedIceMix, folder: Path, limit: int, work_dir: Path
     try:
         with serving(folder.parent, work_dir) as url, BlockingClient(url, folder.name) as client:
             return compare(served, client.outputs, limit, cut_batches(limit))
-    except MissingPart:
+    except MissingDependency:
         return None

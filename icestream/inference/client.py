@@ -37,6 +37,16 @@ class Answer:
     model_version: str
 
 
+def to_tensors(inputs: Arrays) -> list[InferInput]:
+    """A padded batch as Triton's client takes it."""
+    tensors = []
+    for name, array in inputs.items():
+        tensor = InferInput(name, list(array.shape), INPUTS[name][0])
+        tensor.set_data_from_numpy(array)
+        tensors.append(tensor)
+    return tensors
+
+
 class TritonClient:
     """A client of one model. Use inside a running event loop.
 
@@ -98,14 +108,9 @@ class TritonClient:
             TritonUnavailable: nothing was answered; ask again.
             RequestRefused: Triton does not take this request, or failed at it.
         """
-        tensors = []
-        for name, array in inputs.items():
-            tensor = InferInput(name, list(array.shape), INPUTS[name][0])
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
         try:
             reply = await self._client.infer(
-                self._model, tensors, outputs=self._outputs, client_timeout=self._timeout_s
+                self._model, to_tensors(inputs), outputs=self._outputs, client_timeout=self._timeout_s
             )
         except InferenceServerException as error:
             status = str(error.status()).removeprefix("StatusCode.")

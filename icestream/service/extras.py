@@ -3,6 +3,19 @@
 import sys
 from types import TracebackType
 
+OWN = (
+    "icestream",
+    "emitter",
+    "bridge",
+    "recorder",
+    "display",
+    "tritonserver",
+    "launcher",
+    "export",
+    "bench",
+    "dashboards",
+)
+
 
 def require(extra: str) -> None:
     """Call before the other imports of a program.
@@ -12,7 +25,7 @@ def require(extra: str) -> None:
     """
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, ModuleNotFoundError):
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in OWN:
             sys.stderr.write(
                 f"{extra}: the package {error.name} is not installed: pip install 'icestream[{extra}]' "
                 f"(in a checkout: pip install -e '.[{extra}]')\n"

@@ -49,7 +49,7 @@ class ProcessMetrics:
         self.metrics: Mapping[Any, Any] = {key: made for row in table for key, made in _make(row, registry).items()}
 
     def beat(self) -> None:
-        """The main loop is alive."""
+        """Record progress of the main loop."""
         self._heartbeat.set(time.time())
 
     def serve(self, host: str, port: int) -> int:

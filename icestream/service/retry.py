@@ -1,4 +1,4 @@
-"""Repeating a call while what it needs is away, with growing pauses."""
+"""Retries with growing pauses."""
 
 import asyncio
 import threading

@@ -1,11 +1,13 @@
-"""Settings of a process: typed, frozen, from the environment or the command line, and nothing unknown."""
+"""Settings of a process: typed, frozen, from the environment or the command line; unknown variables are refused."""
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +19,8 @@ COMPOSE = (
     "ICESTREAM_TRITON_MEMORY_LIMIT", "ICESTREAM_GRAFANA_PORT", "ICESTREAM_PROMETHEUS_PORT", "ICESTREAM_ALERTMANAGER_PORT",
     "ICESTREAM_MLFLOW_PORT", "ICESTREAM_TRITON_HTTP_PORT", "ICESTREAM_TRITON_GRPC_PORT", "ICESTREAM_TRITON_METRICS_PORT",
 )  # fmt: skip
+# Kubernetes sets these in every container for a Service whose name begins with icestream-.
+KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|_REDIS_PORT$|_TRITON_PORT$|_MLFLOW_PORT$")
 
 S = TypeVar("S", bound="Settings")
 
@@ -26,13 +30,18 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 
 def _redis_url(text: str) -> str:
     if not text.startswith(SCHEMES):
-        raise ValueError(f"an address begins with {', '.join(SCHEMES)}")
+        raise ValueError(f"must begin with one of {', '.join(SCHEMES)}")
+    if not text.startswith("unix://"):
+        parts = urlsplit(text)
+        _ = parts.port  # raises ValueError
+        if parts.path.strip("/") and not parts.path.strip("/").isdigit():
+            raise ValueError("the database index behind the last / must be a number")
     return text
 
 
 def _http_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
-        raise ValueError("an address begins with http:// or https://")
+        raise ValueError("must begin with http:// or https://")
     return text
 
 
@@ -114,9 +123,10 @@ def _refuse_unknown(settings: type[Settings], environment: Mapping[str, str]) ->
     known = [prefix + name.upper() for name in settings.model_fields]
     others = tuple(other for other in PREFIXES if other != prefix)
     for name in environment:
-        if name.startswith("ICESTREAM_") and not name.startswith(others) and name not in (*known, *COMPOSE):
+        foreign = name.startswith(others) or name in COMPOSE or KUBERNETES.search(name)
+        if name.startswith("ICESTREAM_") and not foreign and name not in known:
             close = difflib.get_close_matches(name, known, 1)
             raise ValueError(
                 f"unknown setting {name}"
-                + (f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}")
+                + (f"; did you mean {close[0]}?" if close else f"; valid names: {', '.join(known)}")
             )

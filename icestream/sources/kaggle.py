@@ -27,7 +27,7 @@ Columns = tuple[NDArray[Any], ...]  # sensor_id, time, charge, auxiliary
 
 
 class KaggleError(ValueError):
-    """A folder that cannot be replayed; the message names the file, the cause and the cure."""
+    """A folder that cannot be replayed; the message names the file, the cause and the fix."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Replay:
         self._folder, self._loop = open_folder(folder), loop
 
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
-        """The events of a run, from its start or from behind a position."""
+        """The events of a run, from its start or after a position."""
         first = run_id if after is None else after.run_id
         for current in count(first) if self._loop else [first]:
             yield from self._folder.events(current, after.event_id if after and after.run_id == current else None)

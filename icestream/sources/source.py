@@ -20,4 +20,4 @@ class Position:
 
 class Source(Protocol):
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
-        """The events of a run, from its start or from behind a position."""
+        """The events of a run, from its start or after a position."""

@@ -9,10 +9,9 @@ import redis.retry
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
 from redis.exceptions import RedisError, ResponseError
 
-__all__ = ["BLOCK_MS", "AsyncRedis", "Redis", "RedisError", "ResponseError", "check_url", "connect", "connect_asyncio"]
+__all__ = ["BLOCK_MS", "AsyncRedis", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio"]
 
 SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
 CONNECT_TIMEOUT_S = 5.0
@@ -29,12 +28,6 @@ def connect_asyncio(url: str, password: str | None = None) -> AsyncRedis:
     """A client for an event loop."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     return AsyncRedis.from_url(url, retry=retry, **_options(password))
-
-
-def check_url(url: str) -> str:
-    """The URL; raises ValueError, with the schemes that are known, if it is no Redis URL."""
-    parse_url(url)  # type: ignore[no-untyped-call]
-    return url
 
 
 def _options(password: str | None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Rejection:
 
 
 class Outcome(IntEnum):
-    """What became of a result."""
+    """The outcome of storing a result."""
 
     WAS_DONE = 0  # the entry was no longer pending: another bridge was faster, or this call is a repetition
     STORED = 1
@@ -126,12 +126,17 @@ class EventQueue:
             results: each with the entry id of its event.
             shown: payloads of the events to show, by the index of their result.
         """
-        arguments: list[bytes | str | int] = [keys.BRIDGE_GROUP, wire.FIELD, REMEMBERED_S, keys.SHOWN_KEPT]
+        runs = {run_id: number for number, run_id in enumerate({result.run_id for _, result in results}, 1)}
+        arguments: list[bytes | str | int] = [
+            keys.BRIDGE_GROUP, wire.FIELD, REMEMBERED_S, keys.SHOWN_KEPT, keys.RUN_KEPT_S,
+        ]  # fmt: skip
         for index, (entry_id, result) in enumerate(results):
             event = f"{result.run_id}:{result.event_id}"
-            arguments += [entry_id, event, wire.RESULT.encode(result), shown.get(index, b"")]
+            arguments += [
+                entry_id, event, wire.RESULT.encode(result), shown.get(index, b""), runs[result.run_id],
+            ]  # fmt: skip
         outcomes = await self._complete(
-            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, *keys.DONE],
+            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, *keys.DONE, *map(keys.run, runs)],
             args=arguments,
         )
         return [Outcome(outcome) for outcome in outcomes]

@@ -11,7 +11,6 @@ from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
 from icestream.truth import Truth
 
-KEPT_S = 604_800  # seconds that a run's hash outlives its last write; as in publish.lua
 DESCRIBED = ("source", "rate", "seed")
 
 
@@ -19,13 +18,13 @@ class Publisher:
     """The writer of one run.
 
     Args:
-        run_id: names the run; a run that was begun is continued behind its last event.
+        run_id: names the run; a run that was begun is continued after its last event.
     """
 
     def __init__(self, redis: Redis, run_id: int):
         self._redis = redis
         self._publish = redis.register_script(load("publish"))
-        self._key = f"{keys.EMITTED}:{run_id}"
+        self._key = keys.run(run_id)
 
     def position(self) -> tuple[int, Position | None]:
         """How many events of the run are in the stream, and the last of them."""
@@ -37,7 +36,7 @@ class Publisher:
         """Write what the run's events are, for readers of its results. Raises RedisError."""
         mapping: dict[Any, Any] = dict(description)
         self._redis.hset(self._key, mapping=mapping)
-        self._redis.expire(self._key, KEPT_S)
+        self._redis.expire(self._key, keys.RUN_KEPT_S)
 
     def publish(self, first: int, pairs: Sequence[tuple[Event, Truth | None]], now_ns: int) -> int:
         """Write events; may be called again with the same arguments until it returns.
@@ -53,7 +52,7 @@ class Publisher:
             RedisError: it is not known whether the events were written; call again.
         """
         last = pairs[-1][0]
-        arguments: list[bytes | int] = [first, wire.FIELD, last.run_id, last.event_id]
+        arguments: list[bytes | int] = [first, wire.FIELD, last.run_id, last.event_id, keys.RUN_KEPT_S]
         for event, truth in pairs:
             arguments += [wire.encode_event(event, now_ns), b"" if truth is None else wire.TRUTH.encode(truth)]
         return int(self._publish(keys=[keys.EVENTS, keys.TRUTH, self._key], args=arguments))
@@ -65,11 +64,21 @@ class Publisher:
 
 def read_description(redis: Redis, run_id: int) -> dict[str, str]:
     """The description that an emitter wrote of its run: source, rate, seed; empty if there is none. Raises RedisError."""
-    found: Any = redis.hmget(f"{keys.EMITTED}:{run_id}", *DESCRIBED)
+    found: Any = redis.hmget(keys.run(run_id), *DESCRIBED)
     return {name: value.decode() for name, value in zip(DESCRIBED, found, strict=True) if value is not None}
 
 
 def emitted(redis: Redis, run_id: int) -> int:
-    """How many events a run has written; raises RedisError."""
-    found: Any = redis.hget(f"{keys.EMITTED}:{run_id}", "emitted")
+    """How many events a run has written. Raises RedisError."""
+    found: Any = redis.hget(keys.run(run_id), "emitted")
     return int(found or 0)
+
+
+def stored_since(redis: Redis, run_id: int) -> int:
+    """How many results there are of a run and of runs with larger ids (later passes over a folder). Raises RedisError."""
+    count = 0
+    for key in redis.scan_iter(f"{keys.EMITTED}:*", count=1000):
+        if int(key.rsplit(b":", 1)[1]) >= run_id:
+            found: Any = redis.hget(key, "stored")
+            count += int(found or 0)
+    return count

@@ -1,4 +1,4 @@
-"""`icestream up` as a user runs it: real parts, real kills."""
+"""`icestream up` as a user runs it: real services, real kills."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher.ports import USUAL, Ports
+from launcher.ports import DEFAULT_PORTS, Ports
 from tests.waiting import wait_until
 from tritonserver.process import HOST
 
@@ -119,7 +119,7 @@ def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) ->
         assert name in running, f"{name} is over before it could be killed"
         os.kill(running[name], signal.SIGKILL)
         wait_until(
-            lambda part=name, old=running[name]: pids(tmp_path).get(part, old) != old, f"{name} is started again"
+            lambda service=name, old=running[name]: pids(tmp_path).get(service, old) != old, f"{name} is started again"
         )
     assert process.wait(240) == 0, log.read_text()
     figures = report(tmp_path)
@@ -145,7 +145,7 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
     running = pids(tmp_path)
     assert set(running) >= {"redis", "triton", "mlflow", "bridge", "recorder", "emitter"}
     process.kill()
-    wait_until(lambda: not any(map(alive, running.values())) and not descendants(tmp_path), "all parts are gone", 20)
+    wait_until(lambda: not any(map(alive, running.values())) and not descendants(tmp_path), "all services are gone", 20)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_part_that_does_not_stay_up_ends_everything_with_its_log(tmp_path: Pat
     process = up("--model-repository", tmp_path / "models", "--events", 1)
     assert process.wait(120) == 1
     said = (tmp_path / "up.log").read_text()
-    assert "triton does not stay up" in said
+    assert "triton keeps exiting" in said
     assert "Traceback" not in said
     assert not descendants(tmp_path)
 
@@ -202,13 +202,13 @@ def test_a_port_that_is_taken_after_it_was_chosen_is_replaced(monkeypatch: pytes
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind((HOST, 0))
-        monkeypatch.setitem(USUAL, "redis", other.getsockname()[1])
+        monkeypatch.setitem(DEFAULT_PORTS, "redis", other.getsockname()[1])
         ports = Ports(bridges=2, configured={})
         assert ports["redis"] == other.getsockname()[1]  # nobody listens yet
         other.listen()
         assert ports.replace_taken(["redis"])
         assert ports["redis"] != other.getsockname()[1]
-    assert len(set(ports.as_dict().values())) == len(ports.as_dict()) == len(USUAL) + 1
+    assert len(set(ports.as_dict().values())) == len(ports.as_dict()) == len(DEFAULT_PORTS) + 1
 
 
 def test_two_that_are_started_together_take_different_ports(tmp_path: Path, up: Up) -> None:

@@ -284,6 +284,24 @@ def test_results_wait_on_disk_while_mlflow_is_away(
     assert len(ids) == 2  # one run per start
 
 
+def test_a_run_that_a_crash_has_left_keeps_its_parameters(
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
+) -> None:
+    process = recorder(session="s3", window_s=0.2)
+    put_results(redis, 1)
+    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
+    process.kill()
+    again = recorder(session="s3", window_s=0.3)  # another setting, and results of another run and model
+    other = made_result(2, run_id=9, model_version="2")
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(other)})
+    wait_until(lambda: len(recorded(mlflow_url, "s3", tmp_path)[0]) == 1, "the results of the first")
+    assert again.stop(60) == 0
+    rows, _ = recorded(mlflow_url, "s3", tmp_path)
+    assert sorted(rows["event_id"].to_pylist()) == [1, 2]
+    found = {run.data.params["run_id"]: run.data.params["window_s"] for run in runs(mlflow_url, "s3")}
+    assert found == {"7": "0.2", "9": "0.3"}
+
+
 def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
     rows = table([made_result(1), made_result(2), made_result(2)], [truth(7, 1, 0.0, 0.0), None, None])
     figures = report(Counts(emitted=6, reconstructed=2, rejected=1, left_in_stream=1), rows, max_pulses=128)

@@ -67,7 +67,7 @@ def simulated_events(
     """Events with their truth. The same seed gives the same events, always.
 
     Args:
-        after: begin behind this event_id.
+        after: begin after this event_id.
     """
     ice = Ice(detector, NumpyDraws(np.random.default_rng()))
     for number in count(0 if after is None else after // CHUNK):
@@ -92,5 +92,5 @@ class Simulation:
         self._detector, self._seed = detector, seed
 
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
-        """The events of a run, from its start or from behind a position."""
+        """The events of a run, from its start or after a position."""
         return simulated_events(self._detector, self._seed, run_id, None if after is None else after.event_id)

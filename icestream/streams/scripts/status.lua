@@ -56,7 +56,7 @@ return cjson.encode({
     backlog = redis.call('XLEN', KEYS[1]),
     pending = held,
     oldest_pending_ms = age_ms(oldest_held),
-    last_event_ms = age_ms(events['last-generated-id']),
+    last_event_ms = (events['entries-added'] or 0) > 0 and age_ms(events['last-generated-id']) or nil,
     unrecorded = unrecorded + lag,
     oldest_unrecorded_ms = age_ms(oldest_unrecorded),
     emitted_total = events['entries-added'] or 0,

@@ -13,7 +13,7 @@ from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect, connect_asyncio
 from icestream.streams.event_queue import EventQueue, Outcome, Rejection
-from icestream.streams.publisher import Publisher
+from icestream.streams.publisher import Publisher, stored_since
 from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
 from tests.events import event, made_result, put, results
 from tests.servers import RedisProcess
@@ -32,6 +32,22 @@ def with_client(server: RedisProcess, use: Callable[[Any], Awaitable[None]]) -> 
             await client.aclose()
 
     asyncio.run(main())
+
+
+def test_results_are_counted_by_run(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        put(redis, event(1), event(2), event(2), event(1, run_id=8), event(1, run_id=0))
+        queue = EventQueue(client, "one", 10)
+        entries = await queue.read(10)
+        events = [(1, 7), (2, 7), (2, 7), (1, 8), (1, 0)]
+        await queue.complete(
+            [(entry.entry_id, made_result(number, run)) for entry, (number, run) in zip(entries, events, strict=True)]
+        )
+        assert redis.hget(keys.run(7), "stored") == b"2"
+        assert 0 < redis.ttl(keys.run(7)) <= keys.RUN_KEPT_S
+        assert stored_since(redis, 7) == 3  # a foreign writer's run 0 is not of this session
+
+    with_client(redis_server, use)
 
 
 def test_a_result_and_the_removal_of_its_entry_are_one_step(redis: Any, redis_server: RedisProcess) -> None:

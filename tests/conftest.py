@@ -15,6 +15,7 @@ from hypothesis import settings
 
 # Several pytest workers, each with PyTorch and ONNX Runtime, share the cores: one thread each is faster than threads that wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # of the clients in this process, before they are imported
 
 from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
 

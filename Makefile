@@ -18,7 +18,7 @@ up: .venv/.runs  ## the whole stream until Ctrl-C
 # Each worker has servers of its own; a file stays with one worker, because it shares what it has started.
 test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
 	@rm -f .coverage*
-	@$(BIN)/coverage run -m pytest -n auto --dist loadfile --durations=10; status=$$?; \
+	@$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10; status=$$?; \
 	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 test-compose: .venv/.develops  ## compose.yaml on the Docker engine that answers: some 40 minutes

@@ -11,7 +11,7 @@ import torch
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from export.evaluation.parity import SINGLE
 from export.icemix import VARIANTS, IceMix, IceMixConfig
-from export.to_onnx import export
+from export.to_onnx import export, model_name
 from icestream.detector import nominal_icecube86
 from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
@@ -115,3 +115,19 @@ def test_a_slip_on_the_command_line_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("to_onnx: nowhere.pth: no such file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_own_weights_do_not_take_the_place_of_the_shipped_model(tmp_path: Path) -> None:
+    small, accurate = VARIANTS["small"], VARIANTS["accurate"]
+    assert model_name(SHIPPED, small) == "icemix"
+    assert model_name(tmp_path / "small.safetensors", small) == "icemix_own_small"
+    assert model_name(tmp_path / "own_accurate.safetensors", accurate) == "icemix_own_accurate"
+    assert model_name(tmp_path / "sum.safetensors", small) == "icemix_own_sum"
+    assert model_name(tmp_path / "V22FT6_1.pth", VARIANTS["S_dynedge_d32"]) == "icemix_S_dynedge_d32"
+
+
+def test_a_variant_needs_its_weights(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "export" / "to_onnx.py", "--variant", "B_d32", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--variant B_d32 needs its weights, which are not shipped: add --checkpoint FILE" in done.stderr

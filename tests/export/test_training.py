@@ -13,6 +13,7 @@ import torch
 
 from export.checkpoint import SHIPPED, load_checkpoint
 from export.evaluation.sample import Sample
+from export.train import WORSE_THAN_LINEFIT
 from export.training import device_events
 from export.training.device_events import TorchDraws, device_batches, padded
 from export.training.events import HELD_OUT_SEED, Place, SimulatedPools, batches
@@ -186,3 +187,20 @@ def test_the_events_that_a_network_is_judged_by_are_not_for_training(tmp_path: P
     done = subprocess.run([*command, "--seed", str(HELD_OUT_SEED)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert "makes the events that the network is judged by" in done.stderr
+
+
+def test_a_checkpoint_that_is_there_is_not_replaced(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"precious")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is there already: give another --output, or --overwrite" in done.stderr
+    assert (tmp_path / "weights.safetensors").read_bytes() == b"precious"
+
+
+def test_weights_that_are_worse_than_linefit_are_called_so(tmp_path: Path, command: list[str]) -> None:
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    done = subprocess.run(
+        [*command, "--minutes", "0.02"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == WORSE_THAN_LINEFIT, done.stderr
+    assert "these weights are worse than LineFit: 0.02 minutes were too few" in done.stdout

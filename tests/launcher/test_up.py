@@ -105,6 +105,18 @@ def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up
         assert (tmp_path / ".icestream" / picture).read_bytes().startswith(b"\x89PNG")
     wait_until(lambda: not descendants(tmp_path), "nothing is left")
 
+    again = [sys.executable, "-m", "launcher", "mlflow"]
+    with open(tmp_path / "mlflow.log", "w") as log:
+        server = subprocess.Popen(again, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        page = f"/#/experiments/1/runs/{figures['mlflow_run_id']}/model-metrics"
+        wait_until(lambda: page in (tmp_path / "mlflow.log").read_text(), "the address of the recorded run", 120)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.wait()
+
 
 def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) -> None:
     process = up("--events", 2000, "--rate", 80)
@@ -186,7 +198,26 @@ def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
     assert "starting" not in done.stdout
 
 
-def test_a_part_that_does_not_stay_up_ends_everything_with_its_log(tmp_path: Path, up: Up) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ICESTREAM_BRIDGE_MODEL", "nowhere", "holds no model nowhere: set ICESTREAM_BRIDGE_MODEL to one of icemix"),
+        ("ICESTREAM_BRIGDE_MODEL", "icemix", "unknown setting ICESTREAM_BRIGDE_MODEL"),
+        ("ICESTREAM_RECORDER_WINDOW_S", "0", "ICESTREAM_RECORDER_WINDOW_S: Input should be greater than 0"),
+    ],
+)
+def test_a_wrong_setting_is_named_once_before_anything_starts(
+    tmp_path: Path, variable: str, value: str, message: str
+) -> None:
+    command = [sys.executable, "-m", "launcher", "up", "--events", "1"]
+    environment = {**os.environ, variable: value}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.count(message) == 1
+    assert "starting" not in done.stdout
+
+
+def test_a_service_that_keeps_exiting_ends_everything_with_its_log(tmp_path: Path, up: Up) -> None:
     repository = tmp_path / "models" / "icemix"
     (repository / "1").mkdir(parents=True)
     (repository / "config.pbtxt").write_text('name: "icemix"\nbackend: "onnxruntime"\n')

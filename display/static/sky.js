@@ -117,15 +117,13 @@ export class Sky {
       pen.arc(x, y, scale * (1.2 + fresh + Math.min(star.kappa, 1500) / 1500), 0, TURN);
       pen.fill();
     }
+    this.labels(pen, at, scale);
     if (this.selected) this.contours(pen, at, scale);
   }
 
   grid(pen, at, scale) {
     pen.strokeStyle = "rgba(147,161,181,.22)";
-    pen.fillStyle = "#93a1b5";
     pen.lineWidth = scale;
-    pen.font = `${11 * scale}px system-ui, sans-serif`;
-    pen.textAlign = "center";
     const line = (points) => {
       pen.beginPath();
       points.forEach(([longitude, latitude], index) => {
@@ -138,14 +136,27 @@ export class Sky {
     for (let degrees = -180; degrees <= 180; degrees += 60) {
       const longitude = (degrees * Math.PI) / 180;
       line(steps.map((step) => [longitude, (step - 0.5) * Math.PI]));
-      if (Math.abs(degrees) < 180) pen.fillText(COORDINATES[this.kind].meridian(degrees), ...at(...project(longitude, -0.06)));
     }
-    pen.textAlign = "left"; // inside the map, so that they are not cut off
+    for (let degrees = -60; degrees <= 60; degrees += 30) line(steps.map((step) => [(step - 0.5) * TURN, (degrees * Math.PI) / 180]));
+  }
+
+  /** Words of the grid: above the directions, with a dark rim, and inside the map, so that they are not cut off. */
+  labels(pen, at, scale) {
+    pen.font = `${11 * scale}px system-ui, sans-serif`;
+    pen.fillStyle = "#c3cede";
+    pen.strokeStyle = "#0d1220";
+    pen.lineWidth = 3 * scale;
+    const write = (text, x, y) => {
+      pen.strokeText(text, x, y);
+      pen.fillText(text, x, y);
+    };
+    pen.textAlign = "center";
+    for (let degrees = -120; degrees <= 120; degrees += 60)
+      write(COORDINATES[this.kind].meridian(degrees), ...at(...project((degrees * Math.PI) / 180, -0.06)));
+    pen.textAlign = "left";
     for (let degrees = -60; degrees <= 60; degrees += 30) {
-      const latitude = (degrees * Math.PI) / 180;
-      line(steps.map((step) => [(step - 0.5) * TURN, latitude]));
-      const [x, y] = at(...project(-Math.PI, latitude));
-      pen.fillText(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x + 7 * scale, y + 4 * scale);
+      const [x, y] = at(...project(-Math.PI, (degrees * Math.PI) / 180));
+      write(this.kind === "detector" ? `zenith ${90 - degrees}°` : `${degrees}°`, x + 7 * scale, y + 4 * scale);
     }
   }
 

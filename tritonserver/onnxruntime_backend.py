@@ -7,12 +7,24 @@ Tensors pass as DLPack: the server was built against NumPy 1, and its own conver
 (triton-inference-server/server#8019).
 """
 
+import ctypes
 import json
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+
+def to_tensor(name, array):
+    """An array as a tensor of Triton.
+
+    Triton renames the capsule that it has consumed in another way than NumPy's destructor expects, which then prints a
+    traceback; Triton frees the array itself, so the capsule needs no destructor.
+    """
+    capsule = array.__dlpack__()
+    ctypes.pythonapi.PyCapsule_SetDestructor(ctypes.py_object(capsule), None)
+    return pb_utils.Tensor.from_dlpack(name, capsule)
 
 
 class TritonPythonModel:
@@ -50,7 +62,7 @@ class TritonPythonModel:
         parts = zip(*(np.split(result, edges) for result in results), strict=True)
         return [
             pb_utils.InferenceResponse(
-                [pb_utils.Tensor.from_dlpack(name, array) for name, array in zip(self.outputs, part, strict=True)]
+                [to_tensor(name, array) for name, array in zip(self.outputs, part, strict=True)]
             )
             for part in parts
         ]

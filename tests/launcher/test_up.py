@@ -104,6 +104,8 @@ def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up
     for picture in ("sky.png", "opening_angle.png"):
         assert (tmp_path / ".icestream" / picture).read_bytes().startswith(b"\x89PNG")
     wait_until(lambda: not descendants(tmp_path), "nothing is left")
+    for log in (tmp_path / ".icestream" / "logs").iterdir():
+        assert "Traceback" not in log.read_text(errors="replace"), log.name
 
     again = [sys.executable, "-m", "launcher", "mlflow"]
     with open(tmp_path / "mlflow.log", "w") as log:

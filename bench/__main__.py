@@ -16,6 +16,7 @@ from bench import contenders
 from bench.mix import MAX_PULSES, by_length, mix
 from bench.trivial import NAME, write_trivial_model
 from export.triton_config import CPU_INSTANCES, MAX_BATCH
+from icestream.results.markdown import wrap
 from tritonserver.serving import serving
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,7 @@ def page(rows: str, rounds: int) -> str:
         f"{length}: {100 * len(group) / len(events):.0f} %" for length, group in by_length(events).items()
     )
     cores = len(os.sched_getaffinity(0))
-    return f"""# Measurements
+    return wrap(f"""# Measurements
 
 Written by `make bench`. Everything was measured in turn, in {rounds} round{"s" if rounds > 1 else ""}, on one machine ({cores} cores, {_processor()}, Python
 {platform.python_version()}); the median counts. Shared machines are noisy: read the ratios, not the rates.
@@ -97,7 +98,7 @@ All use the shipped model and the same {len(events)} simulated events; padded le
 - *a page open*: a client follows `/live` meanwhile, as the live page does.
 - *2 bridges, 3 bridges*: more of them share the work by the consumer group; here they share the same cores, too.
 - *the whole stream, trivial model*: the same around a model that casts one number: everything but the model.
-"""
+""")
 
 
 def _processor() -> str:

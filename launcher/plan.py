@@ -63,6 +63,7 @@ class Plan:
         _check_source(options.source)
         _check_report(options.report)
         self.ports = Ports(options.bridges, options.ports)
+        self.experiment_id = "0"  # of MLflow, until the session has made one
         self.run_id = time.time_ns() // 1_000_000
         self._check_settings()
         self.triton = TritonServer(self.state_dir)  # last: it may have to fetch a library
@@ -82,6 +83,11 @@ class Plan:
     @property
     def mlflow_url(self) -> str:
         return f"http://{HOST}:{self.ports['mlflow']}"
+
+    @property
+    def mlflow_page(self) -> str:
+        """The recorded runs in MLflow; its root shows an empty page for generative AI to a new browser."""
+        return f"{self.mlflow_url}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
 
     @property
     def display_url(self) -> str:
@@ -154,7 +160,7 @@ class Plan:
             "TRITON_URL": self.triton_url,
             "MODEL": self.model,
             "PORT": str(self.ports["display"]),
-            "MLFLOW_PAGE": self.mlflow_url,
+            "MLFLOW_PAGE": self.mlflow_page,
             "METRICS_PORT": str(self.ports["display_metrics"]),
         }
         return Service(

@@ -146,7 +146,7 @@ class Session:
         with suppress(MlflowException, RequestException):
             client = MlflowClient(self._plan.mlflow_url)
             found = client.get_experiment_by_name(EXPERIMENT)
-            self._view.experiment_id = (
+            self._plan.experiment_id = (
                 found.experiment_id if found else client.create_experiment(EXPERIMENT, tags=EXPERIMENT_TAGS)
             )
             return True

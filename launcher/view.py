@@ -27,7 +27,6 @@ class View:
         self._previous: SessionStatus | None = None
         self._rates = (0.0, 0.0)  # events/s in, out
         self._printed_s = 0.0
-        self.experiment_id = ""  # of MLflow, once it is known
 
     def __enter__(self) -> "View":
         if self._live:
@@ -99,10 +98,9 @@ class View:
     def _addresses(self) -> str:
         """Where to look."""
         plan, port = self._plan, self._plan.ports
-        experiment = f"/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
         return (
             f"live page  {plan.display_url}   REST {plan.display_url}/v1/openapi.json\n"
-            f"MLflow     {plan.mlflow_url}{experiment}\n"
+            f"MLflow     {plan.mlflow_page}\n"
             f"Triton     gRPC {HOST}:{port['triton_grpc']}   metrics http://{HOST}:{port['triton_metrics']}/metrics\n"
             f"Redis      {plan.redis_url}\n"
             f"/metrics   emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  "

@@ -13,6 +13,7 @@ from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
 from emitter.settings import EmitterSettings
 from icestream.event import REASONS
+from icestream.results.markdown import wrap
 from launcher.ports import DEFAULT_PORTS
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
@@ -62,6 +63,19 @@ def test_every_reason_of_a_rejection_is_documented() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize(
+    "page", [path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]], ids=str
+)
+def test_prose_is_wrapped(page: Path) -> None:
+    """Mend it with `python -c "from icestream.results.markdown import wrap; …"`, or by hand."""
+    text = (ROOT / page).read_text()
+    assert wrap(text) == text
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) < 700
 
 
 def test_the_readme_names_commands_and_ports_that_exist() -> None:

@@ -61,8 +61,6 @@ class TritonPythonModel:
         edges = np.cumsum([len(feed[self.inputs[0]]) for feed in feeds])[:-1]
         parts = zip(*(np.split(result, edges) for result in results), strict=True)
         return [
-            pb_utils.InferenceResponse(
-                [to_tensor(name, array) for name, array in zip(self.outputs, part, strict=True)]
-            )
+            pb_utils.InferenceResponse([to_tensor(name, array) for name, array in zip(self.outputs, part, strict=True)])
             for part in parts
         ]

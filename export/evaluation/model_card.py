@@ -10,6 +10,7 @@ from export.calibration import coverage
 from export.evaluation.parity import Parity
 from export.evaluation.sample import Answers, Sample, table
 from export.icemix import IceMix
+from icestream.results.markdown import wrap
 from icestream.tensors import RADIUS_SHARES
 
 
@@ -40,15 +41,17 @@ class Report:
 
 def model_card(report: Report, pictures: str) -> str:
     """The card as Markdown; its pictures lie in the folder `pictures` beside it."""
-    return "\n".join(
-        [
-            _head(report),
-            _accuracy(report, pictures),
-            _confidence(report, pictures),
-            _time_zero(report),
-            _served(report),
-            _warnings(report),
-        ]
+    return wrap(
+        "\n".join(
+            [
+                _head(report),
+                _accuracy(report, pictures),
+                _confidence(report, pictures),
+                _time_zero(report),
+                _served(report),
+                _warnings(report),
+            ]
+        )
     )
 
 

@@ -95,17 +95,16 @@ class EventQueue:
         claimed = [(entry_id, fields) for entry_id, fields in reply[1] if fields is not None and entry_id not in own]
         if not claimed:
             return []
-        details = await self._redis.xpending_range(
-            keys.EVENTS,
-            keys.BRIDGE_GROUP,
-            claimed[0][0],
-            claimed[-1][0],
-            count=max(10 * len(claimed), 1000),
-            consumername=self._consumer,
-        )
-        tries = {detail["message_id"]: int(detail["times_delivered"]) for detail in details}
+        async with self._redis.pipeline(transaction=False) as pipe:  # one by one: between them there may be thousands
+            for entry_id, _ in claimed:
+                pipe.xpending_range(keys.EVENTS, keys.BRIDGE_GROUP, entry_id, entry_id, count=1)
+            details = await pipe.execute()
         now = time.time_ns()
-        return [_entry(entry_id, fields, tries.get(entry_id, 1), now) for entry_id, fields in claimed]
+        return [
+            _entry(entry_id, fields, int(found[0]["times_delivered"]), now)
+            for (entry_id, fields), found in zip(claimed, details, strict=True)
+            if found  # else another bridge has dealt with it meanwhile
+        ]
 
     async def renew(self, held: Iterable[bytes]) -> None:
         """Extend the lease on entries that this bridge still works on."""

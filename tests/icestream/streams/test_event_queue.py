@@ -34,6 +34,52 @@ def with_client(server: RedisProcess, use: Callable[[Any], Awaitable[None]]) -> 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("refused", [keys.DIRECTIONS, keys.DONE[0], keys.REJECTED])
+def test_an_entry_stays_pending_until_its_result_or_dead_letter_is_written(
+    redis: Any, redis_server: RedisProcess, refused: str
+) -> None:
+    async def use(client: Any) -> None:
+        put(redis, event(1), event(2))
+        redis.set(refused, "of another type", ex=600)
+        queue = EventQueue(client, "one", 10)
+        first, second = await queue.read(10)
+        done, gone = [(first.entry_id, made_result(1))], Rejection(entry=second, reason="undecodable", detail="")
+        if refused == keys.REJECTED:
+            with pytest.raises(RedisError, match="WRONGTYPE"):
+                await queue.reject(gone)
+        else:
+            with pytest.raises(RedisError, match="WRONGTYPE"):
+                await queue.complete(done)
+        assert redis.xlen(keys.EVENTS) == 2
+        assert redis.xpending(keys.EVENTS, keys.BRIDGE_GROUP)["pending"] == 2
+        redis.delete(refused)
+        assert await queue.complete(done) == [Outcome.STORED]
+        assert await queue.reject(gone)
+        assert (redis.xlen(keys.EVENTS), redis.xlen(keys.DIRECTIONS), redis.xlen(keys.REJECTED)) == (0, 1, 1)
+
+    with_client(redis_server, use)
+
+
+def test_deliveries_are_counted_for_each_entry_however_many_lie_between(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        put(redis, *(event(number) for number in range(2002)))
+        entries = await EventQueue(client, "dead", 10).read(3000)
+        let_pass(redis, "dead", 0)
+        redis.xclaim(
+            keys.EVENTS, keys.BRIDGE_GROUP, "dead", 0, [entry.entry_id for entry in entries[1:-1]], justid=True
+        )
+        for entry, deliveries in ((entries[0], 4), (entries[-1], 7)):
+            redis.xclaim(
+                keys.EVENTS, keys.BRIDGE_GROUP, "dead", 0, [entry.entry_id], idle=60_000, retrycount=deliveries
+            )
+        claimed = await EventQueue(client, "one", 30).claim(300, held=[])
+        assert {entry.entry_id: entry.tries for entry in claimed} == {
+            entries[0].entry_id: 5, entries[-1].entry_id: 8,
+        }  # fmt: skip
+
+    with_client(redis_server, use)
+
+
 def test_results_are_counted_by_run(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1), event(2), event(2), event(1, run_id=8), event(1, run_id=0))

@@ -14,6 +14,7 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from bridge.inference import BatchInference
+from bridge.lease import LeaseKeeper
 from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.worker import Worker
@@ -68,12 +69,15 @@ async def _work(
         checkpoint=model.checkpoint,
         known_answers=len(model.known_answers),
     )
+    queue = EventQueue(redis, settings.consumer, settings.claim_idle_s)
     worker = Worker(
         settings,
-        EventQueue(redis, settings.consumer, settings.claim_idle_s),
+        queue,
         BatchInference(client, model, nominal_icecube86().position_m, metrics=metrics, log=log),
+        LeaseKeeper(
+            queue, lambda: read_status_asyncio(redis), claim_idle_s=settings.claim_idle_s, metrics=metrics, log=log
+        ),
         model=model,
-        read_status=lambda: read_status_asyncio(redis),
         metrics=metrics,
         log=log,
     )

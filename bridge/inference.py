@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.metrics import BridgeMetrics
+from bridge.suspects import is_exhausted
+from icestream import wire
+from icestream.event import InvalidEvent
 from icestream.inference.batching import Batch, QueuedEvent
 from icestream.inference.client import Answer, TritonClient
 from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
@@ -27,6 +30,19 @@ class PendingEvent(QueuedEvent):
     """An event whose entry this bridge holds."""
 
     entry: Entry
+
+
+def decode(entry: Entry) -> tuple[PendingEvent, int]:
+    """The event of an entry, and how many of its pulses were outside the readout window and dropped.
+
+    Raises:
+        InvalidEvent: it can never be reconstructed, or has failed alone too often.
+    """
+    if is_exhausted(entry.tries):
+        raise InvalidEvent("too_many_tries", f"{entry.tries} deliveries without a result")
+    whole = wire.decode_event(entry.payload)
+    event = whole.within_readout()
+    return PendingEvent(event, entry.read_ns, entry), whole.n_pulses - event.n_pulses
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@
                  │ invalid                                   │ refused: bisect, then alone
                  └───────────────────▶ reject ◀──────────────┘
 
-One task reads, one renews and claims, and each request in flight has its own. There is no batching delay: a request is sent
+One task reads, one renews, and each request in flight has its own. Entries that another bridge has left are tried one at a
+time, with nothing else held (bridge/suspects.py). There is no batching delay: a request is sent
 as soon as a slot is free. So batches have one event when the stream is calm, and fill up under backlog.
 """
 
@@ -14,11 +15,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-from bridge.inference import BatchInference, InferredBatch, PendingEvent
+from bridge.inference import BatchInference, InferredBatch, PendingEvent, decode
+from bridge.lease import LeaseKeeper
 from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.showcase import Showcase
-from icestream import wire
+from bridge.suspects import in_order
 from icestream.event import InvalidEvent
 from icestream.inference.batching import Batch, LengthQueues, infer_bisecting
 from icestream.inference.errors import RequestRefused
@@ -27,37 +29,33 @@ from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
 from icestream.streams.connection import RedisError
 from icestream.streams.event_queue import Entry, EventQueue, Rejection
-from icestream.streams.status import StreamStatus
 
 READ_AT_ONCE = 256  # entries; more in one reply would delay the answers of requests in flight
-MAX_TRIES = 10  # deliveries without a result, after which an entry is rejected: it may crash bridges
+SUSPECTS_AT_ONCE = 256  # that are tried before new entries are read again
 
 T = TypeVar("T")
 
 
 class Worker:
-    """One bridge at work. `stop()` ends `run()` once everything in flight is stored.
-
-    Args:
-        read_status: reads the state of the streams.
-    """
+    """One bridge at work. `stop()` ends `run()` once everything in flight is stored."""
 
     def __init__(
         self,
         settings: BridgeSettings,
         queue: EventQueue,
         inference: BatchInference,
+        lease: LeaseKeeper,
         *,
         model: ModelDescription,
-        read_status: Callable[[], Awaitable[StreamStatus]],
         metrics: BridgeMetrics,
         log: Log,
     ):
-        self._settings, self._metrics, self._log = settings, metrics, log
-        self._queue, self._inference, self._read_status = queue, inference, read_status
+        self._settings, self._queue, self._inference = settings, queue, inference
+        self._metrics, self._log = metrics, log
         self._waiting = LengthQueues[PendingEvent](model.max_pulses, min(settings.max_batch, model.max_batch))
         self._showcase = Showcase() if settings.show else None
-        self._held: set[bytes] = set()  # ids of entries that were read and are neither completed nor rejected
+        self._held = lease.held
+        self._lease = lease
         self._requests: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Task[None] | None = None  # a request task that raised an unexpected exception
         self._stopping = asyncio.Event()
@@ -70,7 +68,7 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped; then finish what is in flight, for `drain_s` at most."""
         reading = asyncio.create_task(self._read_forever())
-        renewing = asyncio.create_task(self._renew_and_claim())
+        renewing = asyncio.create_task(self._lease.run())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({reading, renewing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         self.stop()
@@ -95,43 +93,49 @@ class Worker:
         await self._retry(self._queue.join)
         while not self._stopping.is_set():
             self._metrics.beat()
+            if self._lease.abandoned:
+                await self._try_suspects()
             room = self._settings.max_held - len(self._held)
             if room <= 0:
-                self._capacity.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._capacity.wait(), 1.0)
+                await self._wait_for_capacity()
                 continue
             count = min(room, READ_AT_ONCE)
             await self._accept(await self._retry(lambda: self._queue.read(count)))  # noqa: B023 (awaited at once)
 
-    async def _renew_and_claim(self) -> None:
-        """Renew held entries, claim those that no bridge renews, and expose the state of the streams."""
-        while True:
-            try:
-                await self._queue.renew(self._held)
-                if not self._stopping.is_set():  # ignores max_held: otherwise a full bridge would never claim
-                    entries = await self._queue.claim(READ_AT_ONCE, self._held)
-                    if entries:
-                        self._log.info("claimed entries", entries=len(entries))
-                        self._metrics.claimed(len(entries))
-                        await self._accept(entries)
-                self._metrics.stream_status(await self._read_status())
-            except RedisError as error:
-                self._metrics.retry("redis")
-                self._log.warning("Redis command failed", error=str(error))
-            await asyncio.sleep(min(self._settings.claim_idle_s / 4, 2.0))
+    async def _try_suspects(self) -> None:
+        """Try entries that another bridge has left, one at a time and with nothing else held."""
+        await self._drain()
+        suspects = in_order(await self._retry(lambda: self._queue.abandoned(self._held)))
+        for suspect in suspects[:SUSPECTS_AT_ONCE]:
+            if self._stopping.is_set():
+                return
+            if entry := await self._retry(lambda: self._queue.claim(suspect)):  # noqa: B023 (awaited at once)
+                self._metrics.claimed(1)
+                self._log.info("claimed an entry", entry_id=entry.entry_id.decode(), tries=entry.tries)
+                await self._accept([entry])
+                await self._drain()
+        self._lease.abandoned = len(suspects) > SUSPECTS_AT_ONCE
+
+    async def _drain(self) -> None:
+        """Wait until nothing is held, or a stop is requested."""
+        while self._held and not self._stopping.is_set():
+            self._metrics.beat()
+            await self._wait_for_capacity()
+
+    async def _wait_for_capacity(self) -> None:
+        """Wait until a request has ended, for a second at most."""
+        self._capacity.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._capacity.wait(), 1.0)
 
     async def _accept(self, entries: list[Entry]) -> None:
         """Decode entries one by one, so that an invalid one fails alone."""
         for entry in entries:
             self._held.add(entry.entry_id)
             try:
-                if entry.tries > MAX_TRIES:
-                    raise InvalidEvent("too_many_tries", f"{entry.tries} deliveries without a result")
-                whole = wire.decode_event(entry.payload)
-                event = whole.within_readout()
-                self._metrics.pulses_dropped(whole.n_pulses - event.n_pulses)
-                self._waiting.add(PendingEvent(event, entry.read_ns, entry))
+                pending, dropped_pulses = decode(entry)
+                self._metrics.pulses_dropped(dropped_pulses)
+                self._waiting.add(pending)
             except InvalidEvent as error:
                 await self._reject(Rejection(entry=entry, reason=error.reason, detail=str(error)))
         self._metrics.holding(len(self._held))

@@ -18,6 +18,7 @@ from icestream.streams import keys
 from icestream.streams.connection import BLOCK_MS, AsyncRedis, ResponseError
 from icestream.streams.scripts import load
 
+LISTED = 1000  # abandoned entries that are listed at a time
 REMEMBERED_S = 300  # completed events are remembered for one to two of these: far longer than a write is repeated
 
 
@@ -29,6 +30,15 @@ class Entry:
     payload: bytes  # empty if the entry has no such field
     tries: int  # deliveries, this one included
     read_ns: int  # Unix time
+
+
+@dataclass(frozen=True, kw_only=True)
+class PendingEntry:
+    """An entry that was delivered to some bridge."""
+
+    entry_id: bytes
+    deliveries: int
+    age_rank: int  # 0: the oldest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +96,39 @@ class EventQueue:
         now = time.time_ns()
         return [_entry(entry_id, fields, 1, now) for _, entries in reply for entry_id, fields in entries]
 
-    async def claim(self, count: int, held: Iterable[bytes]) -> list[Entry]:
-        """Up to `count` entries that their bridge no longer renews, except those that this bridge still holds."""
-        reply: list[Any] = await self._redis.xautoclaim(
-            keys.EVENTS, keys.BRIDGE_GROUP, self._consumer, self._idle_ms, start_id="0-0", count=count
-        )
+    async def abandoned(self, held: Iterable[bytes]) -> list[PendingEntry]:
+        """Entries that their bridge no longer renews, the oldest first, except those that this bridge still holds."""
         own = set(held)
-        claimed = [(entry_id, fields) for entry_id, fields in reply[1] if fields is not None and entry_id not in own]
-        if not claimed:
-            return []
-        async with self._redis.pipeline(transaction=False) as pipe:  # one by one: between them there may be thousands
-            for entry_id, _ in claimed:
-                pipe.xpending_range(keys.EVENTS, keys.BRIDGE_GROUP, entry_id, entry_id, count=1)
-            details = await pipe.execute()
-        now = time.time_ns()
+        try:
+            found: list[Any] = await self._redis.xpending_range(
+                keys.EVENTS, keys.BRIDGE_GROUP, min="-", max="+", count=LISTED, idle=self._idle_ms
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return []  # the stream was deleted; `read` joins again
         return [
-            _entry(entry_id, fields, int(found[0]["times_delivered"]), now)
-            for (entry_id, fields), found in zip(claimed, details, strict=True)
-            if found  # else another bridge has dealt with it meanwhile
+            PendingEntry(entry_id=entry["message_id"], deliveries=int(entry["times_delivered"]), age_rank=rank)
+            for rank, entry in enumerate(found)
+            if entry["message_id"] not in own
         ]
+
+    async def claim(self, pending: PendingEntry) -> Entry | None:
+        """Take over an abandoned entry; None if another bridge was faster, or if it was deleted."""
+        found: list[Any] = await self._redis.xclaim(
+            keys.EVENTS,
+            keys.BRIDGE_GROUP,
+            self._consumer,
+            min_idle_time=self._idle_ms,
+            message_ids=[pending.entry_id],
+        )
+        now = time.time_ns()
+        if not found or found[0][1] is None:
+            return None
+        [detail] = await self._redis.xpending_range(
+            keys.EVENTS, keys.BRIDGE_GROUP, pending.entry_id, pending.entry_id, count=1
+        )
+        return _entry(found[0][0], found[0][1], int(detail["times_delivered"]), now)
 
     async def renew(self, held: Iterable[bytes]) -> None:
         """Extend the lease on entries that this bridge still works on."""

@@ -1,5 +1,8 @@
 """The bridge as a process, between a real Redis and a real Triton."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,12 +15,14 @@ import onnxruntime
 import pytest
 
 from bridge.inference import MAX_FAILURES
+from bridge.suspects import MAX_ALONE
 from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.direction import opening_angle
 from icestream.sources.simulation.simulator import simulated_events
 from icestream.streams import keys
 from icestream.tensors import pad
+from tests.bridge.crashing_bridge import POISON
 from tests.events import HOSTILE, event, put, results
 from tests.servers import Program, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
@@ -230,6 +235,27 @@ def test_killed_bridges_lose_and_double_nothing(redis: Any, bridge: Start) -> No
     wait_until(finished(redis, 1500), "all results")
     assert sorted(one.event_id for one in results(redis)) == list(range(1500))
     assert last.metric("icestream_bridge_claimed_events_total") > 0
+
+
+def test_an_event_that_crashes_its_bridges_is_rejected_and_no_other(
+    redis: Any, redis_server: RedisProcess, triton: TritonProcess
+) -> None:
+    put(redis, *(event(number) for number in range(300)))
+    environment = {
+        **os.environ, "ICESTREAM_BRIDGE_REDIS_URL": redis_server.url, "ICESTREAM_BRIDGE_TRITON_URL": triton.url,
+        "ICESTREAM_BRIDGE_CLAIM_IDLE_S": "0.5", "ICESTREAM_BRIDGE_METRICS_PORT": "0",
+    }  # fmt: skip
+    command, deaths = [sys.executable, "-m", "tests.bridge.crashing_bridge"], 0
+    while not finished(redis, 300)():
+        assert deaths <= 1 + MAX_ALONE
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: process.poll() is not None or finished(redis, 300)(), "a crash or the end")
+            deaths += process.poll() == 9
+            process.terminate()
+    assert deaths == 1 + MAX_ALONE
+    [(_, fields)] = redis.xrange(keys.REJECTED)
+    assert (wire.decode_event(fields[b"e"]).event_id, fields[b"reason"]) == (POISON, b"too_many_tries")
+    assert sorted(one.event_id for one in results(redis)) == [number for number in range(300) if number != POISON]
 
 
 def test_an_entry_that_outlives_many_bridges_is_put_aside(redis: Any, bridge: Start) -> None:

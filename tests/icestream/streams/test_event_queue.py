@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect, connect_asyncio
-from icestream.streams.event_queue import EventQueue, Outcome, Rejection
+from icestream.streams.event_queue import Entry, EventQueue, Outcome, Rejection
 from icestream.streams.publisher import Publisher, stored_since
 from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
 from tests.events import event, made_result, put, results
@@ -72,7 +72,7 @@ def test_deliveries_are_counted_for_each_entry_however_many_lie_between(redis: A
             redis.xclaim(
                 keys.EVENTS, keys.BRIDGE_GROUP, "dead", 0, [entry.entry_id], idle=60_000, retrycount=deliveries
             )
-        claimed = await EventQueue(client, "one", 30).claim(300, held=[])
+        claimed = await claim_all(EventQueue(client, "one", 30))
         assert {entry.entry_id: entry.tries for entry in claimed} == {
             entries[0].entry_id: 5, entries[-1].entry_id: 8,
         }  # fmt: skip
@@ -155,6 +155,12 @@ def test_finished_events_are_not_remembered_for_ever(redis: Any, redis_server: R
     with_client(redis_server, use)
 
 
+async def claim_all(queue: EventQueue, held: Sequence[bytes] = ()) -> list[Entry]:
+    """Claim all abandoned entries."""
+    claimed = [await queue.claim(pending) for pending in await queue.abandoned(held)]
+    return [entry for entry in claimed if entry is not None]
+
+
 def let_pass(redis: Any, consumer: str, idle_ms: int) -> None:
     """Make the entries of a consumer look as if it had not renewed them for this long."""
     for entry in redis.xpending_range(keys.EVENTS, keys.BRIDGE_GROUP, "-", "+", 100, consumer):
@@ -168,9 +174,9 @@ def test_entries_of_a_dead_bridge_are_claimed_and_their_deliveries_counted(
         put(redis, event(1), event(2))
         assert len(await EventQueue(client, "dead", 10).read(10)) == 2
         alive = EventQueue(client, "alive", 10)
-        assert await alive.claim(10, held=[]) == []  # not idle for long enough
+        assert await claim_all(alive) == []  # not idle for long enough
         let_pass(redis, "dead", 10_000)
-        claimed = await alive.claim(10, held=[])
+        claimed = await claim_all(alive)
         assert [entry.tries for entry in claimed] == [2, 2]
         assert all(entry.payload for entry in claimed)
 
@@ -185,9 +191,9 @@ def test_a_living_bridge_keeps_what_it_renews(redis: Any, redis_server: RedisPro
         for _ in range(4):
             let_pass(redis, "slow", 9_000)
             await slow.renew([entry.entry_id])
-            assert await other.claim(10, held=[]) == []
+            assert await claim_all(other) == []
         let_pass(redis, "slow", 10_000)
-        [claimed] = await other.claim(10, held=[])
+        [claimed] = await claim_all(other)
         assert claimed.tries == 2  # renewing is no delivery
 
     with_client(redis_server, use)
@@ -199,7 +205,7 @@ def test_a_bridge_does_not_claim_what_it_holds(redis: Any, redis_server: RedisPr
         queue = EventQueue(client, "one", 10)
         first, second = await queue.read(10)
         let_pass(redis, "one", 10_000)
-        [again] = await queue.claim(10, held=[first.entry_id])
+        [again] = await claim_all(queue, held=[first.entry_id])
         assert again.entry_id == second.entry_id
 
     with_client(redis_server, use)

@@ -11,9 +11,10 @@ from bridge.metrics import BridgeMetrics
 from bridge.suspects import is_exhausted
 from icestream import wire
 from icestream.event import InvalidEvent
-from icestream.inference.batching import Batch, QueuedEvent
+from icestream.inference.batching import Batch, BatchLimit, QueuedEvent
 from icestream.inference.client import Answer, TritonClient
 from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
+from icestream.inference.gate import Gate
 from icestream.inference.model import ModelDescription
 from icestream.linefit import linefit
 from icestream.result import Result
@@ -22,6 +23,8 @@ from icestream.service.retry import pauses
 from icestream.streams.event_queue import Entry
 from icestream.tensors import Arrays, pad
 
+MAX_LOST = 3  # requests with one event, alone, that are lost while Triton gives its known answers before and after
+MAX_INVALID = 2  # times that Triton calls a single event invalid
 MAX_FAILURES = 8  # (about 10 s) before an event alone in its request is rejected, if the known answers are still right
 
 
@@ -73,6 +76,8 @@ class BatchInference:
     ):
         self._client, self._model, self._position_m = client, model, position_m
         self._metrics, self._log = metrics, log
+        self._gate = Gate()
+        self.limit = BatchLimit(model.max_batch)
 
     async def infer(self, batch: Batch[PendingEvent]) -> InferredBatch:
         """The answer to a batch, however long Triton is away; raises RequestRefused where asking again does not help."""
@@ -86,7 +91,7 @@ class BatchInference:
         )
         sent_ns, started = time.time_ns(), time.monotonic()
         try:
-            answer = await self._ask_until_answered(inputs, alone=len(events) == 1)
+            answer = await self._ask_until_answered(inputs, batch)
             return InferredBatch(inputs=inputs, answer=answer, sent_ns=sent_ns, answered_ns=time.time_ns())
         except RequestRefused:
             if len(events) > 1:
@@ -132,26 +137,55 @@ class BatchInference:
             for queued, direction, kappa, radius_50_deg, radius_90_deg, guess in rows
         ]
 
-    async def _ask_until_answered(self, inputs: Arrays, alone: bool) -> Answer:
-        failures = 0
+    async def _ask_until_answered(self, inputs: Arrays, batch: Batch[PendingEvent]) -> Answer:
+        """Ask until there is an answer; raises RequestRefused where the batch, and nothing else, is the cause that there is none.
+
+        A request that is lost (Triton dies, or does not answer in time) is sent again alone, once Triton gives its known answers.
+        If it is lost again it is bisected, until the event at which Triton dies is alone.
+        """
+        single, suspect, failures = len(batch.queued) == 1, batch.suspect, 0
         for pause_s in pauses():
             try:
-                return await self._client.infer(inputs)
+                async with self._gate.alone() if suspect else self._gate.together():
+                    answer = await self._client.infer(inputs)
+                self.limit.answered()
+                return answer
             except TritonUnavailable as error:
                 self._metrics.retry("triton")
-                self._log.warning("request failed, retrying", error=str(error), pause_s=pause_s)
+                self._log.warning("request failed, retrying when Triton is well", error=str(error), alone=suspect)
+                if error.timed_out:
+                    self.limit.timed_out(len(batch.queued))
+                await self._until_well()
+                failures += suspect
+                if suspect and not (single and failures < MAX_LOST):
+                    raise RequestRefused(f"no answer, alone: {error}", final=False, reason="no_answer") from None
+                suspect = True
             except RequestRefused as error:
-                failures += 1
-                if error.final or not alone or (failures >= MAX_FAILURES and await self._gives_known_answers()):
+                if not single:
                     raise
                 self._metrics.retry("model")
                 self._log.warning("inference failed for one event, retrying", error=str(error), failures=failures)
-            await asyncio.sleep(pause_s)
+                if not await self._gives_known_answers():
+                    await self._until_well()  # the event is not the cause: this failure does not count
+                    continue
+                failures += 1
+                if failures >= (MAX_INVALID if error.final else MAX_FAILURES):
+                    raise
+                await asyncio.sleep(pause_s)
         raise AssertionError("pauses do not end")
+
+    async def _until_well(self) -> None:
+        """Wait until Triton serves the model and gives its known answers."""
+        for pause_s in pauses():
+            await asyncio.sleep(pause_s)
+            if await self._gives_known_answers():
+                return
+            self._metrics.retry("triton")
 
     async def _gives_known_answers(self) -> bool:
         """False while Triton fails at known events, too: then the event is not the cause."""
         try:
+            await self._client.describe_model()
             await self._client.check_known_answers(self._model)
         except (TritonUnavailable, ModelMismatch):
             return False

@@ -144,7 +144,7 @@ class Worker:
     def _dispatch(self) -> None:
         """Send queued events while there are free slots."""
         while self._waiting and len(self._requests) < self._settings.in_flight:
-            task = asyncio.create_task(self._process(self._waiting.next_batch()))
+            task = asyncio.create_task(self._process(self._waiting.next_batch(self._inference.limit.events)))
             self._requests.add(task)
             task.add_done_callback(self._request_done)
 
@@ -162,7 +162,7 @@ class Worker:
         async for part, inferred in infer_bisecting(batch, self._inference.infer):
             if isinstance(inferred, RequestRefused):
                 entry = part.queued[0].entry
-                await self._reject(Rejection(entry=entry, reason="refused_by_model", detail=str(inferred)))
+                await self._reject(Rejection(entry=entry, reason=inferred.reason, detail=str(inferred)))
             else:
                 await self._complete(part, inferred)
 

@@ -17,7 +17,7 @@ READOUT_NS = (0.0, 1e5)  # triggers, and what is merged with them, fill some 10 
 # Why an event, or an entry of the stream, can never be reconstructed.
 REASONS = (
     "undecodable", "wrong_version", "ragged", "empty", "too_large", "unknown_sensor", "not_finite", "outside_readout",
-    "too_many_tries", "refused_by_model",
+    "too_many_tries", "refused_by_model", "no_answer",
 )  # fmt: skip
 
 

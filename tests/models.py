@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from export.triton_config import parameter
 from icestream.detector import nominal_icecube86
+from icestream.inference import known_answers
+from icestream.inference.known_answers import KnownAnswer
+from tests.events import event
 
-# A model with the stream's inputs and outputs that answers with its first pulse's sensor, and refuses a charge of 13 as
-# invalid and of 17 as a failure: what a broken event does to a batch, made visible.
+# A model with the stream's inputs and outputs that answers with its first pulse's sensor. A charge of 13 is refused as invalid,
+# 17 fails, 19 kills the server, 23 takes 6 s, and 29 takes 0.1 s for each event: what an event does to a batch, made visible.
 PICKY_MODEL = """
+import os, signal, time
+
 import numpy as np
 import triton_python_backend_utils as pb
 
@@ -24,6 +30,9 @@ class TritonPythonModel:
             if (charge == 13).any():
                 responses.append(pb.InferenceResponse(error=pb.TritonError("13 is refused", pb.TritonError.INVALID_ARG)))
                 continue
+            if (charge == 19).any():
+                os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(6.0 * (charge == 23).any() + 0.1 * (charge == 29).any(axis=1).sum())
             if (charge == 17).any():
                 responses.append(pb.InferenceResponse(error=pb.TritonError("17 fails", pb.TritonError.INTERNAL)))
                 continue
@@ -71,7 +80,9 @@ def add_test_models(repository: Path) -> None:
     (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
     config = re.sub(r'parameters \{ key: "self_test".*?\n \} \}\n', "", config, flags=re.DOTALL)
     config = config.replace('name: "icemix"', 'name: "picky"').replace('backend: "onnxruntime"', 'backend: "python"')
-    (repository / "picky" / "config.pbtxt").write_text(config)
+    known = KnownAnswer(event(5, charge=1.0), (0.0, 0.0, 1.0), float(event(5).sensor_id[0]))
+    self_test = parameter("self_test", known_answers.encode([known]))
+    (repository / "picky" / "config.pbtxt").write_text(config + self_test)
     other = config.replace('"picky"', '"other"').replace(
         '{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }'
     )

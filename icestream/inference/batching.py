@@ -32,6 +32,7 @@ class Batch(Generic[Q]):
 
     queued: list[Q]
     length: int  # padded
+    suspect: bool = False  # a part of a request that was refused or lost
 
     @property
     def events(self) -> list[Event]:
@@ -40,7 +41,7 @@ class Batch(Generic[Q]):
     def halves(self) -> tuple["Batch[Q]", "Batch[Q]"]:
         """The batch cut in two; it must have at least two events."""
         middle = len(self.queued) // 2
-        return Batch(self.queued[:middle], self.length), Batch(self.queued[middle:], self.length)
+        return Batch(self.queued[:middle], self.length, True), Batch(self.queued[middle:], self.length, True)
 
 
 class LengthQueues(Generic[Q]):
@@ -63,14 +64,34 @@ class LengthQueues(Generic[Q]):
         self._queues[padded_length(queued.event.n_pulses, self._max_pulses)].append(queued)
         self._count += 1
 
-    def next_batch(self) -> Batch[Q]:
-        """Remove and return the next batch; there must be an event."""
+    def next_batch(self, at_most: int | None = None) -> Batch[Q]:
+        """Remove and return the next batch, of at most this many events; there must be an event."""
         length, queue = min(
             ((length, queue) for length, queue in self._queues.items() if queue), key=lambda pair: pair[1][0].read_ns
         )
-        queued = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+        size = min(len(queue), self._max_batch, at_most or self._max_batch)
+        queued = [queue.popleft() for _ in range(size)]
         self._count -= len(queued)
         return Batch(queued, length)
+
+
+class BatchLimit:
+    """How many events a request may have: half as many after one that was not answered in time, and slowly more again."""
+
+    ANSWERED = 20  # requests in time, after which one more event is tried
+
+    def __init__(self, largest: int):
+        self._largest, self.events, self._answered = largest, largest, 0
+
+    def timed_out(self, events: int) -> None:
+        """A request with this many events was not answered in time."""
+        self.events, self._answered = max(1, min(self.events, events // 2)), 0
+
+    def answered(self) -> None:
+        """A request was answered in time."""
+        self._answered += 1
+        if self._answered >= self.ANSWERED and self.events < self._largest:
+            self.events, self._answered = self.events + 1, 0
 
 
 async def infer_bisecting(

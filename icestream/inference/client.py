@@ -115,7 +115,8 @@ class TritonClient:
         except InferenceServerException as error:
             status = str(error.status()).removeprefix("StatusCode.")
             if status in _UNAVAILABLE:
-                raise TritonUnavailable(f"{status}: {error.message()}") from None
+                timed_out = status == "DEADLINE_EXCEEDED"
+                raise TritonUnavailable(f"{status}: {error.message()}", timed_out) from None
             raise RequestRefused(f"{status}: {error.message()}", final=status == "INVALID_ARGUMENT") from None
         events = len(inputs["n_pulses"])
         try:
@@ -124,7 +125,7 @@ class TritonClient:
         except (ValueError, AttributeError) as error:  # an output is missing, or its bytes do not fit the request
             raise RequestRefused(f"the answer does not fit the request: {error}", final=False) from None
         if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
-            raise RequestRefused("the answer has numbers that are not finite", final=True)
+            raise RequestRefused("the answer has numbers that are not finite", final=False)
         return Answer(
             direction=direction,
             kappa=kappa,

@@ -3,7 +3,6 @@
     InferenceError
     ├── TritonUnavailable   transient: wait and ask again, nothing is lost
     ├── RequestRefused      poison: Triton will not or cannot answer this request; bisect it until one event is left
-    │                         .final: asking again cannot help
     └── ModelMismatch       fatal: the served model is not the exported one; exit with the message
 
 An event that can never be reconstructed is `icestream.event.InvalidEvent`: it is rejected with its reason.
@@ -15,15 +14,24 @@ class InferenceError(Exception):
 
 
 class TritonUnavailable(InferenceError):
-    """Triton cannot be reached, is starting, or is overloaded."""
+    """Triton cannot be reached, is starting, is overloaded, or has not answered in time (`timed_out`)."""
+
+    def __init__(self, message: str, timed_out: bool = False):
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class RequestRefused(InferenceError):
-    """Triton answered that it will not or cannot do this request."""
+    """Triton answered that it will not or cannot do this request, or gives no answer to it while it answers others.
 
-    def __init__(self, message: str, final: bool):
+    Attributes:
+        final: the request itself is invalid, as Triton says: asking many times does not help.
+        reason: why an event that is refused alone is rejected, one of icestream.event.REASONS.
+    """
+
+    def __init__(self, message: str, final: bool, reason: str = "refused_by_model"):
         super().__init__(message)
-        self.final = final
+        self.final, self.reason = final, reason
 
 
 class ModelMismatch(InferenceError):

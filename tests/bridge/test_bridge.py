@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from bridge.inference import MAX_FAILURES
+from bridge.inference import MAX_FAILURES, MAX_LOST
 from bridge.suspects import MAX_ALONE
 from icestream import wire
 from icestream.detector import nominal_icecube86
@@ -114,6 +114,43 @@ def test_an_event_at_which_triton_fails_is_tried_again_and_then_rejected(redis: 
     wait_until(finished(redis, 2), "both are dealt with")
     assert [one.event_id for one in results(redis)] == [2]
     assert process.metric("icestream_bridge_retries_total") >= 2
+
+
+def rejected(redis: Any) -> dict[int, bytes]:
+    """event_id → reason of the rejected entries."""
+    found = [fields for _, fields in redis.xrange(keys.REJECTED)]
+    return {wire.decode_event(fields[b"e"]).event_id: fields[b"reason"] for fields in found}
+
+
+def test_an_event_that_kills_triton_is_rejected_and_no_other(redis: Any, bridge: Start, triton: TritonProcess) -> None:
+    put(redis, *(event(number, charge=19.0 if number == 7 else 1.0) for number in range(40)))
+    process, deaths = bridge(model="picky"), 0
+    while not finished(redis, 40)():
+        wait_until(lambda: not triton.alive or finished(redis, 40)(), "Triton dies, or all are dealt with")
+        if not triton.alive:
+            deaths += 1
+            triton.kill()
+            triton.start()
+    assert rejected(redis) == {7: b"no_answer"}
+    assert sorted(one.event_id for one in results(redis)) == [number for number in range(40) if number != 7]
+    assert MAX_LOST < deaths <= MAX_LOST + 7  # with others, alone, in each half, by itself
+    assert process.metric("icestream_bridge_in_flight_requests") == 0
+
+
+def test_an_event_that_takes_too_long_is_rejected_and_no_other(redis: Any, bridge: Start) -> None:
+    put(redis, *(event(number, charge=23.0 if number == 3 else 1.0) for number in range(12)))
+    bridge(model="picky", request_timeout_s=2)
+    wait_until(finished(redis, 12), "all are dealt with", 240)
+    assert rejected(redis) == {3: b"no_answer"}
+    assert sorted(one.event_id for one in results(redis)) == [number for number in range(12) if number != 3]
+
+
+def test_a_slow_model_gets_smaller_batches_and_loses_nothing(redis: Any, bridge: Start) -> None:
+    put(redis, *(event(number, charge=29.0) for number in range(80)))
+    bridge(model="picky", request_timeout_s=2)  # 32 events take 3.2 s
+    wait_until(finished(redis, 80), "all results", 240)
+    assert rejected(redis) == {}
+    assert len(results(redis)) == 80
 
 
 def test_a_lone_event_is_sent_without_waiting_for_others(redis: Any, bridge: Start) -> None:
@@ -296,9 +333,8 @@ def test_a_triton_that_is_sick_makes_events_wait_rather_than_be_rejected(
     triton.kill_backends()
     put(redis, event(1), event(2))
     try:
-        wait_until(
-            lambda: f'"failures": {MAX_FAILURES + 1}' in process.log, "more tries in vain than an event has", 120
-        )
+        retries = "icestream_bridge_retries_total"
+            wait_until(lambda: process.metric(retries) > 2 * MAX_FAILURES, "more tries in vain than two events have", 120)
     finally:
         triton.kill()
         triton.start()

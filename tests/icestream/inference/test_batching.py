@@ -3,7 +3,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
+from icestream.inference.batching import Batch, BatchLimit, LengthQueues, QueuedEvent, infer_bisecting
 from icestream.inference.errors import RequestRefused
 from icestream.tensors import padded_length
 from tests.events import event
@@ -62,3 +62,20 @@ def test_what_is_refused_is_found_alone_and_everything_else_is_answered_once(eve
         assert sorted(answered + refused) == list(range(events))
 
     asyncio.run(use())
+
+
+def test_a_limit_shrinks_at_once_and_grows_slowly() -> None:
+    limit = BatchLimit(32)
+    limit.timed_out(32)
+    limit.timed_out(32)  # sent at the same time as the first
+    assert limit.events == 16
+    limit.timed_out(16)
+    assert limit.events == 8
+    for _ in range(BatchLimit.ANSWERED):
+        limit.answered()
+    assert limit.events == 9
+    for _ in range(100 * BatchLimit.ANSWERED):
+        limit.answered()
+    assert limit.events == 32
+    limit.timed_out(1)
+    assert limit.events == 1

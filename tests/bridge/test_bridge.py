@@ -334,7 +334,7 @@ def test_a_triton_that_is_sick_makes_events_wait_rather_than_be_rejected(
     put(redis, event(1), event(2))
     try:
         retries = "icestream_bridge_retries_total"
-            wait_until(lambda: process.metric(retries) > 2 * MAX_FAILURES, "more tries in vain than two events have", 120)
+        wait_until(lambda: process.metric(retries) > 2 * MAX_FAILURES, "more tries in vain than two events have", 120)
     finally:
         triton.kill()
         triton.start()

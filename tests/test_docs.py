@@ -69,7 +69,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     "page", [path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]], ids=str
 )
 def test_prose_is_wrapped(page: Path) -> None:
-    """Mend it with `python -c "from icestream.results.markdown import wrap; …"`, or by hand."""
+    """At 120 columns, as `icestream.results.markdown.wrap` does it."""
     text = (ROOT / page).read_text()
     assert wrap(text) == text
 

@@ -15,7 +15,7 @@ from icestream.streams import keys
 from tests.compose.conftest import HEALTHY_S, System
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.compose
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 SOAK_S = 600
 
 

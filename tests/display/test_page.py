@@ -39,6 +39,7 @@ class Stream:
 
     def open(self, browser: Browser, path: str = "/", **context: Any) -> Page:
         page = browser.new_context(viewport={"width": 1440, "height": 900}, **context).new_page()
+        page.set_default_timeout(120_000)  # ms; WebGL is drawn by the processor here
         page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requested.append(request.url))
@@ -137,10 +138,10 @@ def test_a_killed_bridge_turns_its_lamp_and_back(browser: Browser, stream: Strea
     page.wait_for_selector("#lamp-bridges.on")
     assert page.is_hidden("#trouble") or "bridge" not in page.inner_text("#trouble")
     stream.bridge.kill()
-    page.wait_for_selector("#lamp-bridges.off", timeout=20_000)
+    page.wait_for_selector("#lamp-bridges.off")
     assert "No bridge is alive: events wait. (since " in page.inner_text("#trouble")
     stream.start_bridge()
-    page.wait_for_selector("#lamp-bridges.on", timeout=30_000)
+    page.wait_for_selector("#lamp-bridges.on")
     page.wait_for_function("() => !document.querySelector('#trouble').textContent.includes('bridge')")
     assert stream.errors == []
 
@@ -156,9 +157,7 @@ def test_a_page_that_has_lost_the_display_says_so_and_comes_back(
         "() => document.querySelector('#trouble').textContent.startsWith('The connection to the stream was lost')"
     )
     start(port=port)
-    page.wait_for_function(
-        "() => !document.querySelector('#trouble').textContent.startsWith('The connection')", timeout=20_000
-    )
+    page.wait_for_function("() => !document.querySelector('#trouble').textContent.startsWith('The connection')")
     page.wait_for_selector("#lamp-bridges.on")
 
 

@@ -85,7 +85,8 @@ def a_model_that_fails(system: System) -> Iterator[None]:
 @contextmanager
 def little_memory(system: System) -> Iterator[None]:
     lines = dict(line.split(":", 1) for line in system.redis("INFO", "memory") if ":" in line)
-    system.redis("CONFIG", "SET", "maxmemory", str(int(int(lines["used_memory"]) / 0.9)))  # between 0.8, which alarms, and full
+    almost_full = int(int(lines["used_memory"]) / 0.9)  # above the alarm's 0.8, below full
+    system.redis("CONFIG", "SET", "maxmemory", str(almost_full))
     try:
         yield
     finally:

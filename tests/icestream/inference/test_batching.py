@@ -46,10 +46,10 @@ def test_halves_are_the_whole() -> None:
 
 
 @given(st.integers(1, 12), st.sets(st.integers(0, 11)))
-def test_what_is_refused_is_found_alone_and_everything_else_is_answered_once(events: int, guilty: set[int]) -> None:
+def test_what_is_refused_is_found_alone_and_everything_else_is_answered_once(events: int, invalid: set[int]) -> None:
     async def ask(batch: Batch[QueuedEvent]) -> list[int]:
         numbers = [one.event.event_id for one in batch.queued]
-        if guilty & set(numbers):
+        if invalid & set(numbers):
             raise RequestRefused("no", final=True)
         return numbers
 
@@ -58,7 +58,7 @@ def test_what_is_refused_is_found_alone_and_everything_else_is_answered_once(eve
         async for part, answer in infer_bisecting(Batch([item(number, 5) for number in range(events)], 16), ask):
             numbers = [one.event.event_id for one in part.queued]
             (refused if isinstance(answer, RequestRefused) else answered).extend(numbers)
-        assert sorted(refused) == sorted(guilty & set(range(events)))
+        assert sorted(refused) == sorted(invalid & set(range(events)))
         assert sorted(answered + refused) == list(range(events))
 
     asyncio.run(use())

@@ -12,8 +12,8 @@ MAX_ALONE = 3  # deliveries alone without a result, after the one in company
 
 
 def in_order(abandoned: Iterable[PendingEntry]) -> list[PendingEntry]:
-    """Fewest deliveries first, then the oldest: an entry that crashes bridges comes after those that do not."""
-    return sorted(abandoned, key=lambda entry: (entry.deliveries, entry.age_rank))
+    """Fewest deliveries first, then as listed, the oldest first: an entry that crashes bridges comes after those that do not."""
+    return sorted(abandoned, key=lambda entry: entry.deliveries)
 
 
 def is_exhausted(tries: int) -> bool:

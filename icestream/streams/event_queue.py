@@ -38,7 +38,6 @@ class PendingEntry:
 
     entry_id: bytes
     deliveries: int
-    age_rank: int  # 0: the oldest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +107,8 @@ class EventQueue:
                 raise
             return []  # the stream was deleted; `read` joins again
         return [
-            PendingEntry(entry_id=entry["message_id"], deliveries=int(entry["times_delivered"]), age_rank=rank)
-            for rank, entry in enumerate(found)
+            PendingEntry(entry_id=entry["message_id"], deliveries=int(entry["times_delivered"]))
+            for entry in found
             if entry["message_id"] not in own
         ]
 

@@ -17,7 +17,10 @@ let following = !new URLSearchParams(location.search).has("event");
 let changed = 0;
 
 async function choose(id, byHand = true) {
-  if (byHand) follow(false);
+  if (byHand) {
+    follow(false);
+    history.replaceState(null, "", `/?event=${id}`);
+  }
   selected = id;
   changed = Date.now();
   const answer = await fetch(`/live/event/${id}`);
@@ -28,7 +31,6 @@ async function choose(id, byHand = true) {
   }
   const found = await answer.json();
   if (selected !== id) return;
-  if (byHand) history.replaceState(null, "", `/?event=${id}`);
   sky.mark({ ...found, half: found.radius_50_deg, most: found.radius_90_deg });
   display.show(found);
   showFacts(found);

@@ -20,7 +20,7 @@ from icestream.linefit import linefit
 from icestream.result import Result
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
-from icestream.streams.event_queue import Entry
+from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry
 from icestream.tensors import Arrays, pad
 
 MAX_LOST = 3  # requests with one event, alone, that are lost while Triton gives its known answers before and after
@@ -43,6 +43,8 @@ def decode(entry: Entry) -> tuple[PendingEvent, int]:
     """
     if is_exhausted(entry.tries):
         raise InvalidEvent("too_many_tries", f"{entry.tries} deliveries without a result")
+    if entry.size > len(entry.payload):
+        raise InvalidEvent("too_large", f"{entry.size} bytes, at most {MAX_PAYLOAD_BYTES} are read")
     whole = wire.decode_event(entry.payload)
     event = whole.within_readout()
     return PendingEvent(event, entry.read_ns, entry), whole.n_pulses - event.n_pulses
@@ -127,6 +129,7 @@ class BatchInference:
                     n_used=min(queued.event.n_pulses, batch.length),
                     model=self._model.name,
                     model_version=answer.model_version,
+                    checkpoint=self._model.checkpoint,
                     emitted_ns=queued.event.emitted_ns,
                     read_ns=queued.read_ns,
                     sent_ns=inferred.sent_ns,

@@ -29,7 +29,8 @@ class LeaseKeeper:
         log: Log,
     ):
         self._queue, self._read_status, self._metrics, self._log = queue, read_status, metrics, log
-        self.held: set[bytes] = set()  # ids of entries that were read and are neither completed nor rejected
+        # Entries that were read and are neither completed nor rejected, with the bytes of each.
+        self.held: dict[bytes, int] = {}
         self._pause_s = min(claim_idle_s / 4, LONGEST_PAUSE_S)
         self.abandoned = False  # entries of another bridge were there at the last look
 
@@ -38,6 +39,8 @@ class LeaseKeeper:
         while True:
             try:
                 await self._queue.renew(self.held)
+                if orphans := await self._queue.tidy():
+                    self._log.warning("entries that no bridge held, nor would read, are taken up", entries=orphans)
                 self.abandoned = bool(await self._queue.abandoned(self.held))
                 self._metrics.stream_status(await self._read_status())
             except RedisError as error:

@@ -25,12 +25,14 @@ TABLE = (
     Metric("bridge_dropped_pulses_total", "counter", "Pulses outside the readout window, left out"),
     Metric("bridge_in_flight_requests", "gauge", "Requests that Triton is working on"),
     Metric("bridge_held_events", "gauge", "Events read and not yet stored"),
+    Metric("bridge_held_bytes", "gauge", "Bytes of those events in the stream"),
     Metric("bridge_claimed_events_total", "counter", "Events claimed from another bridge"),
     Metric("bridge_retries_total", "counter", "Calls that failed and are repeated", label="target", values=TARGETS),
     Metric("bridge_split_requests_total", "counter", "Requests that Triton refused and that were bisected"),
     Metric("stream_backlog_entries", "gauge", "Entries of the event stream without a result"),
     Metric("stream_pending_entries", "gauge", "Entries that some bridge has read and not completed"),
     Metric("stream_oldest_pending_age_seconds", "gauge", "Age of the oldest of those"),
+    Metric("stream_oldest_unheld_age_seconds", "gauge", "Age of the oldest event that no bridge holds"),
     Metric(
         "stream_unrecorded_age_seconds", "gauge", "Age of the oldest result that the recorder has not put on disk"
     ),
@@ -69,8 +71,9 @@ class BridgeMetrics(ProcessMetrics):
         self.metrics["bridge_in_flight_requests"].dec()
         self._stage("triton", seconds)
 
-    def holding(self, events: int) -> None:
+    def holding(self, events: int, size: int) -> None:
         self.metrics["bridge_held_events"].set(events)
+        self.metrics["bridge_held_bytes"].set(size)
 
     def claimed(self, events: int) -> None:
         self.metrics["bridge_claimed_events_total"].inc(events)
@@ -85,6 +88,7 @@ class BridgeMetrics(ProcessMetrics):
         self.metrics["stream_backlog_entries"].set(status.backlog)
         self.metrics["stream_pending_entries"].set(status.pending)
         self.metrics["stream_oldest_pending_age_seconds"].set(status.oldest_pending_s)
+        self.metrics["stream_oldest_unheld_age_seconds"].set(status.oldest_unheld_s)
         self.metrics["stream_unrecorded_age_seconds"].set(status.oldest_unrecorded_s)
 
     def _stage(self, stage: str, seconds: float) -> None:

@@ -22,6 +22,7 @@ class BridgeSettings(StreamSettings):
     max_batch: int = Field(32, ge=1, description="events in one request, at most")
     in_flight: int = Field(4, ge=1, description="requests that Triton is given at a time, at most")
     max_held: int = Field(1024, ge=1, description="events held (read and not yet stored) at which no new ones are read")
+    max_held_mb: int = Field(64, ge=1, description="MB of those events at which no new ones are read")
     request_timeout_s: float = Field(
         60.0, gt=0, description="seconds after which a request counts as lost and is sent again"
     )

@@ -28,7 +28,7 @@ from icestream.inference.model import ModelDescription
 from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
 from icestream.streams.connection import RedisError
-from icestream.streams.event_queue import Entry, EventQueue, Rejection
+from icestream.streams.event_queue import READ_BYTES, Entry, EventQueue, Rejection
 
 READ_AT_ONCE = 256  # entries; more in one reply would delay the answers of requests in flight
 SUSPECTS_AT_ONCE = 256  # that are tried before new entries are read again
@@ -59,6 +59,7 @@ class Worker:
         self._requests: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Task[None] | None = None  # a request task that raised an unexpected exception
         self._stopping = asyncio.Event()
+        self._closed = False  # no request is sent any more
         self._capacity = asyncio.Event()
 
     def stop(self) -> None:
@@ -78,8 +79,11 @@ class Worker:
             await self._queue.leave()
         except (TimeoutError, RedisError):
             self._log.warning("stopped with events in flight; another bridge will claim them", held=len(self._held))
-        for task in (reading, renewing, *self._requests):
+        self._closed = True
+        tasks = (reading, renewing, *self._requests)
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for failed in (reading, renewing, self._failed):
             if failed and failed.done() and not failed.cancelled() and (error := failed.exception()):
                 raise error
@@ -96,11 +100,12 @@ class Worker:
             if self._lease.abandoned:
                 await self._try_suspects()
             room = self._settings.max_held - len(self._held)
-            if room <= 0:
+            size = self._settings.max_held_mb * 2**20 - sum(self._held.values())
+            if room <= 0 or size <= 0:
                 await self._wait_for_capacity()
                 continue
-            count = min(room, READ_AT_ONCE)
-            await self._accept(await self._retry(lambda: self._queue.read(count)))  # noqa: B023 (awaited at once)
+            count, size = min(room, READ_AT_ONCE), min(size, READ_BYTES)
+            await self._accept(await self._retry(lambda: self._queue.read(count, size)))  # noqa: B023 (awaited at once)
 
     async def _try_suspects(self) -> None:
         """Try entries that another bridge has left, one at a time and with nothing else held."""
@@ -131,19 +136,19 @@ class Worker:
     async def _accept(self, entries: list[Entry]) -> None:
         """Decode entries one by one, so that an invalid one fails alone."""
         for entry in entries:
-            self._held.add(entry.entry_id)
+            self._held[entry.entry_id] = len(entry.payload)
             try:
                 pending, dropped_pulses = decode(entry)
                 self._metrics.pulses_dropped(dropped_pulses)
                 self._waiting.add(pending)
             except InvalidEvent as error:
                 await self._reject(Rejection(entry=entry, reason=error.reason, detail=str(error)))
-        self._metrics.holding(len(self._held))
+        self._metrics.holding(len(self._held), sum(self._held.values()))
         self._dispatch()
 
     def _dispatch(self) -> None:
         """Send queued events while there are free slots."""
-        while self._waiting and len(self._requests) < self._settings.in_flight:
+        while self._waiting and not self._closed and len(self._requests) < self._settings.in_flight:
             task = asyncio.create_task(self._process(self._waiting.next_batch(self._inference.limit.events)))
             self._requests.add(task)
             task.add_done_callback(self._request_done)
@@ -185,8 +190,9 @@ class Worker:
         self._release([rejection.entry.entry_id])
 
     def _release(self, entry_ids: Iterable[bytes]) -> None:
-        self._held.difference_update(entry_ids)
-        self._metrics.holding(len(self._held))
+        for entry_id in entry_ids:
+            self._held.pop(entry_id, None)
+        self._metrics.holding(len(self._held), sum(self._held.values()))
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to Redis until it is answered: away, loading, out of memory, disk full, all may pass."""

@@ -26,7 +26,7 @@ from icestream.sources.kaggle import KaggleError, Replay
 from icestream.sources.simulation.simulator import Simulation
 from icestream.sources.source import Source
 from icestream.streams.connection import connect
-from icestream.streams.publisher import Publisher
+from icestream.streams.publisher import AnotherWriter, Backlog, Publisher
 
 
 def main() -> None:
@@ -47,10 +47,13 @@ def main() -> None:
             log=log,
             stop=stop,
         )
+        backlog = Backlog(settings.max_backlog, settings.max_backlog_mb * 2**20)
         description = {"source": settings.source, "rate": str(settings.rate), "seed": str(settings.seed)}
-        emission.run(source, run_id, limit=settings.count, max_backlog=settings.max_backlog, description=description)
+        emission.run(source, run_id, limit=settings.count, max_backlog=backlog, description=description)
     except (KaggleError, DetectorFileError) as error:
         sys.exit(f"emitter: {error}")
+    except AnotherWriter as error:
+        sys.exit(f"emitter: {error}; give another run id, or stop one of the two")
 
 
 def _source(settings: EmitterSettings) -> Source:

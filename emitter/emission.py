@@ -13,12 +13,42 @@ from icestream.service.logs import Log
 from icestream.service.retry import Stopped, retry
 from icestream.sources.source import EventAndTruth, Source
 from icestream.streams.connection import RedisError
-from icestream.streams.publisher import Publisher
+from icestream.streams.publisher import Backlog, PositionLost, Publisher
 
 TICK_S = 0.005  # events due within one tick are written together
 FULL_WAIT_S = 0.05
 
+BLOCK_S = 0.5
+MEASURED_S = 1.0  # the stream is measured so often at least
+PULSE_BYTES = 11  # of a pulse in the stream
+
 T = TypeVar("T")
+
+
+class _Room:
+    """Whether the stream has room for more events, in entries and in bytes.
+
+    Between two measurements the bytes are those that this emitter has written since.
+    """
+
+    def __init__(self, limit: Backlog, measure: Callable[[], Backlog]):
+        self._limit, self._measure = limit, measure
+        self._measured_s = 0.0
+        self._entries = self._size = 0
+
+    def left(self) -> bool:
+        if not self._fits() or time.monotonic() - self._measured_s > MEASURED_S:
+            found = self._measure()
+            self._entries, self._size, self._measured_s = found.entries, found.size, time.monotonic()
+        return self._fits()
+
+    def written(self, entries: int, pulses: int) -> None:
+        """Events with so many pulses were written, and the stream has so many entries now."""
+        self._entries = entries
+        self._size += PULSE_BYTES * pulses
+
+    def _fits(self) -> bool:
+        return self._entries < self._limit.entries and self._size < self._limit.size
 
 
 class Emission:
@@ -34,44 +64,61 @@ class Emission:
         self._publisher, self._pacing, self._metrics, self._log, self._stop = publisher, pacing, metrics, log, stop
 
     def run(
-        self, source: Source, run_id: int, *, limit: int | None, max_backlog: int, description: Mapping[str, str]
+        self, source: Source, run_id: int, *, limit: int | None, max_backlog: Backlog, description: Mapping[str, str]
     ) -> None:
         """Emit until the source ends, the run has `limit` events, or a stop is requested.
 
         Args:
+            max_backlog: at which the emitter waits.
             description: of the run, for readers of its results.
+
+        Raises:
+            AnotherWriter: another emitter writes this run now.
         """
         try:
             self._metrics.beat()
-            self._retry(lambda: self._publisher.describe(description))
-            self._run(source, run_id, limit, max_backlog)
+            self._retry(lambda: self._publisher.begin(description))
+            while True:
+                try:
+                    return self._run(source, run_id, limit, max_backlog)
+                except PositionLost as error:
+                    self._log.warning("Redis lost its last writes: events are emitted again from there", error=str(error))
         except Stopped:
             self._log.info("stopped")
 
-    def _run(self, source: Source, run_id: int, limit: int | None, max_backlog: int) -> None:
+    def _run(self, source: Source, run_id: int, limit: int | None, max_backlog: Backlog) -> None:
         emitted, position = self._retry(self._publisher.position)
         self._log.info("emitting", run_id=run_id, already_emitted=emitted, limit=limit)
         remaining = None if limit is None else max(limit - emitted, 0)
         events = Prefetcher(islice(source.events(run_id, position), remaining))
-        backlog = self._retry(self._publisher.backlog)
+        self._wait_for(events)  # before the schedule begins
+        room = _Room(max_backlog, lambda: self._retry(self._publisher.backlog))
         self._pacing.start()
         while not self._stop.is_set():
             self._metrics.beat()
-            if backlog >= max_backlog:
+            if not room.left():
                 self._stop.wait(FULL_WAIT_S)
                 self._metrics.waited(FULL_WAIT_S)
-                backlog = self._retry(self._publisher.backlog)
                 continue
             due = self._pacing.due()
-            batch = list(islice(events, due))
+            if due:
+                self._wait_for(events)
+            batch = events.take(due)
             if due and not batch:
                 self._log.info("source finished: all events are in the stream", run_id=run_id, emitted=emitted)
                 return
             if batch:
-                backlog = self._publish(emitted, batch)
+                room.written(self._publish(emitted, batch), sum(event.n_pulses for event, _ in batch))
                 emitted += len(batch)
             if (wait := self._pacing.wait_s()) > 0:
                 self._stop.wait(max(min(wait, 1.0), TICK_S))
+
+    def _wait_for(self, events: Prefetcher) -> None:
+        """Wait until an event, or the end, is there; a source may need seconds for it."""
+        while not events.wait(BLOCK_S):
+            self._metrics.beat()
+            if self._stop.is_set():
+                raise Stopped
 
     def _publish(self, first: int, batch: list[EventAndTruth]) -> int:
         started = time.monotonic()

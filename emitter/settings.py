@@ -52,4 +52,7 @@ class EmitterSettings(StreamSettings):
     )
     ice: Path | None = Field(None, description="ice_transparency.txt to simulate with")
     max_backlog: int = Field(10_000, ge=1, description="entries in the stream at which the emitter waits")
+    max_backlog_mb: int = Field(
+        256, ge=1, description="MB of the stream in Redis at which the emitter waits; below Redis's maxmemory"
+    )
     metrics_port: int = Field(9101, ge=0, le=65535, description="port of /metrics")

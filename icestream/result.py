@@ -18,11 +18,12 @@ class Result:
     n_used: int  # pulses the model was given
     model: str
     model_version: str
+    checkpoint: str = ""  # the weights behind it: file, digest, precision, geometry; empty in results of wire version 2
     emitted_ns: int  # Unix times in ns: written by the emitter,
     read_ns: int  # read by the bridge,
     sent_ns: int  # sent to Triton,
     answered_ns: int  # answered by Triton,
-    stored_ns: int  # handed to Redis to be stored
+    stored_ns: int  # stored in Redis, by its clock
 
     @property
     def latency_s(self) -> float:

@@ -4,22 +4,32 @@ The order of the elements is written out here, once, and in `docs/wire.md` for p
 little-endian bytes.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
 import numpy as np
 
-from icestream.event import INT64, Event, InvalidEvent
+from icestream.event import INT64, MAX_PULSES, Event, InvalidEvent
 from icestream.result import Result
 from icestream.truth import Truth
 
 EVENT_VERSION = TRUTH_VERSION = 1
-RESULT_VERSION = 2
+RESULT_VERSION = 3
 FIELD = b"e"  # the one field of an entry
 
+# Bounds also refuse NaN and infinity.
 Int64 = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[1])]
-Vector = tuple[float, float, float]
+UnixNs = Annotated[int, msgspec.Meta(ge=0, le=INT64[1])]
+Pulses = Annotated[int, msgspec.Meta(ge=0, le=MAX_PULSES)]
+Component = Annotated[float, msgspec.Meta(ge=-1.001, le=1.001)]  # of a unit vector, rounded
+Vector = tuple[Component, Component, Component]
+Degrees = Annotated[float, msgspec.Meta(ge=0, le=180.001)]
+Azimuth = Annotated[float, msgspec.Meta(ge=0, le=2 * math.pi + 1e-6)]
+Zenith = Annotated[float, msgspec.Meta(ge=0, le=math.pi + 1e-6)]
+Kappa = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+Word = Annotated[str, msgspec.Meta(max_length=300)]
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -41,9 +51,29 @@ class _Truth(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     version: int
     run_id: Int64
     event_id: Int64
-    azimuth: float
-    zenith: float
-    kind: str
+    azimuth: Azimuth
+    zenith: Zenith
+    kind: Word
+
+
+class _Result2(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    run_id: Int64
+    event_id: Int64
+    direction: Vector
+    kappa: Kappa
+    radius_50_deg: Degrees
+    radius_90_deg: Degrees
+    linefit: Vector
+    n_pulses: Pulses
+    n_used: Pulses
+    model: Word
+    model_version: Word
+    emitted_ns: Int64
+    read_ns: UnixNs
+    sent_ns: UnixNs
+    answered_ns: UnixNs
+    stored_ns: UnixNs
 
 
 class _Result(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -51,19 +81,20 @@ class _Result(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     run_id: Int64
     event_id: Int64
     direction: Vector
-    kappa: float
-    radius_50_deg: float
-    radius_90_deg: float
+    kappa: Kappa
+    radius_50_deg: Degrees
+    radius_90_deg: Degrees
     linefit: Vector
-    n_pulses: Int64
-    n_used: Int64
-    model: str
-    model_version: str
+    n_pulses: Pulses
+    n_used: Pulses
+    model: Word
+    model_version: Word
+    checkpoint: Word
     emitted_ns: Int64
-    read_ns: Int64
-    sent_ns: Int64
-    answered_ns: Int64
-    stored_ns: Int64
+    read_ns: UnixNs
+    sent_ns: UnixNs
+    answered_ns: UnixNs
+    stored_ns: UnixNs  # the last: a script in Redis writes it (complete.lua)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -123,26 +154,37 @@ R = TypeVar("R", Truth, Result)
 
 
 class _Codec(Generic[R]):
-    """The bytes of a record of plain values; its types are checked when it is decoded."""
+    """The bytes of a record of plain values; types and ranges are checked when it is decoded.
 
-    def __init__(self, record: type[R], layout: type[msgspec.Struct], version: int):
+    Args:
+        layouts: of each version that is read; the first is written.
+    """
+
+    def __init__(self, record: type[R], layouts: Mapping[int, type[msgspec.Struct]]):
         self._record: Callable[..., R] = record
-        self._layout, self._version = layout, version
-        self._names = layout.__struct_fields__[1:]
-        self._decode = msgspec.msgpack.Decoder(layout).decode
+        self._version, self._layout = next(iter(layouts.items()))
+        self._names = self._layout.__struct_fields__[1:]
+        self._read = {
+            version: (msgspec.msgpack.Decoder(layout).decode, layout.__struct_fields__[1:])
+            for version, layout in layouts.items()
+        }
 
     def encode(self, record: R) -> bytes:
         return _encode(self._layout(self._version, *(getattr(record, name) for name in self._names)))
 
     def decode(self, data: bytes) -> R:
-        """Raises InvalidEvent if the bytes are not such a record of this version."""
+        """Raises InvalidEvent if the bytes are not such a record of a version that is read."""
         try:
-            _check_version(data, self._version)
-            found = self._decode(data)
+            version = _decode_head(data).version
+            if version not in self._read:
+                known = " and ".join(map(str, sorted(self._read)))
+                raise InvalidEvent("wrong_version", f"version {version}, this program reads version {known}")
+            decode, names = self._read[version]
+            found = decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidEvent("undecodable", str(error)) from None
-        return self._record(**{name: getattr(found, name) for name in self._names})
+        return self._record(**{name: getattr(found, name) for name in names})
 
 
-TRUTH = _Codec(Truth, _Truth, TRUTH_VERSION)
-RESULT = _Codec(Result, _Result, RESULT_VERSION)
+TRUTH = _Codec(Truth, {TRUTH_VERSION: _Truth})
+RESULT = _Codec(Result, {RESULT_VERSION: _Result, 2: _Result2})

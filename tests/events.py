@@ -35,7 +35,7 @@ def made_result(event_id: int = 1, run_id: int = 7, **changes: Any) -> Result:
     values: dict[str, Any] = {
         "run_id": run_id, "event_id": event_id, "direction": (0.0, 0.6, 0.8), "kappa": 5.0, "radius_50_deg": 30.0,
         "radius_90_deg": 55.0, "linefit": (0.0, 0.0, 1.0),
-        "n_pulses": 20, "n_used": 20, "model": "icemix", "model_version": "1", "emitted_ns": 10**18, "read_ns": 10**18 + 10**6,
+        "n_pulses": 20, "n_used": 20, "model": "icemix", "model_version": "1", "checkpoint": "c.safetensors sha256:0", "emitted_ns": 10**18, "read_ns": 10**18 + 10**6,
         "sent_ns": 10**18 + 2 * 10**6, "answered_ns": 10**18 + 3 * 10**6, "stored_ns": 10**18 + 4 * 10**6,
     }  # fmt: skip
     return Result(**{**values, **changes})

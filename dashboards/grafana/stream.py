@@ -47,7 +47,7 @@ def _figures() -> Row:
         tile("Events out", "icestream:stored:rate1m", "cps", "Results stored per second."),
         tile(
             "Backlog",
-            'max(redis_stream_length{stream="icestream:events"})',
+            'max(redis_stream_length{stream="{icestream}:events"})',
             "short",
             "Events in the stream without a result.",
             steps=[(500, ORANGE), (5000, RED)],
@@ -102,7 +102,7 @@ def _rates() -> Row:
         lines(
             "Where events wait",
             [
-                ('max(redis_stream_length{stream="icestream:events"})', "backlog"),
+                ('max(redis_stream_length{stream="{icestream}:events"})', "backlog"),
                 ("max(icestream_stream_pending_entries)", "read by a bridge"),
                 ("sum(icestream_bridge_in_flight_requests)", "requests in flight"),
             ],

@@ -30,6 +30,7 @@ SCHEMA = pa.schema([
     ("linefit_opening_angle_deg", pa.float64()),
     ("model", pa.string()),
     ("model_version", pa.string()),
+    ("checkpoint", pa.string()),  # the weights behind the model; empty where it is not known
     ("emitted_ns", pa.int64()),  # Unix times
     ("read_ns", pa.int64()),
     ("sent_ns", pa.int64()),

@@ -15,11 +15,17 @@ from typing import Any
 from icestream import wire
 from icestream.result import Result
 from icestream.streams import keys
+from icestream.streams.adoption import adopt_old_names_asyncio
 from icestream.streams.connection import BLOCK_MS, AsyncRedis, ResponseError
 from icestream.streams.scripts import load
 
 LISTED = 1000  # abandoned entries that are listed at a time
-REMEMBERED_S = 300  # completed events are remembered for one to two of these: far longer than a write is repeated
+LOOKED_AT = 10  # oldest entries of the stream that are looked at whether they are anybody's
+STALE_MS = 60_000  # a consumer that holds nothing and has sent no command for so long is deleted
+MAX_PAYLOAD_BYTES = 4 * 2**20  # more than the largest event has; of a larger payload only the beginning is read
+READ_BYTES = 16 * 2**20  # read at once
+DETAIL_CHARACTERS = 1000  # of a dead letter
+IMMEDIATE_S = 0.002  # a blocking read that returns within it found an entry that was there
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Entry:
     """An entry of the stream of events, as delivered to this bridge."""
 
     entry_id: bytes
-    payload: bytes  # empty if the entry has no such field
+    payload: bytes  # empty if the entry has no such field; at most MAX_PAYLOAD_BYTES
+    size: int  # bytes of the whole payload
     tries: int  # deliveries, this one included
     read_ns: int  # Unix time
 
@@ -73,27 +80,47 @@ class EventQueue:
         self._complete = redis.register_script(load("complete"))
         self._reject = redis.register_script(load("reject"))
         self._leave = redis.register_script(load("leave"))
+        self._read = redis.register_script(load("read"))
+        self._claim = redis.register_script(load("claim"))
+        self._tidy = redis.register_script(load("tidy"))
+        self._waited = False  # for the last entry: the stream was empty
 
     async def join(self) -> None:
         """Create the group, from the first entry of the stream, if it does not exist."""
+        await adopt_old_names_asyncio(self._redis)
         try:
             await self._redis.xgroup_create(keys.EVENTS, keys.BRIDGE_GROUP, id="0", mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    async def read(self, count: int) -> list[Entry]:
-        """Up to `count` new entries; waits for the first one for at most BLOCK_MS."""
+    async def read(self, count: int, at_most_bytes: int = READ_BYTES) -> list[Entry]:
+        """New entries: as many as wanted, or until they have so many bytes; waits for the first one for at most BLOCK_MS."""
         try:
+            if not self._waited and (entries := await self._read_present(count, at_most_bytes)):
+                return entries
+            began = time.monotonic()
             reply: Any = await self._redis.xreadgroup(
-                keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: ">"}, count=count, block=BLOCK_MS
+                keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: ">"}, count=1, block=BLOCK_MS
             )
+            self._waited = time.monotonic() - began > IMMEDIATE_S
         except ResponseError as error:
             if "NOGROUP" in str(error):  # the stream was deleted
                 await self.join()
             raise
         now = time.time_ns()
-        return [_entry(entry_id, fields, 1, now) for _, entries in reply for entry_id, fields in entries]
+        payloads = [(entry_id, fields.get(wire.FIELD, b"")) for _, entries in reply for entry_id, fields in entries]
+        return [
+            Entry(entry_id, payload[:MAX_PAYLOAD_BYTES], len(payload), 1, now) for entry_id, payload in payloads
+        ]
+
+    async def _read_present(self, count: int, at_most_bytes: int) -> list[Entry]:
+        found: list[Any] = await self._read(
+            keys=[keys.EVENTS],
+            args=[keys.BRIDGE_GROUP, self._consumer, count, at_most_bytes, wire.FIELD, MAX_PAYLOAD_BYTES],
+        )
+        now = time.time_ns()
+        return [Entry(entry_id, payload, size, 1, now) for entry_id, payload, size in found]
 
     async def abandoned(self, held: Iterable[bytes]) -> list[PendingEntry]:
         """Entries that their bridge no longer renews, the oldest first, except those that this bridge still holds."""
@@ -114,20 +141,21 @@ class EventQueue:
 
     async def claim(self, pending: PendingEntry) -> Entry | None:
         """Take over an abandoned entry; None if another bridge was faster, or if it was deleted."""
-        found: list[Any] = await self._redis.xclaim(
-            keys.EVENTS,
-            keys.BRIDGE_GROUP,
-            self._consumer,
-            min_idle_time=self._idle_ms,
-            message_ids=[pending.entry_id],
-        )
-        now = time.time_ns()
-        if not found or found[0][1] is None:
+        found: list[Any] | None = await self._claim(
+            keys=[keys.EVENTS],
+            args=[
+                keys.BRIDGE_GROUP, self._consumer, self._idle_ms, pending.entry_id, wire.FIELD, MAX_PAYLOAD_BYTES,
+            ],
+        )  # fmt: skip
+        if found is None:
             return None
-        [detail] = await self._redis.xpending_range(
-            keys.EVENTS, keys.BRIDGE_GROUP, pending.entry_id, pending.entry_id, count=1
-        )
-        return _entry(found[0][0], found[0][1], int(detail["times_delivered"]), now)
+        payload, size, deliveries = found
+        return Entry(pending.entry_id, payload, size, int(deliveries), time.time_ns())
+
+    async def tidy(self) -> int:
+        """Make entries claimable that are nobody's, and delete consumers that hold nothing; returns the number of those entries."""
+        arguments: list[str | int] = [keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS]
+        return int(await self._tidy(keys=[keys.EVENTS], args=arguments))
 
     async def renew(self, held: Iterable[bytes]) -> None:
         """Extend the lease on entries that this bridge still works on."""
@@ -150,7 +178,7 @@ class EventQueue:
         """
         runs = {run_id: number for number, run_id in enumerate({result.run_id for _, result in results}, 1)}
         arguments: list[bytes | str | int] = [
-            keys.BRIDGE_GROUP, wire.FIELD, REMEMBERED_S, keys.SHOWN_KEPT, keys.RUN_KEPT_S,
+            keys.BRIDGE_GROUP, wire.FIELD, keys.REMEMBERED_MS, keys.REMEMBERED_MOST, keys.SHOWN_KEPT, keys.RUN_KEPT_S,
         ]  # fmt: skip
         for index, (entry_id, result) in enumerate(results):
             event = f"{result.run_id}:{result.event_id}"
@@ -158,7 +186,7 @@ class EventQueue:
                 entry_id, event, wire.RESULT.encode(result), shown.get(index, b""), runs[result.run_id],
             ]  # fmt: skip
         outcomes = await self._complete(
-            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, *keys.DONE, *map(keys.run, runs)],
+            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, keys.DONE, *map(keys.run, runs)],
             args=arguments,
         )
         return [Outcome(outcome) for outcome in outcomes]
@@ -167,15 +195,12 @@ class EventQueue:
         """Move an entry to the dead letters; False if another bridge has dealt with it."""
         entry = rejection.entry
         arguments: list[bytes | str | int] = [
-            keys.BRIDGE_GROUP, keys.REJECTED_KEPT, entry.entry_id, wire.FIELD, entry.payload,
-            rejection.reason, rejection.detail, entry.tries,
+            keys.BRIDGE_GROUP, entry.entry_id, wire.FIELD,
+            keys.REJECTED_KEPT, keys.REJECTED_KEPT_BYTES, keys.REJECTED_PAYLOAD_BYTES,
+            rejection.reason, rejection.detail[:DETAIL_CHARACTERS], entry.tries,
         ]  # fmt: skip
-        return bool(await self._reject(keys=[keys.EVENTS, keys.REJECTED], args=arguments))
+        return bool(await self._reject(keys=[keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES], args=arguments))
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still pending: those must stay claimable."""
         await self._leave(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP, self._consumer])
-
-
-def _entry(entry_id: bytes, fields: dict[bytes, bytes], tries: int, now: int) -> Entry:
-    return Entry(entry_id, fields.get(wire.FIELD, b""), tries, now)

@@ -1,16 +1,20 @@
-"""The keys in Redis, and who writes and reads each of them."""
+"""The keys in Redis, and who writes and reads each of them.
 
-EVENTS = (
-    "icestream:events"  # emitter → bridge; an entry is deleted when its result is stored, so its length is the backlog
-)
-TRUTH = "icestream:truth"  # emitter → recorder; an entry is deleted when it is recorded
-DIRECTIONS = "icestream:directions"  # results: bridge → recorder and any other reader
-REJECTED = "icestream:rejected"  # dead letters: entries that can never succeed, with reason and bytes
-SHOWN = "icestream:shown"  # bridge → display: a few events with their pulses and results
-# Sets of recently completed events, "run_id:event_id": a second entry of the same event is a duplicate.
-DONE = ("icestream:done:current", "icestream:done:previous")
-EMITTED = "icestream:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
-MODEL = "icestream:model"  # prefix of one hash per model: what a bridge found Triton to serve
+All have the hash tag `{icestream}`, so that one script may use several of them in a Redis Cluster, too.
+"""
+
+# emitter → bridge; an entry is deleted when its result is stored, so its length is the backlog
+EVENTS = "{icestream}:events"
+TRUTH = "{icestream}:truth"  # emitter → recorder; an entry is deleted when it is recorded
+DIRECTIONS = "{icestream}:directions"  # results: bridge → recorder and any other reader
+REJECTED = "{icestream}:rejected"  # dead letters: entries that can never succeed, with reason and bytes
+REJECTED_BYTES = "{icestream}:rejected:bytes"  # counter: bytes of the payloads in REJECTED
+SHOWN = "{icestream}:shown"  # bridge → display: a few events with their pulses and results
+# Sorted set of recently completed events, "run_id:event_id"; the score is the time of the event's entry, Unix ms. A second
+# entry of the same event within REMEMBERED_MS of it is a duplicate.
+DONE = "{icestream}:done"
+EMITTED = "{icestream}:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
+RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
@@ -18,7 +22,11 @@ RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
 # Redis 7.2 a read of new entries that finds none does not.
 END = "18446744073709551615-0"
 
+REMEMBERED_MS = 300_000
+REMEMBERED_MOST = 1_000_000  # events: some 110 MB, five minutes at 3000 events/s
 REJECTED_KEPT = 10_000  # entries
+REJECTED_KEPT_BYTES = 32 * 2**20  # of their payloads
+REJECTED_PAYLOAD_BYTES = 64 * 2**10  # of one payload; the rest of a larger one is not kept
 SHOWN_KEPT = 500  # entries, some minutes
 RUN_KEPT_S = 604_800  # that the hash of a run outlives its last write
 
@@ -26,3 +34,13 @@ RUN_KEPT_S = 604_800  # that the hash of a run outlives its last write
 def run(run_id: int) -> str:
     """The hash of a run."""
     return f"{EMITTED}:{run_id}"
+
+
+# What versions before 1.0 called the streams.
+OLD_NAMES = {
+    "icestream:events": EVENTS,
+    "icestream:truth": TRUTH,
+    "icestream:directions": DIRECTIONS,
+    "icestream:rejected": REJECTED,
+    "icestream:shown": SHOWN,
+}

@@ -9,11 +9,12 @@ from icestream.streams.connection import AsyncRedis, Redis
 from icestream.streams.scripts import load
 
 ALIVE_S = 5.0  # a consumer that has sent Redis no command for so long is not alive; all send one at least every 2 s
+LOOKED_AT = 10  # oldest events that are looked at whether a bridge holds them
 COUNTED = 1000  # entries that are counted at most where Redis does not know a group's lag, after a restart
 
 _SCRIPT = load("status")
 _KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED)
-_ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED))
+_ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED), str(LOOKED_AT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class StreamStatus:
     backlog: int  # events without a result
     pending: int  # of those, delivered to some bridge
     oldest_pending_s: float  # age of the oldest of them; 0 if there is none
+    oldest_unheld_s: float  # age of the oldest event that no bridge holds; 0 if there is none
     last_event_s: float | None  # age of the newest event ever written; None if there has been none
     unrecorded: int  # results that the recorder has not put on disk
     oldest_unrecorded_s: float  # age of the oldest of them; 0 if there is none
@@ -51,6 +53,7 @@ def _parse(reply: Any) -> StreamStatus:
         backlog=int(found["backlog"]),
         pending=int(found["pending"]),
         oldest_pending_s=found.get("oldest_pending_ms", 0) / 1000,
+        oldest_unheld_s=found.get("oldest_unheld_ms", 0) / 1000,
         last_event_s=None if last_event_ms is None else last_event_ms / 1000,
         unrecorded=int(found["unrecorded"]),
         oldest_unrecorded_s=found.get("oldest_unrecorded_ms", 0) / 1000,

@@ -34,7 +34,7 @@ def main(kind: str) -> None:
         pairs = [
             (replace(event, event_id=number), replace(truth, event_id=number)) for event, truth, number in numbered
         ]
-        while publisher.backlog() > 300:
+        while publisher.backlog().entries > 300:
             time.sleep(0.05)
         publisher.publish(sent, pairs, time.time_ns())
 

@@ -116,7 +116,7 @@ def watched(
     }  # fmt: skip
     ports = {name: program.port for name, program in programs.items()}
     ports |= {"triton": triton.metrics, "alertmanager": 1}
-    streams_shown = "icestream:events,icestream:truth,icestream:directions,icestream:rejected"
+    streams_shown = "{icestream}:events,{icestream}:truth,{icestream}:directions,{icestream}:rejected"
     exporter, [ports["redis"]] = start_server(
         lambda free: [
             tool("prometheus-redis-exporter"), "-redis.addr", redis_url, "-web.listen-address", f"{HOST}:{free[0]}",

@@ -185,5 +185,5 @@ def test_with_the_display_off_nothing_extra_is_written(
 ) -> None:
     program("bridge", redis_url=redis_server.url, triton_url=triton.url)
     program("emitter", redis_url=redis_server.url, rate=100, count=200)
-    wait_until(lambda: redis.xlen("icestream:directions") == 200, "all results")
-    assert not redis.exists("icestream:shown")
+    wait_until(lambda: redis.xlen("{icestream}:directions") == 200, "all results")
+    assert not redis.exists("{icestream}:shown")

@@ -212,7 +212,7 @@ def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
     redis: Any, redis_server: RedisProcess, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
     redis.hset(f"{keys.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
-    Publisher(connect(redis_server.url), run_id=7).describe({"source": "simulate", "rate": "100.0", "seed": "42"})
+    Publisher(connect(redis_server.url), run_id=7).begin({"source": "simulate", "rate": "100.0", "seed": "42"})
     process = recorder(session="s1", window_s=0.5)
     put_results(redis, *range(50))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")

@@ -1,28 +1,39 @@
 -- Store results: add the result of each entry unless its event already has one, then acknowledge and delete the entry.
 -- The entry goes last: if Redis refuses a command (permissions, a key of another type), it stays pending and nothing is lost.
--- KEYS: events, directions, shown, done:current, done:previous, then the hash of each run
--- ARGV: group, field, minimum seconds that a completed event is remembered, shown entries to keep, seconds to keep the hash
---       of a run; then for each result entry id, "run_id:event_id", result, event to show ('' for none), index of its run
+-- KEYS: events, directions, shown, done, then the hash of each run
+-- ARGV: group, field, ms within which two entries of one event are one, most events to remember, shown entries to keep,
+--       seconds to keep the hash of a run; then for each result entry id, "run_id:event_id", result, event to show ('' for
+--       none), index of its run
+-- The last 8 bytes of a result are its stored_ns, which is set here to the server's clock.
 -- Returns for each result: 0 the entry was not pending, 1 stored, 2 duplicate.
 redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- no entry; but a script that has begun to write may go on in a full Redis
-local remembered = tonumber(ARGV[3])
-if redis.call('TTL', KEYS[4]) <= remembered and redis.call('EXISTS', KEYS[4]) == 1 then
-    redis.call('RENAME', KEYS[4], KEYS[5])
+local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+
+local function now_ns() -- 8 bytes, big-endian; a Lua number does not hold ns exactly
+    local time = redis.call('TIME')
+    local us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+    local high, low = math.floor(us / 4294967296) * 1000, us % 4294967296 * 1000
+    return struct.pack('>I4I4', high + math.floor(low / 4294967296), low % 4294967296)
 end
-local outcomes, stored = {}, {}
-for i = 6, #ARGV, 5 do
+
+local function time_ms(entry_id) return tonumber(string.match(entry_id, '^%d+')) end
+
+local outcomes, stored, stamp = {}, {}, now_ns()
+for i = 7, #ARGV, 5 do
     local outcome = 0
     if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1) == 1 then
         outcome = 2
-        local event = ARGV[i + 1]
-        if redis.call('SISMEMBER', KEYS[5], event) == 0 and redis.call('SISMEMBER', KEYS[4], event) == 0 then
-            redis.call('XADD', KEYS[2], '*', ARGV[2], ARGV[i + 2])
-            redis.call('SADD', KEYS[4], event)
+        local event, when = ARGV[i + 1], time_ms(ARGV[i])
+        local before = redis.call('ZSCORE', KEYS[4], event)
+        if not before or math.abs(tonumber(before) - when) > window then
+            local result = string.sub(ARGV[i + 2], 1, -9) .. stamp
+            redis.call('XADD', KEYS[2], '*', ARGV[2], result)
+            redis.call('ZADD', KEYS[4], when, event)
             if ARGV[i + 3] ~= '' then
-                redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[4], '*', ARGV[2], ARGV[i + 3], 'result', ARGV[i + 2])
+                redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], ARGV[i + 3], 'result', result)
             end
             outcome = 1
-            local index = 5 + tonumber(ARGV[i + 4])
+            local index = 4 + tonumber(ARGV[i + 4])
             stored[index] = (stored[index] or 0) + 1
         end
         redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
@@ -30,9 +41,13 @@ for i = 6, #ARGV, 5 do
     end
     outcomes[#outcomes + 1] = outcome
 end
-if redis.call('TTL', KEYS[4]) == -1 then redis.call('EXPIRE', KEYS[4], 2 * remembered) end
+-- An entry that is still to come is no older than the oldest in the stream, or than the newest ever written.
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local from = oldest and time_ms(oldest[1]) or time_ms(ARGV[7] or '0')
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.format('%.0f', from - window))
+redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -most - 1)
 for index, count in pairs(stored) do
     redis.call('HINCRBY', KEYS[index], 'stored', count)
-    redis.call('EXPIRE', KEYS[index], ARGV[5])
+    redis.call('EXPIRE', KEYS[index], ARGV[6])
 end
 return outcomes

@@ -1,6 +1,7 @@
 -- Read the state of the streams; writes nothing.
 -- KEYS: events, directions, rejected
--- ARGV: group of the bridges, group of the recorder, most entries to count where Redis does not know a group's lag
+-- ARGV: group of the bridges, group of the recorder, most entries to count where Redis does not know a group's lag,
+--       oldest entries that are looked at whether a bridge holds them
 -- Returns JSON; ages are in ms by the server's clock and missing where there is nothing.
 local now = redis.call('TIME')
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
@@ -39,6 +40,21 @@ end
 local events = stream(KEYS[1])
 local held, oldest_held = pending(KEYS[1], ARGV[1])
 
+local last_delivered = '0-0'
+for _, group in ipairs(all('GROUPS', KEYS[1])) do
+    if group['name'] == ARGV[1] then last_delivered = group['last-delivered-id'] end
+end
+
+-- The oldest event that no bridge holds: one of the oldest that is not pending, or the first behind those that were delivered.
+local function oldest_unheld()
+    for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[4])) do
+        local held_by = redis.pcall('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
+        if held_by.err or #held_by == 0 then return entry[1] end
+    end
+    local first = redis.call('XRANGE', KEYS[1], '(' .. last_delivered, '+', 'COUNT', 1)[1]
+    return first and first[1]
+end
+
 local unrecorded, oldest_unrecorded = pending(KEYS[2], ARGV[2])
 local after, lag = '-', redis.call('XLEN', KEYS[2])
 for _, group in ipairs(all('GROUPS', KEYS[2])) do
@@ -56,6 +72,7 @@ return cjson.encode({
     backlog = redis.call('XLEN', KEYS[1]),
     pending = held,
     oldest_pending_ms = age_ms(oldest_held),
+    oldest_unheld_ms = age_ms(oldest_unheld()),
     last_event_ms = (events['entries-added'] or 0) > 0 and age_ms(events['last-generated-id']) or nil,
     unrecorded = unrecorded + lag,
     oldest_unrecorded_ms = age_ms(oldest_unrecorded),

@@ -1,0 +1,87 @@
+"""The dead letters: entries that can never succeed, as they are; and their way back into the stream."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from icestream import wire
+from icestream.streams import keys
+from icestream.streams.connection import Redis
+from icestream.streams.scripts import load
+
+PAGE = 100  # entries read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter:
+    """One rejected entry."""
+
+    id: str
+    reason: str
+    detail: str
+    tries: int
+    entry: str  # its id in the stream of events
+    payload: bytes  # as far as it was kept
+    size: int  # bytes of the whole payload
+    sha1: str  # of the whole payload
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was rejected, by this machine's clock."""
+        return time.time() - int(self.id.split("-")[0]) / 1000
+
+
+class Replayed(IntEnum):
+    """The outcome of a replay."""
+
+    TRUNCATED = -1
+    UNKNOWN = 0
+    REPLAYED = 1
+
+
+class DeadLetters:
+    """The rejected entries. Every method may raise RedisError."""
+
+    def __init__(self, redis: Redis):
+        self._redis = redis
+        self._replay, self._drop = redis.register_script(load("replay")), redis.register_script(load("drop"))
+
+    def latest(self) -> Iterator[DeadLetter]:
+        """All, the latest first."""
+        before = "+"
+        while True:
+            found: Any = self._redis.xrevrange(keys.REJECTED, max=before, count=PAGE)
+            for entry_id, fields in found:
+                yield _dead_letter(entry_id, fields)
+            if len(found) < PAGE:
+                return
+            before = "(" + found[-1][0].decode()
+
+    def find(self, letter_id: str) -> DeadLetter | None:
+        """One by its id."""
+        found: Any = self._redis.xrange(keys.REJECTED, min=letter_id, max=letter_id)
+        return _dead_letter(*found[0]) if found else None
+
+    def replay(self, letter_id: str) -> Replayed:
+        """Move one back into the stream of events, in one step: repeated calls move it once."""
+        streams = [keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES]
+        return Replayed(int(self._replay(keys=streams, args=[letter_id, wire.FIELD])))
+
+    def drop(self, letter_id: str) -> bool:
+        """Delete one; False if there is none."""
+        return bool(self._drop(keys=[keys.REJECTED, keys.REJECTED_BYTES], args=[letter_id, wire.FIELD]))
+
+
+def _dead_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+    payload = fields.get(wire.FIELD, b"")
+    text = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("reason", "detail", "entry", "sha1")}
+    tries, size = fields.get(b"tries", b"0"), fields.get(b"bytes", b"")
+    return DeadLetter(
+        id=entry_id.decode(),
+        payload=payload,
+        size=int(size) if size.isdigit() else len(payload),
+        tries=int(tries) if tries.isdigit() else 0,
+        **text,
+    )

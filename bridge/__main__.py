@@ -88,7 +88,7 @@ async def _work(
 
     announcing = asyncio.create_task(
         retry_asyncio(
-            lambda: served_models.announce(redis, model.name, model.checkpoint, model.max_pulses),
+            lambda: served_models.announce(redis, model.name, model.max_pulses),
             RedisError,
             lambda error, _: log.warning("Redis command failed", error=str(error)),
         )

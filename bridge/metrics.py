@@ -43,10 +43,10 @@ class BridgeMetrics(ProcessMetrics):
     def __init__(self, registry: CollectorRegistry):
         super().__init__(registry, "bridge", TABLE)
 
-    def completed(self, result: Result, outcome: Outcome) -> None:
+    def completed(self, result: Result, outcome: Outcome, stored_ns: int) -> None:
         self.metrics["bridge_events_total", OUTCOMES[outcome]].inc()
         if outcome is Outcome.STORED:
-            self.metrics["bridge_event_latency_seconds"].observe(result.latency_s)
+            self.metrics["bridge_event_latency_seconds"].observe((stored_ns - result.emitted_ns) * NS)
             self._stage("queued", (result.read_ns - result.emitted_ns) * NS)
             self._stage("waiting", (result.sent_ns - result.read_ns) * NS)
 

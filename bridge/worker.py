@@ -177,9 +177,10 @@ class Worker:
         payloads = [queued.entry.payload for queued in batch.queued]
         shown = self._showcase.pick([result for _, result in results], payloads) if self._showcase else {}
         outcomes = await self._retry(lambda: self._queue.complete(results, shown))
+        stored_ns = time.time_ns()  # after the reply: Redis may have been away meanwhile
         self._metrics.store_took(time.monotonic() - started)
         for (_, result), outcome in zip(results, outcomes, strict=True):
-            self._metrics.completed(result, outcome)
+            self._metrics.completed(result, outcome, stored_ns)
         self._release(queued.entry.entry_id for queued in batch.queued)
 
     async def _reject(self, rejection: Rejection) -> None:

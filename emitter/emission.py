@@ -82,7 +82,9 @@ class Emission:
                 try:
                     return self._run(source, run_id, limit, max_backlog)
                 except PositionLost as error:
-                    self._log.warning("Redis lost its last writes: events are emitted again from there", error=str(error))
+                    self._log.warning(
+                        "Redis lost its last writes: events are emitted again from there", error=str(error)
+                    )
         except Stopped:
             self._log.info("stopped")
 

@@ -22,7 +22,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
-from icestream.streams import served_models
 from icestream.streams.connection import connect
 from icestream.streams.publisher import read_description
 from icestream.streams.results import GroupReader
@@ -52,7 +51,6 @@ def main() -> None:
         spool,
         settings,
         metrics,
-        checkpoint_of=lambda model: served_models.checkpoint(redis, model),
         describe_run=lambda run_id: read_description(redis, run_id),
     )
     faults: queue.SimpleQueue[Exception] = queue.SimpleQueue()

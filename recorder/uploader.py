@@ -38,7 +38,6 @@ class Uploader:
     Methods raise MlflowException, OSError or RedisError while something is away.
 
     Args:
-        checkpoint_of: the checkpoint that a model was served from, by its name.
         describe_run: source, rate and seed of a run's events, as far as they are known.
     """
 
@@ -48,17 +47,16 @@ class Uploader:
         settings: RecorderSettings,
         metrics: RecorderMetrics,
         *,
-        checkpoint_of: Callable[[str], str],
         describe_run: Callable[[int], dict[str, str]],
     ):
         self._spool, self._settings, self._metrics = spool, settings, metrics
-        self._checkpoint_of, self._describe_run = checkpoint_of, describe_run
+        self._describe_run = describe_run
         self._client = MlflowClient(settings.mlflow_url)
         self._of = ""  # the recorder run that the next three belong to
         self._logged = 0  # its last window whose points were logged
         self._recent = SCHEMA.empty_table()  # its last results
         self._since_ns = 0  # Unix time up to which its windows were logged
-        self._tagged: set[tuple[str, str, str]] = set()  # MLflow run, model, version
+        self._tagged: set[tuple[str, ...]] = set()  # MLflow run, model, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
 
     def upload(self, closing: bool = False) -> None:
@@ -144,11 +142,9 @@ class Uploader:
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
         """Tag the run with the model, version and checkpoint of its results."""
-        found = {
-            (run_id, *pair) for pair in zip(rows["model"].to_pylist(), rows["model_version"].to_pylist(), strict=True)
-        }
-        for _, name, version in sorted(found - self._tagged):
-            checkpoint = self._checkpoint_of(name)
+        columns = (rows[name].to_pylist() for name in ("model", "model_version", "checkpoint"))
+        found = {(run_id, *(value or "" for value in row)) for row in zip(*columns, strict=True)}
+        for _, name, version, checkpoint in sorted(found - self._tagged):
             for tag, value in (("model.name", name), ("model.version", version), ("model.checkpoint", checkpoint)):
                 self._client.set_tag(run_id, tag, value)
             self._link_registered(run_id, name, checkpoint)

@@ -19,7 +19,7 @@ def adopt_old_names(redis: Redis, names: Mapping[str, str] = keys.OLD_NAMES) -> 
 async def adopt_old_names_asyncio(redis: AsyncRedis) -> None:
     """The same for asyncio."""
     with suppress(ResponseError):
-        await redis.eval(_SCRIPT, 2 * len(keys.OLD_NAMES), *_pairs(keys.OLD_NAMES))  # type: ignore[misc]
+        await redis.eval(_SCRIPT, 2 * len(keys.OLD_NAMES), *_pairs(keys.OLD_NAMES))
 
 
 def _pairs(names: Mapping[str, str]) -> list[str]:

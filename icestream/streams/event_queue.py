@@ -28,7 +28,7 @@ DETAIL_CHARACTERS = 1000  # of a dead letter
 IMMEDIATE_S = 0.002  # a blocking read that returns within it found an entry that was there
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """An entry of the stream of events, as delivered to this bridge."""
 
@@ -108,19 +108,15 @@ class EventQueue:
             if "NOGROUP" in str(error):  # the stream was deleted
                 await self.join()
             raise
-        now = time.time_ns()
         payloads = [(entry_id, fields.get(wire.FIELD, b"")) for _, entries in reply for entry_id, fields in entries]
-        return [
-            Entry(entry_id, payload[:MAX_PAYLOAD_BYTES], len(payload), 1, now) for entry_id, payload in payloads
-        ]
+        return [_entry(entry_id, payload[:MAX_PAYLOAD_BYTES], len(payload)) for entry_id, payload in payloads]
 
     async def _read_present(self, count: int, at_most_bytes: int) -> list[Entry]:
         found: list[Any] = await self._read(
             keys=[keys.EVENTS],
             args=[keys.BRIDGE_GROUP, self._consumer, count, at_most_bytes, wire.FIELD, MAX_PAYLOAD_BYTES],
         )
-        now = time.time_ns()
-        return [Entry(entry_id, payload, size, 1, now) for entry_id, payload, size in found]
+        return [_entry(entry_id, payload, size) for entry_id, payload, size in found]
 
     async def abandoned(self, held: Iterable[bytes]) -> list[PendingEntry]:
         """Entries that their bridge no longer renews, the oldest first, except those that this bridge still holds."""
@@ -150,7 +146,7 @@ class EventQueue:
         if found is None:
             return None
         payload, size, deliveries = found
-        return Entry(pending.entry_id, payload, size, int(deliveries), time.time_ns())
+        return _entry(pending.entry_id, payload, size, int(deliveries))
 
     async def tidy(self) -> int:
         """Make entries claimable that are nobody's, and delete consumers that hold nothing; returns the number of those entries."""
@@ -204,3 +200,7 @@ class EventQueue:
     async def leave(self) -> None:
         """Leave the group, unless entries are still pending: those must stay claimable."""
         await self._leave(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP, self._consumer])
+
+
+def _entry(entry_id: bytes, payload: bytes, size: int, tries: int = 1) -> Entry:
+    return Entry(entry_id=entry_id, payload=payload, size=size, tries=tries, read_ns=time.time_ns())

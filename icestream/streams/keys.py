@@ -13,8 +13,10 @@ SHOWN = "{icestream}:shown"  # bridge → display: a few events with their pulse
 # Sorted set of recently completed events, "run_id:event_id"; the score is the time of the event's entry, Unix ms. A second
 # entry of the same event within REMEMBERED_MS of it is a duplicate.
 DONE = "{icestream}:done"
-EMITTED = "{icestream}:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
-RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
+EMITTED = (
+    "{icestream}:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
+)
+MODEL = "{icestream}:model"  # prefix of one hash per model: what a bridge found Triton to serve
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH

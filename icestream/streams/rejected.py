@@ -76,7 +76,9 @@ class DeadLetters:
 
 def _dead_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     payload = fields.get(wire.FIELD, b"")
-    text = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("reason", "detail", "entry", "sha1")}
+    text = {
+        name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("reason", "detail", "entry", "sha1")
+    }
     tries, size = fields.get(b"tries", b"0"), fields.get(b"bytes", b"")
     return DeadLetter(
         id=entry_id.decode(),

@@ -6,16 +6,10 @@ from icestream.streams import keys
 from icestream.streams.connection import AsyncRedis, Redis
 
 
-async def announce(redis: AsyncRedis, name: str, checkpoint: str, max_pulses: int) -> None:
-    """Write the checkpoint and the pulse limit of a served model."""
-    fields: Any = redis.hset(f"{keys.MODEL}:{name}", mapping={"checkpoint": checkpoint, "max_pulses": max_pulses})
+async def announce(redis: AsyncRedis, name: str, max_pulses: int) -> None:
+    """Write the pulse limit of a served model."""
+    fields: Any = redis.hset(f"{keys.MODEL}:{name}", mapping={"max_pulses": max_pulses})
     await fields
-
-
-def checkpoint(redis: Redis, name: str) -> str:
-    """The checkpoint of a served model; empty if no bridge has written it."""
-    found: Any = redis.hget(f"{keys.MODEL}:{name}", "checkpoint")
-    return (found or b"").decode()
 
 
 def max_pulses(redis: Redis) -> int:

@@ -36,6 +36,40 @@ def test_a_write_whose_reply_was_lost_may_be_sent_again(redis: Any, redis_server
     assert publisher.position() == (5, Position(7, 4))
 
 
+def test_the_latest_writer_of_a_run_is_its_only_one(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    first = program("emitter", redis_url=redis_server.url, count=1000, rate=200, run_id=9, seed=1)
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 20, "some events")
+    second = program("emitter", redis_url=redis_server.url, count=1000, rate="max", run_id=9, seed=1)
+    assert second.process.wait(60) == 0
+    assert first.process.wait(60) == 1
+    assert "another emitter writes run 9 now; give another run id, or stop one of the two" in first.log
+    assert "Traceback" not in first.log
+    found = emitted(redis)
+    assert len(found) == len(set(found)) == 1000
+
+
+def test_after_a_lost_second_the_run_continues_where_redis_ends(
+    redis: Any, redis_server: RedisProcess, program: Start
+) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, count=1000, rate=300, run_id=9, seed=1)
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 100, "some events")
+    with redis.pipeline() as pipe:  # Redis is as it was some writes ago
+        [(_, fields)] = redis.xrange(keys.EVENTS, count=1, min=redis.xrange(keys.EVENTS, count=50)[-1][0])
+        pipe.xtrim(keys.EVENTS, maxlen=0)
+        one = wire.decode_event(fields[wire.FIELD])
+        pipe.hset(keys.run(9), mapping={"emitted": 50, "run_id": 9, "event_id": one.event_id})
+        pipe.execute()
+    assert emitter.process.wait(60) == 0
+    expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 1000)]
+    assert emitted(redis) == expected[50:]
+
+
+def test_it_waits_when_the_stream_has_too_many_bytes(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, count=5000, rate="max", max_backlog_mb=1)
+    wait_until(lambda: emitter.metric("icestream_emitter_backpressure_seconds_total") > 0.3, "back-pressure")
+    assert 2**20 <= redis.memory_usage(keys.EVENTS, samples=0) < 3 * 2**20
+
+
 def test_an_event_without_truth_leaves_none(redis: Any, redis_server: RedisProcess) -> None:
     Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(), None)], 1)
     assert redis.xlen(keys.TRUTH) == 0

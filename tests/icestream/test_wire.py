@@ -1,4 +1,6 @@
+import math
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -92,11 +94,13 @@ def test_a_result_is_read_and_written_as_documented() -> None:
     emitted_ns = 1_700_000_000 * 10**9
     one = Result(
         run_id=7, event_id=-42, direction=(0.0, 0.6, 0.8), kappa=12.5, radius_50_deg=14.5, radius_90_deg=33.25,
-        linefit=(0.0, 0.0, 1.0), n_pulses=40, n_used=32, model="icemix", model_version="1", emitted_ns=emitted_ns,
+        linefit=(0.0, 0.0, 1.0), n_pulses=40, n_used=32, model="icemix", model_version="1",
+        checkpoint="small.safetensors sha256:0", emitted_ns=emitted_ns,
         read_ns=emitted_ns + ms, sent_ns=emitted_ns + 2 * ms, answered_ns=emitted_ns + 3 * ms, stored_ns=emitted_ns + 4 * ms,
     )  # fmt: skip
-    assert wire.RESULT.decode(golden("result.v2")) == one
-    assert wire.RESULT.encode(one) == golden("result.v2")
+    assert wire.RESULT.decode(golden("result.v3")) == one
+    assert wire.RESULT.encode(one) == golden("result.v3")
+    assert wire.RESULT.decode(golden("result.v2")) == replace(one, checkpoint="")
     with pytest.raises(InvalidEvent, match="wrong_version: version 1"):
         wire.RESULT.decode(golden("result.v1"))
 
@@ -114,6 +118,31 @@ def test_a_result_of_another_version_or_shape_is_refused() -> None:
         wire.RESULT.decode(data)
     with pytest.raises(InvalidEvent, match="undecodable"):
         wire.RESULT.decode(msgspec.msgpack.encode(fields[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("direction", (math.nan, 0.0, 1.0)), ("direction", (5.0, 0.0, 0.0)), ("kappa", math.inf), ("kappa", -1.0),
+        ("radius_50_deg", math.nan), ("radius_90_deg", 181.0), ("linefit", (0.0, -math.inf, 0.0)), ("n_pulses", 2**40),
+        ("n_pulses", -1), ("n_used", 200_001), ("model", "m" * 301), ("checkpoint", "c" * 301), ("event_id", 2**63),
+        ("emitted_ns", -(2**63) - 1), ("read_ns", -1), ("stored_ns", 2**63),
+    ],
+)  # fmt: skip
+def test_a_result_with_a_value_out_of_range_is_undecodable(name: str, value: object) -> None:
+    fields = list(made_result().__dict__)
+    values = msgspec.msgpack.decode(wire.RESULT.encode(made_result()))
+    values[1 + fields.index(name)] = value
+    if name == "emitted_ns":  # no MessagePack integer is below int64
+        values[1 + fields.index(name)] = 2**63
+    with pytest.raises(InvalidEvent, match="undecodable"):
+        wire.RESULT.decode(msgspec.msgpack.encode(values))
+
+
+@pytest.mark.parametrize(("azimuth", "zenith"), [(math.nan, 1.0), (-0.1, 1.0), (6.4, 1.0), (1.0, math.inf), (1.0, 3.2)])
+def test_a_truth_that_is_no_direction_is_undecodable(azimuth: float, zenith: float) -> None:
+    with pytest.raises(InvalidEvent, match="undecodable"):
+        wire.TRUTH.decode(wire.TRUTH.encode(truth(1, 2, azimuth, zenith)))
 
 
 def test_words_that_are_no_utf_8_are_undecodable() -> None:

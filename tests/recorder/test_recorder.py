@@ -211,7 +211,6 @@ def recorder(redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_pa
 def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
     redis: Any, redis_server: RedisProcess, mlflow_url: str, recorder: Start, tmp_path: Path
 ) -> None:
-    redis.hset(f"{keys.MODEL}:icemix", mapping={"checkpoint": "small sha256:abc", "max_pulses": 128})
     Publisher(connect(redis_server.url), run_id=7).begin({"source": "simulate", "rate": "100.0", "seed": "42"})
     process = recorder(session="s1", window_s=0.5)
     put_results(redis, *range(50))
@@ -220,7 +219,7 @@ def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
     assert process.stop(60) == 0
     [run] = runs(mlflow_url, "s1")
     assert run.info.status == "FINISHED"
-    assert run.data.tags["model.checkpoint"] == "small sha256:abc"
+    assert run.data.tags["model.checkpoint"] == "c.safetensors sha256:0"
     assert (run.data.tags["model.name"], run.data.tags["model.version"]) == ("icemix", "1")
     assert run.data.params == {
         "source": "simulate", "rate": "100.0", "seed": "42", "run_id": "7", "model": "icemix", "model_version": "1",
@@ -250,9 +249,8 @@ def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlfl
         client.create_model_version(
             "icemix", f"models:/{logged.model_id}", tags={"checkpoint": checkpoint}, model_id=logged.model_id
         )
-        for checkpoint in ("another sha256:123", "linked sha256:456")
+        for checkpoint in ("another sha256:123", "c.safetensors sha256:0")
     ]
-    redis.hset(f"{keys.MODEL}:icemix", mapping={"checkpoint": "linked sha256:456", "max_pulses": 128})
     process = recorder(session="linked", window_s=0.5)
     put_results(redis, *range(5))
     wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")

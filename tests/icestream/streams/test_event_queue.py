@@ -1,6 +1,7 @@
 """The event queue on a real Redis: every event gives exactly one result, whatever is repeated or dies."""
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,8 +13,9 @@ import pytest
 from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect, connect_asyncio
-from icestream.streams.event_queue import Entry, EventQueue, Outcome, Rejection
+from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue, Outcome, Rejection
 from icestream.streams.publisher import Publisher, stored_since
+from icestream.streams.rejected import DeadLetters, Replayed
 from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
 from tests.events import event, made_result, put, results
 from tests.servers import RedisProcess
@@ -34,7 +36,7 @@ def with_client(server: RedisProcess, use: Callable[[Any], Awaitable[None]]) -> 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("refused", [keys.DIRECTIONS, keys.DONE[0], keys.REJECTED])
+@pytest.mark.parametrize("refused", [keys.DIRECTIONS, keys.DONE, keys.REJECTED])
 def test_an_entry_stays_pending_until_its_result_or_dead_letter_is_written(
     redis: Any, redis_server: RedisProcess, refused: str
 ) -> None:
@@ -134,23 +136,72 @@ def test_an_event_that_was_written_twice_gives_one_result(redis: Any, redis_serv
     with_client(redis_server, use)
 
 
-def test_finished_events_are_not_remembered_for_ever(redis: Any, redis_server: RedisProcess) -> None:
+def at(redis: Any, number: int, second: int) -> None:
+    """Write an event as if it were so many seconds after 2001."""
+    redis.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(event(number), 1)}, id=f"{10**12 + second * 1000}-*")
+
+
+def test_two_entries_of_an_event_are_one_whenever_they_are_finished(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        queue = EventQueue(client, "one", 10)
+        for number, second in ((1, 0), (1, 1), (2, 1), (3, 700), (1, 701)):
+            at(redis, number, second)
+        first, again, second, third, later = await queue.read(10)
+        assert await queue.complete([(first.entry_id, made_result(1))]) == [Outcome.STORED]
+        # Events that are 700 s younger are finished before the second entry of event 1 is.
+        assert await queue.complete([(third.entry_id, made_result(3))]) == [Outcome.STORED]
+        assert await queue.complete([(again.entry_id, made_result(1))]) == [Outcome.DUPLICATE]
+        assert await queue.complete([(second.entry_id, made_result(2))]) == [Outcome.STORED]
+        assert await queue.complete([(later.entry_id, made_result(1))]) == [Outcome.STORED]  # after the five minutes
+        assert redis.zrange(keys.DONE, 0, -1) == [
+            b"7:3",
+            b"7:1",
+        ]  # what no entry to come can be a duplicate of is forgotten
+
+    with_client(redis_server, use)
+
+
+def test_a_result_bears_the_time_at_which_redis_stored_it(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1))
-        [entry] = await EventQueue(client, "one", 10).read(10)
-        await EventQueue(client, "one", 10).complete([(entry.entry_id, made_result(1))])
-        assert 300 < redis.ttl(keys.DONE[0]) <= 600
-        put(redis, event(2), event(1), event(3))
-        second, again, third = await EventQueue(client, "one", 10).read(10)
-        redis.expire(keys.DONE[0], 300)  # as it is half a window later
         queue = EventQueue(client, "one", 10)
-        stored = await queue.complete([(second.entry_id, made_result(2)), (again.entry_id, made_result(1))])
-        assert stored == [Outcome.STORED, Outcome.DUPLICATE]
-        assert redis.smembers(keys.DONE[1]) == {b"7:1"}
-        assert redis.ttl(keys.DONE[1]) <= 300 < redis.ttl(keys.DONE[0])
-        redis.expire(keys.DONE[0], 300)
-        await queue.complete([(third.entry_id, made_result(3))])
-        assert (redis.smembers(keys.DONE[1]), redis.smembers(keys.DONE[0])) == ({b"7:2"}, {b"7:3"})
+        [entry] = await queue.read(10)
+        before_us = int(redis.time()[0]) * 10**6 + redis.time()[1]
+        await queue.complete([(entry.entry_id, made_result(1, stored_ns=10**18))])
+        after_us = int(redis.time()[0]) * 10**6 + redis.time()[1]
+        [result] = results(redis)
+        assert before_us <= result.stored_ns // 1000 <= after_us
+        assert result == made_result(1, stored_ns=result.stored_ns)
+
+    with_client(redis_server, use)
+
+
+def test_what_is_read_at_once_is_limited_in_bytes(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        put(redis, *(event(number, pulses=1000) for number in range(20)))
+        redis.xadd(keys.EVENTS, {"e": b"x" * (MAX_PAYLOAD_BYTES + 5)})
+        queue = EventQueue(client, "one", 10)
+        assert [len(await queue.read(100, at_most_bytes=40_000)) for _ in range(5)] == [4] * 5
+        [huge] = await queue.read(100)
+        assert (len(huge.payload), huge.size) == (MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 5)
+
+    with_client(redis_server, use)
+
+
+def test_entries_that_are_nobodys_are_taken_up(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        put(redis, event(1), event(2), event(3), event(4))
+        gone, alive = EventQueue(client, "gone", 10), EventQueue(client, "alive", 10)
+        assert len(await gone.read(2)) == 2
+        redis.xgroup_delconsumer(keys.EVENTS, keys.BRIDGE_GROUP, "gone")  # as operators' scripts do
+        redis.xgroup_setid(keys.EVENTS, keys.BRIDGE_GROUP, redis.xrange(keys.EVENTS)[2][0])
+        assert (await read_status_asyncio(client)).oldest_unheld_s > 0
+        assert (await alive.tidy(), await alive.tidy()) == (3, 0)
+        claimed = await claim_all(alive)
+        assert [wire.decode_event(entry.payload).event_id for entry in claimed] == [1, 2, 3]
+        assert [entry.tries for entry in claimed] == [2, 2, 2]
+        assert [wire.decode_event(entry.payload).event_id for entry in await alive.read(10)] == [4]
+        assert (await alive.tidy(), (await read_status_asyncio(client)).oldest_unheld_s) == (0, 0)
 
     with_client(redis_server, use)
 
@@ -222,12 +273,66 @@ def test_a_rejected_entry_is_kept_with_its_reason_and_bytes(redis: Any, redis_se
         [(_, fields)] = redis.xrange(keys.REJECTED)
         assert fields == {
             b"e": b"\x01bad",
+            b"bytes": b"4",
+            b"sha1": hashlib.sha1(b"\x01bad").hexdigest().encode(),
             b"reason": b"undecodable",
             b"detail": b"why",
             b"tries": b"3",
             b"entry": entry.entry_id,
         }
         assert redis.xlen(keys.EVENTS) == 0
+
+    with_client(redis_server, use)
+
+
+def test_dead_letters_are_limited_in_bytes(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        payload = b"x" * (2 * keys.REJECTED_PAYLOAD_BYTES)
+        queue = EventQueue(client, "one", 10)
+        fit = keys.REJECTED_KEPT_BYTES // keys.REJECTED_PAYLOAD_BYTES
+        for _ in range(fit + 20):
+            redis.xadd(keys.EVENTS, {"e": payload})
+            [entry] = await queue.read(10)
+            assert await queue.reject(Rejection(entry=entry, reason="undecodable", detail=""))
+        assert redis.xlen(keys.REJECTED) == fit
+        assert int(redis.get(keys.REJECTED_BYTES)) == keys.REJECTED_KEPT_BYTES
+        letter = next(DeadLetters(redis).latest())
+        assert (letter.size, len(letter.payload)) == (len(payload), keys.REJECTED_PAYLOAD_BYTES)
+        assert letter.sha1 == hashlib.sha1(payload).hexdigest()
+        assert DeadLetters(redis).replay(letter.id) is Replayed.TRUNCATED
+
+    with_client(redis_server, use)
+
+
+def test_a_dead_letter_is_replayed_once(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        put(redis, event(1), event(2))
+        queue = EventQueue(client, "one", 10)
+        for entry in await queue.read(10):
+            await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail="why"))
+        letters = DeadLetters(redis)
+        second, first = letters.latest()
+        assert letters.find(first.id) == first
+        assert [letters.replay(first.id), letters.replay(first.id)] == [Replayed.REPLAYED, Replayed.UNKNOWN]
+        assert [letters.drop(second.id), letters.drop(second.id)] == [True, False]
+        assert list(letters.latest()) == []
+        assert int(redis.get(keys.REJECTED_BYTES)) == 0
+        [entry] = await queue.read(10)
+        assert wire.decode_event(entry.payload).event_id == 1
+
+    with_client(redis_server, use)
+
+
+def test_streams_with_old_names_are_taken_over(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        redis.delete(keys.EVENTS)
+        redis.xadd("icestream:events", {wire.FIELD: wire.encode_event(event(1), 1)})
+        redis.xgroup_create("icestream:events", keys.BRIDGE_GROUP, id="0")
+        queue = EventQueue(client, "one", 10)
+        await queue.join()
+        [entry] = await queue.read(10)
+        assert wire.decode_event(entry.payload).event_id == 1
+        assert not redis.exists("icestream:events")
 
     with_client(redis_server, use)
 
@@ -255,7 +360,7 @@ def test_the_status_of_the_streams_is_read_whoever_is_away(redis: Any, redis_ser
     async def use(client: Any) -> None:
         redis.delete(keys.EVENTS)
         assert (await read_status_asyncio(client)) == StreamStatus(
-            backlog=0, pending=0, oldest_pending_s=0, last_event_s=None, unrecorded=0, oldest_unrecorded_s=0,
+            backlog=0, pending=0, oldest_pending_s=0, oldest_unheld_s=0, last_event_s=None, unrecorded=0, oldest_unrecorded_s=0,
             emitted_total=0, stored_total=0, rejected_total=0, bridges=0, recorders=0,
         )  # fmt: skip
         queue = EventQueue(client, "one", 10)
@@ -293,7 +398,7 @@ def test_every_key_of_a_script_is_declared() -> None:
         assert text.startswith("-- "), path
         assert "-- KEYS: " in text, path
         for call in re.findall(r"redis\.p?call\((.*)", text):
-            command = re.match(r"'(\w+)', ?(?:'[A-Z]+', )?(\w+)", call)
+            command = re.match(r"'(\w+)', ?(?:'GROUP'.*'STREAMS', |'[A-Z]+', )?(\w+)", call)
             assert command is None or command[2] in ("KEYS", "key"), f"{path.name}: {call}"
 
 

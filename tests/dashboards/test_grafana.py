@@ -146,6 +146,8 @@ def watched(
     try:
         wait_until(lambda: programs["bridge"].metric("icestream_bridge_events_total") > 100, "the stream runs", 60)
         wait_until(lambda: value(url, "icestream:accuracy:opening_angle_ratio"), "ten minutes' figures have begun", 60)
+        for recorded in ("icestream:emitted:rate1m", "icestream:stored:rate1m", "icestream:latency:p99"):
+            wait_until(lambda: value(url, recorded) > 0, f"{recorded} has begun", 60)  # noqa: B023 (waited for at once)
         shared_redis.client.xadd(keys.EVENTS, {"e": b"no event"})  # one that is rejected
         page = programs["display"].said("serving", "address")
         wait_until(lambda: answers(f"{page}/v1/status"), "the display answers")

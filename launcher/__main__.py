@@ -23,11 +23,15 @@ from rich.console import Console
 from emitter.settings import EmitterSettings
 from icestream import __version__
 from icestream.detector import nominal_icecube86
+from icestream.event import REASONS
+from icestream.service.settings import RedisUrl
 from icestream.sources.kaggle import KaggleError, write_folder
 from icestream.sources.simulation.simulator import simulated_events
 from launcher.errors import LauncherError
 from launcher.mlflow_server import serve_recorded
 from launcher.plan import ROOT, Options, Plan
+from launcher.rejected import RejectedError, Selection
+from launcher.rejected import run as run_rejected
 from launcher.send import SendError, send
 from launcher.session import Session
 from launcher.supervisor import ServiceFailed
@@ -42,11 +46,11 @@ def main() -> None:
     # This machine's own servers are asked directly, without any HTTP proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
-        "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow,
+        "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow, "rejected": _rejected,
     }  # fmt: skip
     try:
         sys.exit(commands[options.command](options))
-    except (LauncherError, MissingDependency, ServiceFailed, SendError, KaggleError) as error:
+    except (LauncherError, MissingDependency, ServiceFailed, SendError, RejectedError, KaggleError) as error:
         sys.exit(f"icestream: {error}")
     except OSError as error:
         sys.exit(f"icestream: {error.filename or 'this machine'}: {error.strerror or error}")
@@ -72,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
     )
+    _add_rejected(commands)
     again = commands.add_parser("mlflow", help="start MLflow on the recorded sessions")
     again.add_argument("--state-dir", type=Path, default=STATE_DIR, help="state directory (.icestream)")
     return parser
@@ -106,6 +111,21 @@ def _add_up(commands: Any) -> None:
         metavar="NAME=NUMBER",
         help="a fixed port, e.g. redis=6380; may be repeated",
     )
+
+
+def _add_rejected(commands: Any) -> None:
+    rejected = commands.add_parser("rejected", help="look at rejected entries, replay them, or drop them")
+    rejected.add_argument("action", choices=("list", "show", "replay", "drop"))
+    rejected.add_argument("ids", nargs="*", metavar="ID", help="of a rejected entry, as list prints it")
+    rejected.add_argument("--reason", choices=REASONS, default=None, help="only entries that were rejected for it")
+    rejected.add_argument(
+        "--older-than", type=_seconds, default=0.0, metavar="SECONDS", help="only entries rejected so long ago"
+    )
+    rejected.add_argument("--all", action="store_true", help="replay or drop all of them")
+    rejected.add_argument(
+        "--redis-url", type=_redis_url, default="redis://127.0.0.1:6379", help="redis://127.0.0.1:6379"
+    )
+    rejected.add_argument("--redis-password-file", type=Path, default=None, help="a file that holds the password")
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
@@ -172,6 +192,17 @@ def _send(options: argparse.Namespace) -> int:
     return 0
 
 
+def _rejected(options: argparse.Namespace) -> int:
+    selected = options.ids or options.reason or options.older_than or options.all
+    if options.action != "list" and not selected:
+        raise RejectedError(f"{options.action} what? Give ids, --reason, --older-than or --all")
+    password = options.redis_password_file.read_text().strip() if options.redis_password_file else None
+    selection = Selection(ids=options.ids, reason=options.reason, older_than_s=options.older_than)
+    lines = run_rejected(options.action, options.redis_url, password, selection)
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return 0
+
+
 def _mlflow(options: argparse.Namespace) -> int:
     return serve_recorded(options.state_dir, Console())
 
@@ -186,6 +217,24 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _redis_url(text: str) -> str:
+    adapter: TypeAdapter[str] = TypeAdapter(RedisUrl)
+    try:
+        return adapter.validate_python(text)
+    except ValidationError as error:  # the address is not repeated: it may hold a password
+        raise argparse.ArgumentTypeError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
 
 
 def _port(text: str) -> tuple[str, int]:

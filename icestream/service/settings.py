@@ -33,7 +33,12 @@ def _redis_url(text: str) -> str:
         raise ValueError(f"must begin with one of {', '.join(SCHEMES)}")
     if not text.startswith("unix://"):
         parts = urlsplit(text)
-        _ = parts.port  # raises ValueError
+        try:
+            _ = parts.port
+        except ValueError:  # its message would repeat what it takes for the port: a part of the password, perhaps
+            raise ValueError(
+                "is not scheme://user:password@host:port/database: write / # ? @ of a password as %2F %23 %3F %40"
+            ) from None
         if parts.path.strip("/") and not parts.path.strip("/").isdigit():
             raise ValueError("the database index behind the last / must be a number")
     return text
@@ -110,11 +115,12 @@ def _sentences(settings: type[Settings], error: ValueError) -> list[str]:
     if not isinstance(error, ValidationError):
         return [str(error)]
     prefix = settings.model_config["env_prefix"]
-    return [
-        f"{prefix}{str(problem['loc'][0]).upper() if problem['loc'] else ''}: "
-        f"{problem['msg'].removeprefix('Value error, ')} (got {problem.get('input')!r})"
-        for problem in error.errors()
-    ]
+    found = []
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        given = "" if name == "redis_url" else f" (got {problem.get('input')!r})"  # it may hold a password
+        found.append(f"{prefix}{name.upper()}: {problem['msg'].removeprefix('Value error, ')}{given}")
+    return found
 
 
 def _refuse_unknown(settings: type[Settings], environment: Mapping[str, str]) -> None:

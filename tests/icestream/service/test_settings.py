@@ -86,6 +86,24 @@ def test_a_slip_on_the_command_line_is_one_sentence(arguments: list[str], messag
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3c/ret@localhost:6379",
+        "http://:s3cret@localhost",
+        "redis://:s3cret@localhost/db",
+        "redis://:s3#cret@h:1",
+    ],
+)
+def test_a_password_in_an_address_is_never_printed(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "--redis-url", url], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "ICESTREAM_BRIDGE_REDIS_URL: " in done.stderr
+    assert "s3" not in done.stdout + done.stderr
+
+
 def test_a_password_comes_from_a_file(redis: Any, redis_server: RedisProcess, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cret\n")
     settings = BridgeSettings(redis_url=redis_server.url, redis_password_file=tmp_path / "password")

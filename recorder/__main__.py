@@ -24,12 +24,12 @@ from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
 from icestream.streams.connection import connect
 from icestream.streams.publisher import read_description
-from icestream.streams.results import GroupReader
+from icestream.streams.results import AnotherReader, GroupReader
 from recorder.collector import Collector
 from recorder.loops import collect, upload
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
-from recorder.spool import Spool
+from recorder.spool import Spool, SpoolInUse
 from recorder.uploader import Uploader
 
 
@@ -45,13 +45,21 @@ def main() -> None:
     redis = connect(settings.redis_url, settings.redis_password)
     try:
         spool = Spool(settings.spool_dir)
+    except SpoolInUse as error:
+        sys.exit(f"recorder: {error}: each needs a folder of its own")
     except OSError as error:
         sys.exit(f"recorder: {settings.spool_dir} cannot be used as a spool ({error.strerror}): give another folder")
+    if spool.damaged:
+        metrics.damaged(spool.damaged)
+        log.error(
+            "files of the spool are damaged: their results are lost, they are kept in damaged/", files=spool.damaged
+        )
     uploader = Uploader(
         spool,
         settings,
         metrics,
         describe_run=lambda run_id: read_description(redis, run_id),
+        log=log,
     )
     faults: queue.SimpleQueue[Exception] = queue.SimpleQueue()
 
@@ -65,14 +73,18 @@ def main() -> None:
 
     uploading = threading.Thread(target=upload_all)
     uploading.start()
+    refused: str | None = None
     try:
         collector = Collector(GroupReader(redis), spool, metrics)
         collect(collector, settings.window_s, stop=stop, metrics=metrics, log=log)
+    except AnotherReader as error:
+        log.error("stopping", error=str(error))
+        refused = f"recorder: {error}: one Redis has one recorder"
     finally:
         collected.set()
         uploading.join()
     log.info("stopped")
-    sys.exit(0 if faults.empty() else 1)
+    sys.exit(refused or (0 if faults.empty() else 1))
 
 
 if __name__ == "__main__":

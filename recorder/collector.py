@@ -1,7 +1,8 @@
 """Reads results and truths, joins them, and puts a window of them into the spool every few seconds.
 
-Results are acknowledged after they are on disk. After a crash in between they are delivered again, and are recognised by the
-position of the spool. A truth is written before its event, so reading results first and truths second misses none.
+Results are acknowledged after they are on disk. After a crash in between they are delivered again, and are recognised by
+their event (Spool.has), as are results that are stored a second time because Redis has lost its last writes. A truth is
+written before its event, so reading results first and truths second misses none.
 """
 
 from collections import deque
@@ -11,10 +12,10 @@ from icestream.event import InvalidEvent
 from icestream.result import Result
 from icestream.results.table import table
 from icestream.streams import keys
-from icestream.streams.results import GroupReader, parse_id
+from icestream.streams.results import GroupReader
 from icestream.truth import Truth
 from recorder.metrics import RecorderMetrics
-from recorder.spool import Spool
+from recorder.spool import EventKey, Spool
 
 READ_AT_ONCE = 2000
 WINDOW_ROWS = 10_000  # a window is closed early when it has so many
@@ -26,12 +27,15 @@ class Collector:
     """The reader of DIRECTIONS and TRUTH.
 
     Every method may raise RedisError. Then `prepare` has to be called again: a delivery whose reply was lost is pending, and
-    only `prepare` reads pending entries.
+    only `prepare` reads pending entries. `prepare` and `read` raise AnotherReader while another recorder reads.
     """
 
     def __init__(self, reader: GroupReader, spool: Spool, metrics: RecorderMetrics):
         self._reader, self._spool, self._metrics = reader, spool, metrics
-        self._results: dict[bytes, Result | None] = {}  # entries of the open window; None where undecodable
+        self._results: dict[
+            bytes, Result | None
+        ] = {}  # entries of the open window; None where there is nothing to record
+        self._open: set[EventKey] = set()  # events of the open window
         self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry id, truth
         self._written: list[bytes] = []  # entries that are on disk and not yet acknowledged
         self._settled: list[bytes] = []  # truth entries to acknowledge with them
@@ -39,20 +43,17 @@ class Collector:
 
     def prepare(self) -> None:
         """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
+        self._reader.hold()
         self._reader.join()
-        position, recorded = self._spool.position(), set()
         for entry_id, data in self._reader.pending(keys.DIRECTIONS):
             self._add_result(entry_id, data)
-            if parse_id(entry_id) <= position and (result := self._results.pop(entry_id)):
-                recorded.add((result.run_id, result.event_id))
-                self._written.append(entry_id)
         for entry_id, data in self._reader.pending(keys.TRUTH):
             self._add_truth(entry_id, data)
-        self._settled += [self._truths.pop(event)[0] for event in recorded & self._truths.keys()]
         self._acknowledge()
 
     def read(self, block_ms: int | None) -> int:
         """Read new results, waiting for at most `block_ms` (None: not at all), and all truths; returns the number of results."""
+        self._reader.hold()
         entries = self._reader.new(keys.DIRECTIONS, READ_AT_ONCE, block_ms)
         if not entries:
             self._reader.show_alive()
@@ -78,17 +79,22 @@ class Collector:
         if results:
             found = [self._truths.pop((result.run_id, result.event_id), None) for result in results]
             rows = table(results, [pair[1] if pair else None for pair in found])
-            self._spool.write(rows, max(map(parse_id, self._results)))
+            self._spool.write(rows)
             self._metrics.spooled(rows)
             self._settled += [pair[0] for pair in found if pair]
         while len(self._truths) > KEPT_TRUTHS:
             self._settled.append(self._truths.pop(next(iter(self._truths)))[0])
         self._written += self._results
         self._results.clear()
+        self._open.clear()
         self._acknowledge()
 
+    def leave(self) -> None:
+        """Let another recorder read."""
+        self._reader.leave()
+
     def _acknowledge(self) -> None:
-        if not self._written:
+        if not self._written and not self._settled:
             return
         trim_before = self._recorded[0] if len(self._recorded) == KEPT_DIRECTIONS else None
         self._reader.acknowledge(self._written, self._settled, trim_before)
@@ -97,17 +103,29 @@ class Collector:
         self._settled.clear()
 
     def _add_result(self, entry_id: bytes, data: bytes) -> None:
+        if entry_id in self._results or entry_id in self._written:
+            return
+        self._results[entry_id] = None
         try:
-            self._results[entry_id] = wire.RESULT.decode(data)
+            result = wire.RESULT.decode(data)
         except InvalidEvent:
             self._metrics.undecodable()
-            self._results[entry_id] = None
+            return
+        event = (result.run_id, result.event_id)
+        if event in self._open or self._spool.has(event):
+            self._metrics.repeated()
+            return
+        self._open.add(event)
+        self._results[entry_id] = result
 
     def _add_truth(self, entry_id: bytes, data: bytes) -> None:
         try:
             truth = wire.TRUTH.decode(data)
         except InvalidEvent:
             self._metrics.undecodable()
+            self._settled.append(entry_id)
+            return
+        if self._spool.has((truth.run_id, truth.event_id)):
             self._settled.append(entry_id)
             return
         earlier = self._truths.pop((truth.run_id, truth.event_id), None)

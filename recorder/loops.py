@@ -9,19 +9,22 @@ from requests import RequestException
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
 from icestream.streams.connection import BLOCK_MS, RedisError
+from icestream.streams.results import AnotherReader
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.uploader import Uploader
 
 PAUSES_S = (0.5, 10.0)
+REFUSED_S = 15.0  # at start: a recorder that was killed holds its lease for some seconds
 CLOSING_S = 45.0  # after SIGTERM: time for MLflow to take what is left; the rest is uploaded by the next start
 
 
 def collect(
     collector: Collector, window_s: float, *, stop: threading.Event, metrics: RecorderMetrics, log: Log
 ) -> None:
-    """Read and spool until stopped, then spool what there is."""
+    """Read and spool until stopped, then spool what there is; raises AnotherReader if another recorder reads."""
     prepared, due = False, time.monotonic() + window_s
+    refused_s = time.monotonic() + REFUSED_S
     waits = pauses(*PAUSES_S)
     while True:
         metrics.beat()
@@ -35,8 +38,14 @@ def collect(
                 collector.close_window()
                 due = time.monotonic() + window_s
             if stopping and not found:
+                collector.leave()
                 return
             waits = pauses(*PAUSES_S)
+            refused_s = 0.0
+        except AnotherReader:
+            if time.monotonic() > refused_s:
+                raise
+            time.sleep(BLOCK_MS / 1000)
         except (RedisError, OSError) as error:  # OSError: the disk of the spool is full
             pause_s = next(waits)
             metrics.collect_failed()

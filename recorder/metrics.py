@@ -20,6 +20,8 @@ TABLE = (
     Metric("recorder_pulses", "histogram", "Pulses of an event", buckets=BUCKETS["pulses"]),
     Metric("recorder_unmatched_truths", "gauge", "Truths without a result so far"),
     Metric("recorder_undecodable_entries_total", "counter", "Entries that are not a result or not a truth"),
+    Metric("recorder_repeated_results_total", "counter", "Results of events that were recorded before, passed over"),
+    Metric("recorder_damaged_windows_total", "counter", "Files of the spool that could not be read and were set aside"),
     Metric("recorder_uploads_total", "counter", "Uploads to MLflow", label="outcome", values=("done", "failed")),
     Metric("recorder_upload_duration_seconds", "histogram", "Duration of an upload"),
     Metric("recorder_last_upload_timestamp_seconds", "gauge", "Unix time of the last successful upload"),
@@ -58,6 +60,12 @@ class RecorderMetrics(ProcessMetrics):
 
     def undecodable(self) -> None:
         self.metrics["recorder_undecodable_entries_total"].inc()
+
+    def repeated(self) -> None:
+        self.metrics["recorder_repeated_results_total"].inc()
+
+    def damaged(self, windows: int) -> None:
+        self.metrics["recorder_damaged_windows_total"].inc(windows)
 
     def uploaded(self, seconds: float) -> None:
         self.metrics["recorder_uploads_total", "done"].inc()

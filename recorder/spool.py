@@ -1,23 +1,40 @@
 """Results on disk until MLflow has them.
 
-    SPOOL/position                                    the last entry of DIRECTIONS that was ever spooled
-    SPOOL/<run>/window-<number>-<last entry>.parquet   one window of results of one run of the recorder
-    SPOOL/<run>/run.json                              its MLflow run, once it has one, and the last window in a part there
+    SPOOL/lock                           held by the recorder that uses the spool
+    SPOOL/recent.npy                     the last events that were recorded and are no longer in a window: run_id, event_id
+    SPOOL/<run>/window-<number>.parquet  one window of results of one run of the recorder
+    SPOOL/<run>/run.json                 its MLflow run, once it has one, and the last window in a part there
+    SPOOL/damaged/                       windows that could not be read
 
-A window's name carries its last entry, so writing the results and moving the position are one rename.
+A result is recorded once by its event: what is delivered again, after a crash or after Redis has lost its last writes, is in a
+window or among the recent events.
 """
 
+import fcntl
+import io
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from icestream.results.table import SCHEMA
+
+KEPT_EVENTS = 200_000  # that are recognised when they are delivered again: the last minute at 3000 events/s
+SINCE = b"since_ns"  # metadata of a window: Unix time at which it begins
+
+EventKey = tuple[int, int]  # run_id, event_id
+
+
+class SpoolInUse(Exception):
+    """Another recorder uses the spool."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +47,13 @@ class Window:
     def number(self) -> int:
         return int(self.path.stem.split("-")[1])
 
-    @property
-    def last_entry(self) -> tuple[int, int]:
-        """Id of the last entry in it, as Redis orders them."""
-        _, _, milliseconds, sequence = self.path.stem.split("-")
-        return int(milliseconds), int(sequence)
 
-    def read(self) -> pa.Table:
-        """The results; columns that an earlier version did not write are empty."""
-        rows = pq.read_table(self.path, partitioning=None)
-        columns = [
-            rows[one.name] if one.name in rows.schema.names else pa.nulls(rows.num_rows, one.type) for one in SCHEMA
-        ]
-        return pa.table(columns, schema=SCHEMA)
+@dataclass(frozen=True, kw_only=True)
+class WindowContent:
+    """What a window holds."""
+
+    rows: pa.Table
+    since_ns: int | None  # Unix time at which it begins; None in files of an earlier version
 
 
 class RecorderRun:
@@ -91,48 +102,100 @@ class RecorderRun:
 
 
 class Spool:
-    """The folder of all runs of the recorder; creating it starts a new run."""
+    """The folder of all runs of the recorder; creating it starts a new run.
+
+    Raises:
+        SpoolInUse: another recorder uses it.
+        OSError: the folder cannot be used.
+    """
 
     def __init__(self, folder: Path):
         self._folder = folder
-        name = str(time.time_ns())
-        (folder / name).mkdir(parents=True)
-        self.current = RecorderRun(folder / name)
-        self._number = 0
-        for part in folder.glob("*/*.part"):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT)  # held until the process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise SpoolInUse(f"another recorder uses {folder}") from None
+        for part in folder.glob("**/*.part"):
             part.unlink()
+        self.damaged = 0  # windows set aside by this process
+        self._recent: dict[EventKey, None] = dict.fromkeys(self._kept_events())
+        for run in self.runs():
+            for window in run.windows():
+                if content := self.read(window):
+                    self._remember(_events(content.rows))
+        self._since_ns = time.time_ns()
+        (folder / str(self._since_ns)).mkdir()
+        self.current = RecorderRun(folder / str(self._since_ns))
+        self._number = 0
+
+    def close(self) -> None:
+        """Let another recorder use the spool."""
+        os.close(self._lock)
 
     def runs(self) -> list[RecorderRun]:
         """All that are on disk, the current one last."""
         return [RecorderRun(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
 
-    def position(self) -> tuple[int, int]:
-        """Id of the last entry that was ever spooled."""
-        path = self._folder / "position"
-        saved = tuple(int(part) for part in path.read_text().split("-")) if path.exists() else (0, 0)
-        last = [window.last_entry for run in self.runs() for window in run.windows()]
-        return max([(saved[0], saved[1]), *last])
+    def has(self, event: EventKey) -> bool:
+        """Whether an event was recorded, as far as it is remembered."""
+        return event in self._recent
 
-    def write(self, rows: pa.Table, last_entry: tuple[int, int]) -> None:
+    def write(self, rows: pa.Table) -> None:
         """Write a window durably (fsync) before its entries are acknowledged."""
-        self._number += 1
         sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, compression="zstd")
-        name = f"window-{self._number:08d}-{last_entry[0]}-{last_entry[1]}.parquet"
-        _write(self.current.folder / name, sink.getvalue().to_pybytes())
+        pq.write_table(rows.replace_schema_metadata({SINCE: str(self._since_ns)}), sink, compression="zstd")
+        _write(self.current.folder / f"window-{self._number + 1:08d}.parquet", sink.getvalue().to_pybytes())
+        self._number += 1
+        self._since_ns = pc.max(rows["stored_ns"]).as_py()
+        self._remember(_events(rows))
+
+    def read(self, window: Window) -> WindowContent | None:
+        """The content of a window, columns that an earlier version did not write empty; a damaged one is set aside."""
+        try:
+            rows = pq.read_table(window.path, partitioning=None)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError):
+            (self._folder / "damaged").mkdir(exist_ok=True)
+            window.path.rename(self._folder / "damaged" / f"{window.path.parent.name}-{window.path.name}")
+            self.damaged += 1
+            return None
+        columns = [
+            rows[one.name] if one.name in rows.schema.names else pa.nulls(rows.num_rows, one.type) for one in SCHEMA
+        ]
+        since = (rows.schema.metadata or {}).get(SINCE)
+        return WindowContent(rows=pa.table(columns, schema=SCHEMA), since_ns=None if since is None else int(since))
 
     def forget(self, run: RecorderRun, windows: list[Window]) -> None:
-        """Delete windows that are in MLflow, after the position and their number were written."""
-        position = self.position()
-        _write(self._folder / "position", f"{position[0]}-{position[1]}".encode())
+        """Delete windows that are in MLflow, after their number and their events were written."""
+        content = io.BytesIO()
+        np.save(content, np.array(list(self._recent), np.int64).reshape(-1, 2))
+        _write(self._folder / "recent.npy", content.getvalue())
         run.uploaded = windows[-1].number
         for window in windows:
-            window.path.unlink()
+            window.path.unlink(missing_ok=True)
 
     def size(self) -> tuple[int, int]:
         """Files and bytes that wait."""
         sizes = [window.path.stat().st_size for run in self.runs() for window in run.windows()]
         return len(sizes), sum(sizes)
+
+    def _kept_events(self) -> list[EventKey]:
+        path = self._folder / "recent.npy"
+        return list(map(tuple, np.load(path).tolist())) if path.exists() else []
+
+    def _remember(self, events: Iterable[EventKey]) -> None:
+        for event in events:
+            self._recent[event] = None
+        while len(self._recent) > KEPT_EVENTS:
+            del self._recent[next(iter(self._recent))]
+
+
+def _events(rows: pa.Table) -> Iterable[EventKey]:
+    return zip(rows["run_id"].to_pylist(), rows["event_id"].to_pylist(), strict=True)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
@@ -22,9 +21,10 @@ from icestream import __version__
 from icestream.results.mlflow_names import EXPERIMENT_TAGS
 from icestream.results.pictures import opening_angles, sky_map
 from icestream.results.table import SCHEMA
+from icestream.service.logs import Log
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
-from recorder.spool import RecorderRun, Spool, Window
+from recorder.spool import RecorderRun, Spool, Window, WindowContent
 from recorder.windows import aggregates, description
 
 PART_ROWS = 50_000  # a part is closed when it has so many
@@ -48,14 +48,15 @@ class Uploader:
         metrics: RecorderMetrics,
         *,
         describe_run: Callable[[int], dict[str, str]],
+        log: Log,
     ):
         self._spool, self._settings, self._metrics = spool, settings, metrics
-        self._describe_run = describe_run
+        self._describe_run, self._log = describe_run, log
         self._client = MlflowClient(settings.mlflow_url)
         self._of = ""  # the recorder run that the next three belong to
         self._logged = 0  # its last window whose points were logged
+        self._rows: dict[int, int] = {}  # of its windows, by their number
         self._recent = SCHEMA.empty_table()  # its last results
-        self._since_ns = 0  # Unix time up to which its windows were logged
         self._tagged: set[tuple[str, ...]] = set()  # MLflow run, model, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
 
@@ -71,10 +72,11 @@ class Uploader:
         ended = recorder_run.name != self._spool.current.name
         if recorder_run.name != self._of:
             self._of, self._logged, self._recent = recorder_run.name, 0, SCHEMA.empty_table()
-            self._since_ns = int(recorder_run.name)
+            self._rows = {}
         for window in recorder_run.windows():
             if window.number > self._logged:
-                self._log_window(self._run(recorder_run, window), window)
+                if content := self._read(window):
+                    self._log_window(recorder_run, window.number, content)
                 self._logged = window.number
         if ended or closing:
             self._finish(recorder_run, "KILLED" if ended else "FINISHED")
@@ -85,9 +87,20 @@ class Uploader:
         due = time.monotonic() >= self._part_due
         if due:
             self._part_due = time.monotonic() + self._settings.part_s
-        return due or sum(pq.read_metadata(window.path).num_rows for window in recorder_run.windows()) >= PART_ROWS
+        waiting = [window.number for window in recorder_run.windows()]
+        return due or sum(self._rows.get(number, 0) for number in waiting) >= PART_ROWS
 
-    def _run(self, recorder_run: RecorderRun, window: Window) -> str:
+    def _read(self, window: Window) -> WindowContent | None:
+        """A window; None if it is damaged."""
+        content = self._spool.read(window)
+        if content is None:
+            self._metrics.damaged(1)
+            self._log.error(
+                "a file of the spool is damaged: its results are lost, it is kept in damaged/", file=str(window.path)
+            )
+        return content
+
+    def _run(self, recorder_run: RecorderRun, rows: pa.Table) -> str:
         """The MLflow run of a recorder run, created when there is something to log."""
         if (run_id := recorder_run.mlflow_run) is None:
             experiment = self._client.get_experiment_by_name(self._settings.experiment)
@@ -100,7 +113,7 @@ class Uploader:
             run = made[0] if made else self._create_run(experiment_id, recorder_run)
             run_id = str(run.info.run_id)
             if not run.data.params:  # MLflow refuses other values; what a crash has left without them is completed here
-                self._log_parameters(run_id, window.read())
+                self._log_parameters(run_id, rows)
             recorder_run.mlflow_run = run_id
         return run_id
 
@@ -116,12 +129,14 @@ class Uploader:
             experiment_id, start_time=int(recorder_run.name) // 1_000_000, tags=tags, run_name=name
         )
 
-    def _log_window(self, run_id: str, window: Window) -> None:
-        began, rows = time.monotonic(), window.read()
+    def _log_window(self, recorder_run: RecorderRun, number: int, content: WindowContent) -> None:
+        began, rows = time.monotonic(), content.rows
+        run_id = self._run(recorder_run, rows)
+        since_ns = int(recorder_run.name) if content.since_ns is None else content.since_ns
         when = int(rows["stored_ns"][-1].as_py() // 1_000_000)
-        points = [Metric(name, value, when, window.number) for name, value in aggregates(rows, self._since_ns).items()]
+        points = [Metric(name, value, when, number) for name, value in aggregates(rows, since_ns).items()]
         self._client.log_batch(run_id, metrics=points)
-        self._since_ns = pc.max(rows["stored_ns"]).as_py()
+        self._rows[number] = rows.num_rows
         self._tag_models(run_id, rows)
         self._recent = pa.concat_tables([self._recent, rows])
         self._recent = self._recent.slice(max(0, self._recent.num_rows - SHOWN_ROWS))
@@ -163,20 +178,21 @@ class Uploader:
     def _upload_part(self, recorder_run: RecorderRun) -> None:
         """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and delete the windows."""
         windows: list[Window] = []
-        rows = 0
+        tables: list[pa.Table] = []
         for window in recorder_run.windows():
-            count = pq.read_metadata(window.path).num_rows
-            if windows and rows + count > PART_ROWS:
+            if (content := self._read(window)) is None:
+                continue
+            if windows and sum(map(len, tables)) + len(content.rows) > PART_ROWS:
                 break
             windows.append(window)
-            rows += count
+            tables.append(content.rows)
         if not windows:
             return
-        began, run_id = time.monotonic(), self._run(recorder_run, windows[0])
+        began, run_id = time.monotonic(), self._run(recorder_run, tables[0])
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             part = folder / f"part-{windows[0].number:08d}.parquet"
-            pq.write_table(pa.concat_tables([window.read() for window in windows]), part, compression="zstd")
+            pq.write_table(pa.concat_tables(tables), part, compression="zstd")
             self._client.log_artifact(run_id, str(part), "predictions")
             sky_map(self._recent, folder / "sky.png")
             opening_angles(self._recent, folder / "opening_angle.png")
@@ -187,6 +203,8 @@ class Uploader:
                 self._client.log_artifact(run_id, str(folder / picture), "latest")
         self._client.set_tag(run_id, "mlflow.note.content", description(self._recent))
         self._spool.forget(recorder_run, windows)
+        for window in windows:
+            self._rows.pop(window.number, None)
         self._metrics.uploaded(time.monotonic() - began)
 
     def _finish(self, recorder_run: RecorderRun, status: str) -> None:

@@ -16,6 +16,8 @@ DONE = "{icestream}:done"
 EMITTED = (
     "{icestream}:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
 )
+RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
+EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
 MODEL = "{icestream}:model"  # prefix of one hash per model: what a bridge found Triton to serve
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS

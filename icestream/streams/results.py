@@ -1,5 +1,8 @@
 """Readers of results and truths: `Tail` sees what is new and leaves it there, `GroupReader` acknowledges what it has dealt with."""
 
+import os
+import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -8,7 +11,9 @@ from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.result import Result
 from icestream.streams import keys
+from icestream.streams.adoption import adopt_old_names
 from icestream.streams.connection import Redis, ResponseError
+from icestream.streams.scripts import load
 
 EntryId = tuple[int, int]  # ms, sequence: as Redis orders them
 
@@ -35,16 +40,34 @@ class Tail:
         return [fields for _, fields in entries]
 
 
-class GroupReader:
-    """The recorder's group on DIRECTIONS and TRUTH. Every method may raise RedisError."""
+class AnotherReader(Exception):
+    """Another reader holds the lease of the group."""
 
-    CONSUMER = "recorder"
+
+class GroupReader:
+    """The recorder's group on DIRECTIONS and TRUTH, which one reader reads at a time. Every method may raise RedisError."""
+
+    CONSUMER = "recorder"  # all readers have one name, so that each takes over what the one before it has left pending
+    LEASE_S = 5.0
 
     def __init__(self, redis: Redis):
         self._redis = redis
+        self._lease = redis.register_script(load("lease"))
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+
+    def hold(self) -> None:
+        """Take or renew the lease; raises AnotherReader."""
+        holder = self._lease(keys=[keys.RECORDER], args=[self._name, int(self.LEASE_S * 1000)]).decode()
+        if holder != self._name:
+            raise AnotherReader(f"another recorder ({holder}) reads these streams")
+
+    def leave(self) -> None:
+        """Give up the lease."""
+        self._lease(keys=[keys.RECORDER], args=[self._name, 0])
 
     def join(self) -> None:
         """Create the groups, from the first entry of each stream, if they do not exist."""
+        adopt_old_names(self._redis)
         for stream in (keys.DIRECTIONS, keys.TRUTH):
             try:
                 self._redis.xgroup_create(stream, keys.RECORDER_GROUP, id="0", mkstream=True)
@@ -67,7 +90,8 @@ class GroupReader:
     def acknowledge(self, results: Sequence[bytes], truths: Sequence[bytes], trim_before: bytes | None) -> None:
         """Acknowledge results, acknowledge and delete truths, and delete results older than an entry, in one step."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xack(keys.DIRECTIONS, keys.RECORDER_GROUP, *results)
+            if results:
+                pipe.xack(keys.DIRECTIONS, keys.RECORDER_GROUP, *results)
             if truths:
                 pipe.xack(keys.TRUTH, keys.RECORDER_GROUP, *truths)
                 pipe.xdel(keys.TRUTH, *truths)

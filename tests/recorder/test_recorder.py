@@ -23,7 +23,7 @@ from launcher.report import Counts, recorded, report
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.reference import SHIPPED, describe
-from recorder.spool import Spool
+from recorder.spool import Spool, SpoolInUse
 from tests.events import made_result, truth
 from tests.servers import Program, RedisProcess
 from tests.waiting import wait_until
@@ -48,8 +48,20 @@ def spooled(folder: Path) -> list[int]:
     ]
 
 
+SPOOLS: dict[Path, Spool] = {}
+
+
+def spool(folder: Path) -> Spool:
+    """A spool; that of an earlier recorder in the test is left as a crash leaves it."""
+    if folder in SPOOLS:
+        SPOOLS[folder].close()
+    SPOOLS[folder] = Spool(folder)
+    return SPOOLS[folder]
+
+
 def collector(redis: Any, folder: Path) -> Collector:
-    one = Collector(GroupReader(redis), Spool(folder), RecorderMetrics(CollectorRegistry()))
+    redis.delete(keys.RECORDER)  # the lease of an earlier one has expired
+    one = Collector(GroupReader(redis), spool(folder), RecorderMetrics(CollectorRegistry()))
     one.prepare()
     return one
 
@@ -140,28 +152,86 @@ def test_a_kill_while_uploaded_windows_are_deleted_doubles_nothing(redis: Any, t
         put_results(redis, number)
         one.read(None)
         one.close_window()
-    [start] = [start for start in Spool(tmp_path).runs() if start.windows()]
+    again = spool(tmp_path)
+    [start] = [start for start in again.runs() if start.windows()]
     kept = start.windows()[1].path.read_bytes()
     path = start.windows()[1].path
-    Spool(tmp_path).forget(start, start.windows())
+    again.forget(start, start.windows())
     path.write_bytes(kept)  # as if it had not come so far
     assert start.windows() == []
     start.remove()
     assert not start.folder.exists()
 
 
-def test_the_position_outlives_what_was_uploaded(redis: Any, tmp_path: Path) -> None:
-    put_results(redis, 1)
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_results_that_are_stored_again_are_recorded_once(redis: Any, tmp_path: Path, uploaded: bool) -> None:
+    """As after a loss of Redis's last writes: the same events, other entries, and another recorder."""
+    put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
+    put_results(redis, 2)
+    one.read(None)
     one.close_window()
-    spool = Spool(tmp_path)
-    before = spool.position()
-    for start in spool.runs():
-        if start.windows():
-            spool.forget(start, start.windows())
-    assert spooled(tmp_path) == []
-    assert Spool(tmp_path).position() == before > (0, 0)
+    if uploaded:
+        [start] = [start for start in SPOOLS[tmp_path].runs() if start.windows()]
+        SPOOLS[tmp_path].forget(start, start.windows())
+    redis.delete(keys.DIRECTIONS, keys.TRUTH)
+    put_results(redis, 1, 2, 3)
+    second = collector(redis, tmp_path)
+    second.read(None)
+    second.close_window()
+    assert spooled(tmp_path) == ([3] if uploaded else [1, 2, 3])
+    assert redis.xpending(keys.DIRECTIONS, keys.RECORDER_GROUP)["pending"] == 0
+    assert redis.xlen(keys.TRUTH) == 0
+
+
+def test_a_spool_has_one_recorder(tmp_path: Path) -> None:
+    first = Spool(tmp_path)
+    with pytest.raises(SpoolInUse, match="another recorder uses"):
+        Spool(tmp_path)
+    first.close()
+    Spool(tmp_path).close()
+
+
+def test_two_recorders_of_one_stream_record_nothing_twice(
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
+) -> None:
+    first = recorder(session="two", window_s=0.5)
+    put_results(redis, *range(20))
+    wait_until(lambda: first.metric("icestream_recorder_events_total") == 20, "the first records")
+    on_its_spool = recorder(session="two")
+    assert on_its_spool.process.wait(60) == 1
+    assert "another recorder uses" in on_its_spool.log
+    second = recorder(session="two", spool_dir=tmp_path / "other")
+    put_results(redis, *range(20, 40))
+    assert second.process.wait(60) == 1
+    assert "reads these streams: one Redis has one recorder" in second.log
+    assert "Traceback" not in second.log + on_its_spool.log
+    assert first.stop(60) == 0
+    rows, _ = recorded(mlflow_url, "two", tmp_path)
+    assert sorted(rows["event_id"].to_pylist()) == list(range(40))
+
+
+def test_a_damaged_window_is_set_aside_and_the_others_are_uploaded(
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
+) -> None:
+    one = collector(redis, tmp_path / "spool")
+    for number in (1, 2, 3):
+        put_results(redis, number)
+        one.read(None)
+        one.close_window()
+    second = sorted((tmp_path / "spool").glob("*/window-*.parquet"))[1]
+    second.write_bytes(second.read_bytes()[:100])
+    SPOOLS.pop(tmp_path / "spool").close()
+    redis.delete(keys.RECORDER)
+    process = recorder(session="damaged", window_s=0.5)
+    put_results(redis, 4)
+    wait_until(lambda: process.metric("icestream_recorder_events_total") == 1, "it records")
+    assert process.metric("icestream_recorder_damaged_windows_total") == 1
+    assert process.stop(60) == 0
+    rows, _ = recorded(mlflow_url, "damaged", tmp_path)
+    assert sorted(rows["event_id"].to_pylist()) == [1, 3, 4]
+    assert len(list((tmp_path / "spool" / "damaged").iterdir())) == 1
 
 
 def test_a_recorder_with_nothing_to_do_is_seen_to_live(redis: Any, tmp_path: Path) -> None:
@@ -236,7 +306,7 @@ def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
     rows, ids = recorded(mlflow_url, "s1", tmp_path)
     assert ids == [run.info.run_id]
     assert rows["event_id"].to_pylist() == list(range(80))
-    assert list((tmp_path / "spool").iterdir()) == [tmp_path / "spool" / "position"]
+    assert {path.name for path in (tmp_path / "spool").iterdir()} == {"lock", "recent.npy"}
 
 
 def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlflow_url: str, recorder: Start) -> None:
@@ -318,9 +388,8 @@ def test_the_report_of_nothing_is_empty_but_whole() -> None:
 
 
 def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
-    (spool.current.folder / "window-00000001-5-0.parquet.part").write_bytes(os.urandom(100))
-    assert Spool(tmp_path).position() == (0, 0)
+    (spool(tmp_path).current.folder / "window-00000001.parquet.part").write_bytes(os.urandom(100))
+    assert spool(tmp_path).size() == (0, 0)
     assert list(tmp_path.glob("*/*.part")) == []
 
 

@@ -1,0 +1,9 @@
+-- Take or renew a lease, or give it up.
+-- KEYS: the lease
+-- ARGV: holder, ms that it lasts; 0 gives it up
+-- Returns the holder.
+local holder = redis.call('GET', KEYS[1]) or ARGV[1]
+if holder == ARGV[1] then
+    if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+end
+return holder

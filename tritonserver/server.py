@@ -45,7 +45,7 @@ class TritonServer:
             )
         self._backends = state_dir / "triton" / "backends"
         self._shared_memory = (
-            f"icestream-{os.getpid()}"  # prefix of the regions through which server and instances talk
+            f"icestream-{os.getpid()}-"  # prefix of the regions through which servers and instances talk
         )
 
     def install_backends(self) -> None:
@@ -57,14 +57,15 @@ class TritonServer:
         shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), self._backends / "onnxruntime" / "model.py")
 
     def command(self, repository: Path, host: str, *, http: int, grpc: int, metrics: int) -> list[str]:
-        """The server's command line."""
+        """The server's command line. A shell adds the process id to the names of its shared memory before it becomes the server:
+        one that is started again after a crash must not meet the regions of the one before it."""
         return [
+            "sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={self._shared_memory}$$', "sh",
             str(self._server / "bin" / "tritonserver"),
             f"--model-repository={repository}",
             f"--backend-directory={self._backends}",
             f"--http-address={host}", f"--http-port={http}",
             f"--grpc-address={host}", f"--grpc-port={grpc}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
             f"--metrics-address={host}", f"--metrics-port={metrics}",
             "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
         ]  # fmt: skip

@@ -29,6 +29,7 @@ from icestream.streams import served_models
 from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio
 from icestream.streams.event_queue import EventQueue
 from icestream.streams.status import read_status_asyncio
+from icestream.streams.suitability import UnsuitableRedis
 
 TRITON_RETRY_S = 0.5
 
@@ -120,7 +121,7 @@ def main() -> None:
     settings = load(BridgeSettings, "bridge")
     try:
         asyncio.run(run(settings, configure_logs("bridge")))
-    except ModelMismatch as error:
+    except (ModelMismatch, UnsuitableRedis) as error:
         sys.exit(f"bridge: {error}")
 
 

@@ -94,6 +94,8 @@ class Worker:
             await asyncio.wait(set(self._requests))
 
     async def _read_forever(self) -> None:
+        for warning in await self._retry(self._queue.check_server):
+            self._log.warning(warning)
         await self._retry(self._queue.join)
         while not self._stopping.is_set():
             self._metrics.beat()

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from display.app import Services, make_app
 from display.follower import StreamFollower
-from display.inference import InferenceClient
+from display.inference import MAX_WAITING, InferenceClient
+from display.live import MAX_PAGES
 from display.metrics import DisplayMetrics
 from display.rest import MAX_BODY_BYTES
 from display.settings import DisplaySettings
@@ -25,7 +26,9 @@ from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.streams.connection import connect
 
-THREADS = 32  # a page that follows the stream holds one
+THREADS = MAX_PAGES + 2 * MAX_WAITING + 16  # a page that follows the stream holds one, and so does a request that waits
+CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
+IDLE_S = 20  # after which it is closed
 
 
 def main() -> None:
@@ -47,6 +50,10 @@ def main() -> None:
             send_bytes=1,
             ident="icestream",
             max_request_body_size=2 * MAX_BODY_BYTES,
+            connection_limit=CONNECTIONS,
+            channel_timeout=IDLE_S,
+            cleanup_interval=5,
+            asyncore_use_poll=True,  # select() takes 1024 connections
         )
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")

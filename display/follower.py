@@ -18,7 +18,7 @@ from icestream.streams import keys
 from icestream.streams.connection import Redis, RedisError
 from icestream.streams.publisher import read_description
 from icestream.streams.results import Tail
-from icestream.streams.status import ALIVE_S, StreamStatus, read_status
+from icestream.streams.status import StreamStatus, read_status
 from icestream.truth import Truth
 
 KEPT_RESULTS = 20_000
@@ -90,7 +90,7 @@ class StreamFollower:
         self._status = FollowedStatus()
         self._described_run: int | None = None
         self._source: str | None = None
-        self._emitted: deque[tuple[float, int]] = deque(maxlen=int(SPAN_S / STATUS_S))
+        self._counts: deque[tuple[float, int, int]] = deque(maxlen=int(SPAN_S / STATUS_S))  # time, emitted, stored
 
     def follow(self, stop: threading.Event) -> None:
         """Read until stopped, whatever Redis does."""
@@ -122,7 +122,8 @@ class StreamFollower:
             count = self._count
         if len(found) > limit:
             confident = sorted(found, key=lambda cached: -cached.result.kappa)[: limit // 4]
-            found = confident + found[:: -(-len(found) // (limit - limit // 4))]
+            sample = found[:: -(-len(found) // (limit - limit // 4))]
+            found = list({cached.id: cached for cached in confident + sample}.values())
         return count, found
 
     def find(self, key: EventKey) -> tuple[CachedResult | None, Event | None]:
@@ -140,9 +141,10 @@ class StreamFollower:
             results = list(self._results)
         found: list[CachedResult] = []
         for cached in reversed(results):
-            if cached.result.stored_ns < since_s * 1e9 or len(found) == limit:
+            if len(found) == limit:
                 break
-            if cached.result.kappa >= min_kappa:
+            # In the order of their arrival, which is nearly that of their time: a clock may be set back.
+            if cached.result.stored_ns >= since_s * 1e9 and cached.result.kappa >= min_kappa:
                 found.append(cached)
         return found
 
@@ -206,20 +208,25 @@ class StreamFollower:
 
     def _summarise(self, stream: StreamStatus) -> FollowedStatus:
         now = self._clock()
-        self._emitted.append((now, stream.emitted_total))
-        (then, before), (_, last) = self._emitted[0], self._emitted[-1]
+        self._counts.append((now, stream.emitted_total, stream.stored_total))
+        (then, *before), (_, *last) = self._counts[0], self._counts[-1]
+        emitted_per_s, stored_per_s = (
+            [max(0.0, (one - other) / (now - then)) for one, other in zip(last, before, strict=True)]
+            if now > then
+            else (None, 0.0)
+        )
         recent = self.select(now - SPAN_S, 0.0, KEPT_RESULTS)
         latency = [cached.result.latency_s for cached in recent]
         known = [cached for cached in recent[:500] if cached.truth is not None]
         return FollowedStatus(
             redis=True,
             backlog=stream.backlog,
-            emitted_per_s=(last - before) / (now - then) if now > then else None,
-            stored_per_s=len(recent) / SPAN_S,
+            emitted_per_s=emitted_per_s,
+            stored_per_s=stored_per_s or 0.0,
             latency_p99_s=float(np.quantile(latency, 0.99)) if latency else None,
             opening_angle_mean_deg=_mean_angle_deg([cached.result.direction for cached in known], known),
             linefit_opening_angle_mean_deg=_mean_angle_deg([cached.result.linefit for cached in known], known),
-            emitter=stream.last_event_s is not None and stream.last_event_s < ALIVE_S,
+            emitter=stream.emitters > 0,
             bridges=stream.bridges,
             recorder=stream.recorders > 0,
             rejected=stream.rejected_total,

@@ -15,6 +15,8 @@ from icestream.inference.model import ModelDescription
 from icestream.tensors import pad
 
 IN_FLIGHT = 4  # requests to Triton at a time, for all threads: as many as one bridge sends
+MAX_WAITING = 8  # calls at a time; a further one is refused at once
+PROVED_S = 30.0  # after which the known answers are asked for again
 PROBE_S = 2.0  # between two checks whether Triton serves the model
 T = TypeVar("T")
 
@@ -50,22 +52,37 @@ class InferenceClient:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._client: TritonClient = self._run(self._connect(url, model, timeout_s))
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._slots, self._timeout_s = asyncio.Semaphore(IN_FLIGHT), timeout_s
+        self._calls = threading.BoundedSemaphore(MAX_WAITING)
         self._model: ModelDescription | None = None
-        self.ready = False  # Triton served the model at the last check
+        self.ready = False  # Triton served the model at the last check, and gave its known answers
+        self.reason = "Triton was not asked yet"  # why it is not
         asyncio.run_coroutine_threadsafe(self._probe_forever(), self._loop)
 
     def infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
         """Answers in the order of the events; RequestRefused where the model cannot do one.
 
         Raises:
-            TritonUnavailable: ask again later.
-            ModelMismatch: the served model is another one.
+            TritonUnavailable: ask again later; at once while Triton is known to be away, or too many calls wait.
         """
-        return self._run(self._infer(events))
+        if not self.ready:
+            raise TritonUnavailable(self.reason)
+        if not self._calls.acquire(blocking=False):
+            raise TritonUnavailable(f"{MAX_WAITING} requests are waiting already")
+        try:
+            return self._run(self._within_timeout(events))
+        finally:
+            self._calls.release()
+
+    async def _within_timeout(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
+        try:
+            return await asyncio.wait_for(self._infer(events), self._timeout_s)
+        except TimeoutError:
+            raise TritonUnavailable(f"no answer within {self._timeout_s:g} s", timed_out=True) from None
 
     async def _infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
-        model = self._model or await self._client.describe_model()
+        if (model := self._model) is None:
+            raise TritonUnavailable(self.reason)
         waiting, answers = (
             LengthQueues[RequestedEvent](model.max_pulses, model.max_batch),
             dict[int, Inference | RequestRefused](),
@@ -100,12 +117,16 @@ class InferenceClient:
             return await self._client.infer(pad(batch.events, batch.length))
 
     async def _probe_forever(self) -> None:
+        proved_s = 0.0
         while True:
             try:
-                self._model = await self._client.describe_model()
-                self.ready = True
-            except (TritonUnavailable, ModelMismatch):
-                self.ready = False
+                model = await self._client.describe_model()
+                if model != self._model or time.monotonic() - proved_s > PROVED_S:
+                    await self._client.check_known_answers(model)
+                    proved_s = time.monotonic()
+                self._model, self.ready = model, True
+            except (TritonUnavailable, ModelMismatch) as error:
+                self._model, self.ready, self.reason = None, False, str(error)
             await asyncio.sleep(PROBE_S)
 
     async def _connect(self, url: str, model: str, timeout_s: float) -> TritonClient:

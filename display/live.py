@@ -18,7 +18,7 @@ TICK_S = 0.5
 SAMPLE = 40  # results of a tick
 FIRST_RESULTS = 1500  # results that a page starts with
 LISTED = 40  # events with pulses
-MAX_PAGES = 16  # a page holds a thread of the server
+MAX_PAGES = 32  # a page holds a thread of the server; one more takes the place of the oldest
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,32 +36,37 @@ class Live:
         self.follower, self.inference, self._metrics, self._stop = follower, inference, metrics, stop
         self._ticked = threading.Condition()
         self._tick: bytes = b""
-        self._count, self._pages = 0, 0
+        self._count = 0
+        self._pages: list[object] = []  # those that are open, the oldest first
         self._since: dict[str, float] = {}  # what is wrong → since when, Unix time
         threading.Thread(target=self._run, daemon=True).start()
 
-    def messages(self) -> Iterator[bytes] | None:
-        """Server-sent events for one page: what was, then each tick; None if there are too many pages."""
-        with self._ticked:
-            if self._pages >= MAX_PAGES:
-                return None
-            self._pages += 1
-        self._metrics.page_opened()
-        return self._follow()
+    def messages(self) -> Iterator[bytes]:
+        """Server-sent events for one page: what was, then each tick. If there are too many pages, the oldest is closed.
 
-    def _follow(self) -> Iterator[bytes]:
+        A page that does not read cannot keep others out. One that reads comes back when it is closed.
+        """
+        page = object()
+        with self._ticked:
+            self._pages = [*self._pages, page][-MAX_PAGES:]
+        self._metrics.page_opened()
+        return self._follow(page)
+
+    def _follow(self, page: object) -> Iterator[bytes]:
         try:
             _, past = self.follower.latest(0, FIRST_RESULTS)
             yield b"retry: 1000\nevent: past\ndata: " + _encode(_compact(past)) + b"\n\n"
             last = 0
             while not self._stop.is_set():
                 with self._ticked:
+                    if page not in self._pages:
+                        return
                     self._ticked.wait_for(lambda: self._count != last or self._stop.is_set(), timeout=5)  # noqa: B023 (waited for at once)
                     last, tick = self._count, self._tick
                 yield b"event: tick\ndata: " + tick + b"\n\n"
         finally:
             with self._ticked:
-                self._pages -= 1
+                self._pages = [other for other in self._pages if other is not page]
             self._metrics.page_closed()
 
     def _run(self) -> None:

@@ -29,10 +29,11 @@ def page_blueprint(live: Live, links: dict[str, str]) -> Blueprint:
     def follow() -> Response:
         if request.method == "HEAD":  # no client would read or close the stream of events
             return Response(mimetype="text/event-stream")
-        messages = live.messages()
-        if messages is None:
-            raise Failure(503, "too_many_pages", "as many pages as allowed follow the stream", **{"Retry-After": "10"})
-        return Response(messages, mimetype="text/event-stream", headers={"Cache-Control": "no-store"})
+        return Response(
+            live.messages(),
+            mimetype="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
 
     @page.get("/live/doms")
     def positions() -> Response:

@@ -17,7 +17,7 @@ from display.metrics import DisplayMetrics
 from display.schemas import Direction, Directions, Error, Events, Failure, Status, StoredResults, StoredResultWithPulses
 from icestream.event import MAX_PULSES, Event, InvalidEvent
 from icestream.event_json import EventBody, decode_event
-from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
+from icestream.inference.errors import RequestRefused, TritonUnavailable
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_VALUES = 8 * MAX_PULSES  # numbers in a body: decoding takes 30 bytes of memory for each
@@ -59,8 +59,6 @@ class Rest:
             found = dict(zip(valid, self._inference.infer(list(valid.values())), strict=True)) if valid else {}
         except TritonUnavailable as error:
             raise Failure(503, "triton_away", str(error), **{"Retry-After": str(RETRY_AFTER_S)}) from None
-        except ModelMismatch as error:
-            raise Failure(503, "no_model", str(error), **{"Retry-After": str(RETRY_AFTER_S)}) from None
         answers: list[Direction | Error] = []
         for index, event in enumerate(events):
             if isinstance(event, InvalidEvent):

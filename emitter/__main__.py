@@ -27,6 +27,7 @@ from icestream.sources.simulation.simulator import Simulation
 from icestream.sources.source import Source
 from icestream.streams.connection import connect
 from icestream.streams.publisher import AnotherWriter, Backlog, Publisher
+from icestream.streams.suitability import UnsuitableRedis
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
         backlog = Backlog(settings.max_backlog, settings.max_backlog_mb * 2**20)
         description = {"source": settings.source, "rate": str(settings.rate), "seed": str(settings.seed)}
         emission.run(source, run_id, limit=settings.count, max_backlog=backlog, description=description)
-    except (KaggleError, DetectorFileError) as error:
+    except (KaggleError, DetectorFileError, UnsuitableRedis) as error:
         sys.exit(f"emitter: {error}")
     except AnotherWriter as error:
         sys.exit(f"emitter: {error}; give another run id, or stop one of the two")

@@ -19,6 +19,7 @@ TICK_S = 0.005  # events due within one tick are written together
 FULL_WAIT_S = 0.05
 
 BLOCK_S = 0.5
+SHOWN_S = 2.0  # between two signs of life
 MEASURED_S = 1.0  # the stream is measured so often at least
 PULSE_BYTES = 11  # of a pulse in the stream
 
@@ -74,9 +75,12 @@ class Emission:
 
         Raises:
             AnotherWriter: another emitter writes this run now.
+            UnsuitableRedis: Redis would lose what is written.
         """
         try:
             self._metrics.beat()
+            for warning in self._retry(self._publisher.check_server):
+                self._log.warning(warning)
             self._retry(lambda: self._publisher.begin(description))
             while True:
                 try:
@@ -96,8 +100,12 @@ class Emission:
         self._wait_for(events)  # before the schedule begins
         room = _Room(max_backlog, lambda: self._retry(self._publisher.backlog))
         self._pacing.start()
+        shown_s = 0.0
         while not self._stop.is_set():
             self._metrics.beat()
+            if time.monotonic() - shown_s > SHOWN_S:
+                self._retry(self._publisher.show_alive)
+                shown_s = time.monotonic()
             if not room.left():
                 self._stop.wait(FULL_WAIT_S)
                 self._metrics.waited(FULL_WAIT_S)

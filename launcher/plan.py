@@ -17,7 +17,7 @@ from icestream.service.settings import problems
 from icestream.sources.kaggle import KaggleError, open_folder
 from launcher.errors import LauncherError
 from launcher.ports import Ports
-from launcher.redis_server import RedisServer, find_redis
+from launcher.redis_server import RedisServer, cut_zeros, find_redis
 from launcher.supervisor import Service
 from recorder.settings import RecorderSettings
 from tritonserver.process import HOST
@@ -100,6 +100,7 @@ class Plan:
     def redis_service(self) -> Service:
         folder = self.state_dir / "redis"
         folder.mkdir(exist_ok=True)
+        cut_zeros(folder)
         return Service(
             name="redis", command=self.redis.command(folder, HOST, self.ports["redis"]), ports=self._ports("redis")
         )

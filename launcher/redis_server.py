@@ -1,12 +1,15 @@
 """Finds a Redis server and makes its command line."""
 
+import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.errors import LauncherError
 
+BLOCK = 65_536  # bytes of a file read at once
 MIN_VERSION = 7  # reports the lag of a group and the entries ever added to a stream
 
 
@@ -25,6 +28,26 @@ class RedisServer:
             # Deleted entries stay in the file until it is rewritten; at the default 64 MB that would cost a core every few seconds.
             "--auto-aof-rewrite-min-size", "256mb",
         ]  # fmt: skip
+
+
+def cut_zeros(folder: Path) -> None:
+    """Cut zeros off the end of an append-only file, which a loss of power leaves there and Redis refuses; a copy is kept beside it.
+
+    A whole file ends with a line break. What is cut was never written; a command that is incomplete then is left out by Redis.
+    """
+    for path in folder.glob("appendonlydir/*.incr.aof"):
+        with open(path, "r+b") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - BLOCK)
+                file.seek(start)
+                if kept := file.read(end - start).rstrip(b"\0"):
+                    end = start + len(kept)
+                    break
+                end = start
+            if end < size:
+                shutil.copyfile(path, path.with_name(f"{path.name}.before-{time.time_ns()}"))
+                file.truncate(end)
 
 
 def find_redis() -> RedisServer:

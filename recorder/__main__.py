@@ -25,6 +25,7 @@ from icestream.service.shutdown import stop_event
 from icestream.streams.connection import connect
 from icestream.streams.publisher import read_description
 from icestream.streams.results import AnotherReader, GroupReader
+from icestream.streams.suitability import UnsuitableRedis
 from recorder.collector import Collector
 from recorder.loops import collect, upload
 from recorder.metrics import RecorderMetrics
@@ -80,6 +81,8 @@ def main() -> None:
     except AnotherReader as error:
         log.error("stopping", error=str(error))
         refused = f"recorder: {error}: one Redis has one recorder"
+    except UnsuitableRedis as error:
+        refused = f"recorder: {error}"
     finally:
         collected.set()
         uploading.join()

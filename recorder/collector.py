@@ -89,6 +89,10 @@ class Collector:
         self._open.clear()
         self._acknowledge()
 
+    def check_server(self) -> list[str]:
+        """Warnings about the server; raises UnsuitableRedis."""
+        return self._reader.check_server()
+
     def leave(self) -> None:
         """Let another recorder read."""
         self._reader.leave()

@@ -30,6 +30,8 @@ def collect(
         metrics.beat()
         try:
             if not prepared:
+                for warning in collector.check_server():
+                    log.warning(warning)
                 collector.prepare()
                 prepared = True
             stopping = stop.is_set()

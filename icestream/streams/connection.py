@@ -9,25 +9,49 @@ import redis.retry
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
 
-__all__ = ["BLOCK_MS", "AsyncRedis", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio"]
+__all__ = [
+    "BLOCK_MS", "AsyncRedis", "AuthenticationError", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio",
+]  # fmt: skip
 
 SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
 CONNECT_TIMEOUT_S = 5.0
 BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop request is noticed
 
 
+class _Client(Redis):
+    """A client that leaves a server which has become a replica: the address may lead to another server by now."""
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        try:
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except ReadOnlyError:
+            connection.disconnect()
+            raise
+
+
+class _AsyncClient(AsyncRedis):
+    """The same for asyncio."""
+
+    async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        try:
+            return await super().parse_response(connection, command_name, **options)
+        except ReadOnlyError:
+            await connection.disconnect()
+            raise
+
+
 def connect(url: str, password: str | None = None) -> Redis:
     """A client for threads."""
     retry = redis.retry.Retry(NoBackoff(), 0)
-    return Redis.from_url(url, retry=retry, **_options(password))
+    return _Client.from_url(url, retry=retry, **_options(password))
 
 
 def connect_asyncio(url: str, password: str | None = None) -> AsyncRedis:
     """A client for an event loop."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return AsyncRedis.from_url(url, retry=retry, **_options(password))
+    return _AsyncClient.from_url(url, retry=retry, **_options(password))
 
 
 def _options(password: str | None) -> dict[str, Any]:

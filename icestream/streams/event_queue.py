@@ -18,6 +18,7 @@ from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names_asyncio
 from icestream.streams.connection import BLOCK_MS, AsyncRedis, ResponseError
 from icestream.streams.scripts import load
+from icestream.streams.suitability import check_server_asyncio
 
 LISTED = 1000  # abandoned entries that are listed at a time
 LOOKED_AT = 10  # oldest entries of the stream that are looked at whether they are anybody's
@@ -84,6 +85,10 @@ class EventQueue:
         self._claim = redis.register_script(load("claim"))
         self._tidy = redis.register_script(load("tidy"))
         self._waited = False  # for the last entry: the stream was empty
+
+    async def check_server(self) -> list[str]:
+        """Warnings about the server; raises UnsuitableRedis."""
+        return await check_server_asyncio(self._redis)
 
     async def join(self) -> None:
         """Create the group, from the first entry of the stream, if it does not exist."""

@@ -14,8 +14,10 @@ from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
 from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
+from icestream.streams.suitability import check_server
 from icestream.truth import Truth
 
+ALIVE_MS = 5000  # that a sign of life lasts
 DESCRIBED = ("source", "rate", "seed")
 
 
@@ -47,6 +49,10 @@ class Publisher:
         self._publish = redis.register_script(load("publish"))
         self._key = keys.run(run_id)
         self._writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+
+    def check_server(self) -> list[str]:
+        """Warnings about the server; raises RedisError or UnsuitableRedis."""
+        return check_server(self._redis)
 
     def begin(self, description: Mapping[str, str]) -> None:
         """Become the writer of the run, and write what its events are, for readers of its results. Raises RedisError."""
@@ -87,6 +93,10 @@ class Publisher:
         if backlog == -2:
             raise PositionLost(f"run {self._run_id} ends before event number {first}")
         return backlog
+
+    def show_alive(self) -> None:
+        """Show that there is an emitter although it writes nothing just now."""
+        self._redis.set(keys.EMITTER, self._writer, px=ALIVE_MS)
 
     def backlog(self) -> Backlog:
         """What waits in the stream of events."""

@@ -14,6 +14,7 @@ from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
 from icestream.streams.connection import Redis, ResponseError
 from icestream.streams.scripts import load
+from icestream.streams.suitability import check_server
 
 EntryId = tuple[int, int]  # ms, sequence: as Redis orders them
 
@@ -60,6 +61,10 @@ class GroupReader:
         holder = self._lease(keys=[keys.RECORDER], args=[self._name, int(self.LEASE_S * 1000)]).decode()
         if holder != self._name:
             raise AnotherReader(f"another recorder ({holder}) reads these streams")
+
+    def check_server(self) -> list[str]:
+        """Warnings about the server; raises UnsuitableRedis."""
+        return check_server(self._redis)
 
     def leave(self) -> None:
         """Give up the lease."""

@@ -13,7 +13,7 @@ LOOKED_AT = 10  # oldest events that are looked at whether a bridge holds them
 COUNTED = 1000  # entries that are counted at most where Redis does not know a group's lag, after a restart
 
 _SCRIPT = load("status")
-_KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED)
+_KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED, keys.EMITTER)
 _ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED), str(LOOKED_AT))
 
 
@@ -31,6 +31,7 @@ class StreamStatus:
     emitted_total: int  # entries ever added: events,
     stored_total: int  # results,
     rejected_total: int  # dead letters
+    emitters: int  # 1 if one is alive, or an event was written lately
     bridges: int  # alive
     recorders: int  # alive
 
@@ -60,6 +61,7 @@ def _parse(reply: Any) -> StreamStatus:
         emitted_total=int(found["emitted_total"]),
         stored_total=int(found["stored_total"]),
         rejected_total=int(found["rejected_total"]),
+        emitters=int(bool(found["emitter"]) or (last_event_ms is not None and last_event_ms < ALIVE_S * 1000)),
         bridges=_alive(found["bridges_idle_ms"]),
         recorders=_alive(found["recorders_idle_ms"]),
     )

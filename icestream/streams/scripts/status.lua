@@ -1,5 +1,5 @@
 -- Read the state of the streams; writes nothing.
--- KEYS: events, directions, rejected
+-- KEYS: events, directions, rejected, sign of life of the emitters
 -- ARGV: group of the bridges, group of the recorder, most entries to count where Redis does not know a group's lag,
 --       oldest entries that are looked at whether a bridge holds them
 -- Returns JSON; ages are in ms by the server's clock and missing where there is nothing.
@@ -79,6 +79,7 @@ return cjson.encode({
     emitted_total = events['entries-added'] or 0,
     stored_total = stream(KEYS[2])['entries-added'] or 0,
     rejected_total = stream(KEYS[3])['entries-added'] or 0,
+    emitter = redis.call('EXISTS', KEYS[4]) == 1,
     bridges_idle_ms = idle_ms(KEYS[1], ARGV[1]),
     recorders_idle_ms = idle_ms(KEYS[2], ARGV[2]),
 })

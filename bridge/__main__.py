@@ -10,6 +10,7 @@ require("bridge")
 import asyncio
 import signal
 import sys
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry
 
@@ -19,11 +20,8 @@ from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.worker import Worker
 from icestream.detector import nominal_icecube86
-from icestream.inference.client import TritonClient
-from icestream.inference.errors import ModelMismatch, TritonUnavailable
-from icestream.inference.model import ModelDescription
+from icestream.inference.checked_model import CheckedModel
 from icestream.service.logs import Log, configure_logs
-from icestream.service.retry import retry_asyncio
 from icestream.service.settings import load
 from icestream.streams import served_models
 from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio
@@ -31,7 +29,7 @@ from icestream.streams.event_queue import EventQueue
 from icestream.streams.status import read_status_asyncio
 from icestream.streams.suitability import UnsuitableRedis
 
-TRITON_RETRY_S = 0.5
+PROOF_LOOK_S = 0.1
 
 
 async def run(settings: BridgeSettings, log: Log) -> None:
@@ -41,44 +39,54 @@ async def run(settings: BridgeSettings, log: Log) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    client = TritonClient(settings.triton_url, settings.model, settings.request_timeout_s)
+
+    def report(states: dict[str, int], reason: str) -> None:
+        metrics.tritons(states)
+        if reason:
+            log.warning("not every Triton is asked", reason=reason, **states)
+        else:
+            log.info("the model is proved", **states)
+
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
+    model = CheckedModel(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
+    announcing = asyncio.create_task(_announce(redis, settings.model, model, log))
     try:
-        model = await _checked_model(client, metrics=metrics, log=log, stopping=stopping)
-        if model is not None:
-            await _work(settings, client, redis, model=model, metrics=metrics, log=log, stopping=stopping)
+        if await _first_proof(model, metrics=metrics, stopping=stopping):
+            await _work(settings, model, redis, metrics=metrics, log=log, stopping=stopping)
     finally:
-        await client.close()
+        announcing.cancel()
+        await model.close()
         await redis.aclose()
     log.info("stopped")
 
 
+async def _first_proof(model: CheckedModel, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:
+    """Wait until the model is proved; False if a stop came first."""
+    while model.model is None:
+        metrics.beat()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), PROOF_LOOK_S)
+            return False
+    return True
+
+
 async def _work(
     settings: BridgeSettings,
-    client: TritonClient,
+    model: CheckedModel,
     redis: AsyncRedis,
     *,
-    model: ModelDescription,
     metrics: BridgeMetrics,
     log: Log,
     stopping: asyncio.Event,
 ) -> None:
-    log.info(
-        "model validated",
-        model=model.name,
-        max_pulses=model.max_pulses,
-        checkpoint=model.checkpoint,
-        known_answers=len(model.known_answers),
-    )
     queue = EventQueue(redis, settings.consumer, settings.claim_idle_s)
     worker = Worker(
         settings,
         queue,
-        BatchInference(client, model, nominal_icecube86().position_m, metrics=metrics, log=log),
+        BatchInference(model, settings.max_batch, nominal_icecube86().position_m, metrics=metrics, log=log),
         LeaseKeeper(
             queue, lambda: read_status_asyncio(redis), claim_idle_s=settings.claim_idle_s, metrics=metrics, log=log
         ),
-        model=model,
         metrics=metrics,
         log=log,
     )
@@ -87,41 +95,39 @@ async def _work(
         await stopping.wait()
         worker.stop()
 
-    announcing = asyncio.create_task(
-        retry_asyncio(
-            lambda: served_models.announce(redis, model.name, model.max_pulses),
-            RedisError,
-            lambda error, _: log.warning("Redis command failed", error=str(error)),
-        )
-    )
     stopper = asyncio.create_task(stop_worker())
     await worker.run()
     stopper.cancel()
-    announcing.cancel()
 
 
-async def _checked_model(
-    client: TritonClient, *, metrics: BridgeMetrics, log: Log, stopping: asyncio.Event
-) -> ModelDescription | None:
-    """The model, as soon as Triton serves it and its known answers are right; None if a stop came first."""
-    while not stopping.is_set():
-        metrics.beat()
-        try:
-            model = await client.describe_model()
-            await client.check_known_answers(model)
-            return model
-        except TritonUnavailable as error:
-            metrics.retry("triton")
-            log.info("waiting for Triton", error=str(error))
-            await asyncio.sleep(TRITON_RETRY_S)
-    return None
+async def _announce(redis: AsyncRedis, name: str, model: CheckedModel, log: Log) -> None:
+    """Write what the bridge finds Triton to serve, once: its limit, or why it is not used."""
+    while model.model is None and not model.wrong:
+        await asyncio.sleep(PROOF_LOOK_S)
+    served = model.model
+    while True:
+        with suppress(RedisError):
+            if served is None:
+                await served_models.announce_problem(redis, name, model.reason)
+                return
+            log.info(
+                "model validated",
+                model=served.name,
+                version=served.version,
+                max_pulses=served.max_pulses,
+                checkpoint=served.checkpoint,
+                known_answers=len(served.known_answers),
+            )
+            await served_models.announce(redis, name, served.max_pulses)
+            return
+        await asyncio.sleep(1)
 
 
 def main() -> None:
     settings = load(BridgeSettings, "bridge")
     try:
         asyncio.run(run(settings, configure_logs("bridge")))
-    except (ModelMismatch, UnsuitableRedis) as error:
+    except UnsuitableRedis as error:
         sys.exit(f"bridge: {error}")
 
 

@@ -12,16 +12,14 @@ from bridge.suspects import is_exhausted
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.inference.batching import Batch, BatchLimit, QueuedEvent
-from icestream.inference.client import Answer, TritonClient
-from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
+from icestream.inference.checked_model import CheckedModel, Inference
+from icestream.inference.errors import RequestRefused, TritonUnavailable
 from icestream.inference.gate import Gate
-from icestream.inference.model import ModelDescription
 from icestream.linefit import linefit
 from icestream.result import Result
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry
-from icestream.tensors import Arrays, pad
 
 MAX_LOST = 3  # requests with one event, alone, that are lost while Triton gives its known answers before and after
 MAX_INVALID = 2  # times that Triton calls a single event invalid
@@ -54,8 +52,7 @@ def decode(entry: Entry) -> tuple[PendingEvent, int]:
 class InferredBatch:
     """A request and its answer."""
 
-    inputs: Arrays
-    answer: Answer
+    inference: Inference
     sent_ns: int  # Unix times
     answered_ns: int
 
@@ -64,39 +61,46 @@ class BatchInference:
     """Requests of one bridge to one model.
 
     Args:
+        max_batch: the most events of one request.
         position_m: (5160, 3) of the DOMs, for LineFit.
     """
 
     def __init__(
         self,
-        client: TritonClient,
-        model: ModelDescription,
+        model: CheckedModel,
+        max_batch: int,
         position_m: NDArray[np.float64],
         *,
         metrics: BridgeMetrics,
         log: Log,
     ):
-        self._client, self._model, self._position_m = client, model, position_m
+        self._model, self._position_m = model, position_m
         self._metrics, self._log = metrics, log
         self._gate = Gate()
-        self.limit = BatchLimit(model.max_batch)
+        self.limit = BatchLimit(max_batch)
+
+    @property
+    def limits(self) -> tuple[int, int] | None:
+        """The most pulses of an event and events of a request that the model takes; None while none is proved."""
+        model = self._model.model
+        return None if model is None else (model.max_pulses, model.max_batch)
 
     async def infer(self, batch: Batch[PendingEvent]) -> InferredBatch:
         """The answer to a batch, however long Triton is away; raises RequestRefused where asking again does not help."""
-        events = batch.events
-        inputs = pad(events, batch.length)
-        self._metrics.request_sent(
-            events=len(events),
-            pulses=sum(min(event.n_pulses, batch.length) for event in events),
-            padded=inputs["sensor_id"].size,
-            cut=sum(event.n_pulses > batch.length for event in events),
-        )
+        self._metrics.request_began(len(batch.queued))
         sent_ns, started = time.time_ns(), time.monotonic()
         try:
-            answer = await self._ask_until_answered(inputs, batch)
-            return InferredBatch(inputs=inputs, answer=answer, sent_ns=sent_ns, answered_ns=time.time_ns())
+            inference = await self._ask_until_answered(batch)
+            length = inference.inputs["sensor_id"].shape[1]
+            pulses = [event.n_pulses for event in batch.events]
+            self._metrics.pulses_sent(
+                pulses=sum(min(number, length) for number in pulses),
+                padded=inference.inputs["sensor_id"].size,
+                cut=sum(number > length for number in pulses),
+            )
+            return InferredBatch(inference=inference, sent_ns=sent_ns, answered_ns=time.time_ns())
         except RequestRefused:
-            if len(events) > 1:
+            if len(batch.queued) > 1:
                 self._metrics.split()
             raise
         finally:
@@ -104,14 +108,15 @@ class BatchInference:
 
     def results(self, batch: Batch[PendingEvent], inferred: InferredBatch) -> list[tuple[bytes, Result]]:
         """The results of a batch, each with the entry id of its event."""
-        answer, stored_ns = inferred.answer, time.time_ns()
+        answer, model, inputs = inferred.inference.answer, inferred.inference.model, inferred.inference.inputs
+        length = inputs["sensor_id"].shape[1]
         rows = zip(
             batch.queued,
             answer.direction.tolist(),
             answer.kappa.tolist(),
             answer.radius_50_deg.tolist(),
             answer.radius_90_deg.tolist(),
-            linefit(inferred.inputs, self._position_m).tolist(),
+            linefit(inputs, self._position_m).tolist(),
             strict=True,
         )
         return [
@@ -126,21 +131,21 @@ class BatchInference:
                     radius_90_deg=radius_90_deg,
                     linefit=tuple(guess),
                     n_pulses=queued.event.n_pulses,
-                    n_used=min(queued.event.n_pulses, batch.length),
-                    model=self._model.name,
+                    n_used=min(queued.event.n_pulses, length),
+                    model=model.name,
                     model_version=answer.model_version,
-                    checkpoint=self._model.checkpoint,
+                    checkpoint=model.checkpoint,
                     emitted_ns=queued.event.emitted_ns,
                     read_ns=queued.read_ns,
                     sent_ns=inferred.sent_ns,
                     answered_ns=inferred.answered_ns,
-                    stored_ns=stored_ns,
+                    stored_ns=inferred.answered_ns,  # Redis sets it
                 ),
             )
             for queued, direction, kappa, radius_50_deg, radius_90_deg, guess in rows
         ]
 
-    async def _ask_until_answered(self, inputs: Arrays, batch: Batch[PendingEvent]) -> Answer:
+    async def _ask_until_answered(self, batch: Batch[PendingEvent]) -> Inference:
         """Ask until there is an answer; raises RequestRefused where the batch, and nothing else, is the cause that there is none.
 
         A request that is lost (Triton dies, or does not answer in time) is sent again alone, once Triton gives its known answers.
@@ -150,15 +155,17 @@ class BatchInference:
         for pause_s in pauses():
             try:
                 async with self._gate.alone() if suspect else self._gate.together():
-                    answer = await self._client.infer(inputs)
+                    inference = await self._model.infer(batch.events)
                 self.limit.answered()
-                return answer
+                return inference
             except TritonUnavailable as error:
                 self._metrics.retry("triton")
                 self._log.warning("request failed, retrying when Triton is well", error=str(error), alone=suspect)
                 if error.timed_out:
                     self.limit.timed_out(len(batch.queued))
                 await self._until_well()
+                if not error.asked:
+                    continue
                 failures += suspect
                 if suspect and not (single and failures < MAX_LOST):
                     raise RequestRefused(f"no answer, alone: {error}", final=False, reason="no_answer") from None
@@ -168,7 +175,7 @@ class BatchInference:
                     raise
                 self._metrics.retry("model")
                 self._log.warning("inference failed for one event, retrying", error=str(error), failures=failures)
-                if not await self._gives_known_answers():
+                if not await self._model.prove():
                     await self._until_well()  # the event is not the cause: this failure does not count
                     continue
                 failures += 1
@@ -181,15 +188,6 @@ class BatchInference:
         """Wait until Triton serves the model and gives its known answers."""
         for pause_s in pauses():
             await asyncio.sleep(pause_s)
-            if await self._gives_known_answers():
+            if await self._model.prove():
                 return
             self._metrics.retry("triton")
-
-    async def _gives_known_answers(self) -> bool:
-        """False while Triton fails at known events, too: then the event is not the cause."""
-        try:
-            await self._client.describe_model()
-            await self._client.check_known_answers(self._model)
-        except (TritonUnavailable, ModelMismatch):
-            return False
-        return True

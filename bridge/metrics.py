@@ -1,8 +1,11 @@
 """The metrics of the bridge."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry
 
 from icestream.event import REASONS
+from icestream.inference.checked_model import STATES
 from icestream.result import Result
 from icestream.service.metrics import COUNT_BUCKETS, Metric, ProcessMetrics
 from icestream.streams.event_queue import Outcome
@@ -28,6 +31,7 @@ TABLE = (
     Metric("bridge_held_bytes", "gauge", "Bytes of those events in the stream"),
     Metric("bridge_claimed_events_total", "counter", "Events claimed from another bridge"),
     Metric("bridge_retries_total", "counter", "Calls that failed and are repeated", label="target", values=TARGETS),
+    Metric("bridge_tritons", "gauge", "Servers by whether they have proved the model", label="state", values=STATES),
     Metric("bridge_split_requests_total", "counter", "Requests that Triton refused and that were bisected"),
     Metric("stream_backlog_entries", "gauge", "Entries of the event stream without a result"),
     Metric("stream_pending_entries", "gauge", "Entries that some bridge has read and not completed"),
@@ -60,9 +64,11 @@ class BridgeMetrics(ProcessMetrics):
     def pulses_dropped(self, pulses: int) -> None:
         self.metrics["bridge_dropped_pulses_total"].inc(pulses)
 
-    def request_sent(self, *, events: int, pulses: int, padded: int, cut: int) -> None:
+    def request_began(self, events: int) -> None:
         self.metrics["bridge_in_flight_requests"].inc()
         self.metrics["bridge_batch_size_events"].observe(events)
+
+    def pulses_sent(self, *, pulses: int, padded: int, cut: int) -> None:
         self.metrics["bridge_pulses_total"].inc(pulses)
         self.metrics["bridge_padded_pulses_total"].inc(padded)
         self.metrics["bridge_cut_events_total"].inc(cut)
@@ -77,6 +83,10 @@ class BridgeMetrics(ProcessMetrics):
 
     def claimed(self, events: int) -> None:
         self.metrics["bridge_claimed_events_total"].inc(events)
+
+    def tritons(self, states: Mapping[str, int]) -> None:
+        for state, number in states.items():
+            self.metrics["bridge_tritons", state].set(number)
 
     def retry(self, target: str) -> None:
         self.metrics["bridge_retries_total", target].inc()

@@ -24,7 +24,6 @@ from bridge.suspects import in_order
 from icestream.event import InvalidEvent
 from icestream.inference.batching import Batch, LengthQueues, infer_bisecting
 from icestream.inference.errors import RequestRefused
-from icestream.inference.model import ModelDescription
 from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
 from icestream.streams.connection import RedisError
@@ -46,13 +45,12 @@ class Worker:
         inference: BatchInference,
         lease: LeaseKeeper,
         *,
-        model: ModelDescription,
         metrics: BridgeMetrics,
         log: Log,
     ):
         self._settings, self._queue, self._inference = settings, queue, inference
         self._metrics, self._log = metrics, log
-        self._waiting = LengthQueues[PendingEvent](model.max_pulses, min(settings.max_batch, model.max_batch))
+        self._waiting = LengthQueues[PendingEvent](1, settings.max_batch)
         self._showcase = Showcase() if settings.show else None
         self._held = lease.held
         self._lease = lease
@@ -150,10 +148,17 @@ class Worker:
 
     def _dispatch(self) -> None:
         """Send queued events while there are free slots."""
+        self._fit_model()
         while self._waiting and not self._closed and len(self._requests) < self._settings.in_flight:
             task = asyncio.create_task(self._process(self._waiting.next_batch(self._inference.limit.events)))
             self._requests.add(task)
             task.add_done_callback(self._request_done)
+
+    def _fit_model(self) -> None:
+        """Batch as the model takes it that is served now."""
+        if (limits := self._inference.limits) is not None:
+            max_pulses, max_batch = limits
+            self._waiting.fit(max_pulses, min(max_batch, self._settings.max_batch))
 
     def _request_done(self, task: asyncio.Task[None]) -> None:
         self._requests.discard(task)

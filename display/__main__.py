@@ -38,7 +38,12 @@ def main() -> None:
     metrics = DisplayMetrics(CollectorRegistry())
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     follower = StreamFollower(connect(settings.redis_url, settings.redis_password), metrics)
-    inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s)
+
+    def report(states: dict[str, int], reason: str) -> None:
+        metrics.tritons(states)
+        log.info("Tritons", **states, **({"reason": reason} if reason else {}))
+
+    inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
     app = make_app(services, settings.token, settings.requests_per_s)
     try:

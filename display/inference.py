@@ -3,21 +3,18 @@
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from icestream.event import Event
+from icestream.inference import checked_model
 from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
-from icestream.inference.client import Answer, TritonClient
-from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
-from icestream.inference.model import ModelDescription
-from icestream.tensors import pad
+from icestream.inference.checked_model import CheckedModel
+from icestream.inference.errors import RequestRefused, TritonUnavailable
 
 IN_FLIGHT = 4  # requests to Triton at a time, for all threads: as many as one bridge sends
 MAX_WAITING = 8  # calls at a time; a further one is refused at once
-PROVED_S = 30.0  # after which the known answers are asked for again
-PROBE_S = 2.0  # between two checks whether Triton serves the model
 T = TypeVar("T")
 
 
@@ -45,19 +42,21 @@ class InferenceClient:
 
     Args:
         url: of Triton's gRPC service.
-        timeout_s: of one inference request.
+        timeout_s: of one call, waiting included.
+        changed: as of CheckedModel.
     """
 
-    def __init__(self, url: str, model: str, timeout_s: float):
+    def __init__(self, url: str, model: str, timeout_s: float, *, changed: Callable[[dict[str, int], str], None]):
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._client: TritonClient = self._run(self._connect(url, model, timeout_s))
+        self._model = self._run(self._connect(url, model, timeout_s, changed))
         self._slots, self._timeout_s = asyncio.Semaphore(IN_FLIGHT), timeout_s
         self._calls = threading.BoundedSemaphore(MAX_WAITING)
-        self._model: ModelDescription | None = None
-        self.ready = False  # Triton served the model at the last check, and gave its known answers
-        self.reason = "Triton was not asked yet"  # why it is not
-        asyncio.run_coroutine_threadsafe(self._probe_forever(), self._loop)
+
+    @property
+    def ready(self) -> bool:
+        """A server has proved the model and responds."""
+        return self._model.model is not None
 
     def infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
         """Answers in the order of the events; RequestRefused where the model cannot do one.
@@ -66,9 +65,9 @@ class InferenceClient:
             TritonUnavailable: ask again later; at once while Triton is known to be away, or too many calls wait.
         """
         if not self.ready:
-            raise TritonUnavailable(self.reason)
+            raise TritonUnavailable(self._model.reason, asked=False)
         if not self._calls.acquire(blocking=False):
-            raise TritonUnavailable(f"{MAX_WAITING} requests are waiting already")
+            raise TritonUnavailable(f"{MAX_WAITING} requests are waiting already", asked=False)
         try:
             return self._run(self._within_timeout(events))
         finally:
@@ -81,8 +80,8 @@ class InferenceClient:
             raise TritonUnavailable(f"no answer within {self._timeout_s:g} s", timed_out=True) from None
 
     async def _infer(self, events: Sequence[Event]) -> list[Inference | RequestRefused]:
-        if (model := self._model) is None:
-            raise TritonUnavailable(self.reason)
+        if (model := self._model.model) is None:
+            raise TritonUnavailable(self._model.reason, asked=False)
         waiting, answers = (
             LengthQueues[RequestedEvent](model.max_pulses, model.max_batch),
             dict[int, Inference | RequestRefused](),
@@ -92,16 +91,15 @@ class InferenceClient:
         batches = []
         while waiting:
             batches.append(waiting.next_batch())
-        await asyncio.gather(*(self._infer_batch(model, batch, answers) for batch in batches))
+        await asyncio.gather(*(self._infer_batch(batch, answers) for batch in batches))
         return [answers[index] for index in range(len(events))]
 
-    async def _infer_batch(
-        self, model: ModelDescription, batch: Batch[RequestedEvent], answers: dict[int, Inference | RequestRefused]
-    ) -> None:
-        async for part, answer in infer_bisecting(batch, self._ask):
-            if isinstance(answer, RequestRefused):
-                answers[part.queued[0].index] = answer
+    async def _infer_batch(self, batch: Batch[RequestedEvent], answers: dict[int, Inference | RequestRefused]) -> None:
+        async for part, inferred in infer_bisecting(batch, self._ask):
+            if isinstance(inferred, RequestRefused):
+                answers[part.queued[0].index] = inferred
                 continue
+            answer, model = inferred.answer, inferred.model
             for row, queued in enumerate(part.queued):
                 answers[queued.index] = Inference(
                     direction=tuple(answer.direction[row].tolist()),
@@ -112,25 +110,14 @@ class InferenceClient:
                     model_version=answer.model_version,
                 )
 
-    async def _ask(self, batch: Batch[RequestedEvent]) -> Answer:
+    async def _ask(self, batch: Batch[RequestedEvent]) -> checked_model.Inference:
         async with self._slots:
-            return await self._client.infer(pad(batch.events, batch.length))
+            return await self._model.infer(batch.events)
 
-    async def _probe_forever(self) -> None:
-        proved_s = 0.0
-        while True:
-            try:
-                model = await self._client.describe_model()
-                if model != self._model or time.monotonic() - proved_s > PROVED_S:
-                    await self._client.check_known_answers(model)
-                    proved_s = time.monotonic()
-                self._model, self.ready = model, True
-            except (TritonUnavailable, ModelMismatch) as error:
-                self._model, self.ready, self.reason = None, False, str(error)
-            await asyncio.sleep(PROBE_S)
-
-    async def _connect(self, url: str, model: str, timeout_s: float) -> TritonClient:
-        return TritonClient(url, model, timeout_s)
+    async def _connect(
+        self, url: str, model: str, timeout_s: float, changed: Callable[[dict[str, int], str], None]
+    ) -> CheckedModel:
+        return CheckedModel(url, model, timeout_s, changed=changed)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -1,7 +1,10 @@
 """The metrics of the display."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry
 
+from icestream.inference.checked_model import STATES
 from icestream.service.metrics import Metric, ProcessMetrics
 
 TABLE = (
@@ -16,6 +19,7 @@ TABLE = (
         label="outcome",
         values=("answered", "refused"),
     ),
+    Metric("display_tritons", "gauge", "Servers by whether they have proved the model", label="state", values=STATES),
     Metric("display_pages", "gauge", "Pages that follow the stream now"),
     Metric("display_results_total", "counter", "Results of the stream that were read"),
     Metric("display_read_failures_total", "counter", "Times that Redis did not answer"),
@@ -33,6 +37,10 @@ class DisplayMetrics(ProcessMetrics):
     def reconstructed(self, answered: int, refused: int) -> None:
         self.metrics["display_events_total", "answered"].inc(answered)
         self.metrics["display_events_total", "refused"].inc(refused)
+
+    def tritons(self, states: Mapping[str, int]) -> None:
+        for state, number in states.items():
+            self.metrics["display_tritons", state].set(number)
 
     def page_opened(self) -> None:
         self.metrics["display_pages"].inc()

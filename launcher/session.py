@@ -127,7 +127,7 @@ class Session:
             return False
         for name in plan.bridges:
             supervisor.start(name, lambda name=name: plan.bridge_service(name))  # type: ignore[misc]
-        if not await self._ready("bridge", "a bridge", lambda: self._probe.max_pulses() > 0):
+        if not await self._ready("bridge", "a bridge", self._bridge_works):
             return False
         if not await self._ready("mlflow", "MLflow", self._create_experiment):
             return False
@@ -138,6 +138,11 @@ class Session:
     def _probe_of_this_redis(self) -> bool:
         self._probe = Probe(self._plan)  # its port may have changed
         return self._probe.ping()
+
+    def _bridge_works(self) -> bool:
+        if problem := self._probe.model_problem():
+            raise LauncherError(problem)
+        return self._probe.max_pulses() > 0
 
     def _create_experiment(self) -> bool:
         """Create the experiment, so that its address is known before the recorder has results."""

@@ -82,6 +82,13 @@ class Probe:
         except RedisError:
             return 0
 
+    def model_problem(self) -> str:
+        """Why a bridge of this session does not use the served model; empty if it does, or has not said."""
+        try:
+            return served_models.problem(self._redis)
+        except RedisError:
+            return ""
+
     def counts(self) -> Counts:
         """Events of this session by what became of them; raises RedisError."""
         run_id = self._plan.run_id

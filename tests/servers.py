@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -110,6 +111,13 @@ class TritonProcess:
     def kill(self) -> None:
         stop_server(self._process)
 
+    def pause(self) -> None:
+        """Let it hang, until `resume`."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill_backends(self) -> None:
         """Kill the processes in which the server runs its models; it does not notice until it asks them."""
         for path in Path("/proc").glob("[0-9]*"):
@@ -176,14 +184,19 @@ class Program:
         """The port of /metrics."""
         return int(self.said("serving /metrics", "port"))
 
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples; 0 while the process does not answer."""
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels; 0 while the process does not answer."""
         try:
             with urllib.request.urlopen(f"http://{HOST}:{self.port}/metrics", timeout=2) as reply:
                 lines = reply.read().decode().splitlines()
         except OSError:
             return 0.0
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in lines
+            if line.split("{")[0].split(" ")[0] == name and all(part in line for part in wanted)
+        )
 
     def stop(self, within_s: float = 30) -> int:
         """SIGTERM; returns the exit status."""

@@ -60,6 +60,17 @@ class LengthQueues(Generic[Q]):
     def __len__(self) -> int:
         return self._count
 
+    def fit(self, max_pulses: int, max_batch: int) -> None:
+        """Batch for another model."""
+        if (max_pulses, max_batch) != (self._max_pulses, self._max_batch):
+            waiting = sorted(
+                (queued for queue in self._queues.values() for queued in queue), key=lambda one: one.read_ns
+            )
+            self._max_pulses, self._max_batch, self._count = max_pulses, max_batch, 0
+            self._queues.clear()
+            for queued in waiting:
+                self.add(queued)
+
     def add(self, queued: Q) -> None:
         self._queues[padded_length(queued.event.n_pulses, self._max_pulses)].append(queued)
         self._count += 1

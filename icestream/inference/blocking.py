@@ -4,10 +4,9 @@ from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc import InferenceServerClient, InferInput
 
-from icestream.inference.client import to_tensors
-from icestream.tensors import OUTPUTS, Arrays
+from icestream.tensors import INPUTS, OUTPUTS, Arrays
 
 
 class BlockingClient:
@@ -24,5 +23,9 @@ class BlockingClient:
 
     def outputs(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """The outputs of the model by name."""
-        reply = self._client.infer(self._model, to_tensors(inputs))
+        tensors = []
+        for name, array in inputs.items():
+            tensors.append(InferInput(name, list(array.shape), INPUTS[name][0]))
+            tensors[-1].set_data_from_numpy(array)
+        reply = self._client.infer(self._model, tensors)
         return {name: reply.as_numpy(name) for name in OUTPUTS}

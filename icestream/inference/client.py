@@ -1,13 +1,15 @@
-"""A client of Triton's gRPC service."""
+"""A client of one model on one Triton, over gRPC."""
 
+import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
 
 from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
 from icestream.inference.model import ModelDescription, describe
@@ -15,14 +17,15 @@ from icestream.tensors import INPUTS, OUTPUTS, RADIUS_50, RADIUS_90, Arrays, pad
 
 # gRPC status codes at which asking again later can help, whatever the request was.
 _UNAVAILABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND", "ABORTED"}
-_METADATA_TIMEOUT_S = 5.0
+METADATA_TIMEOUT_S = 3.0  # a server that takes longer does not respond
 _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 200),  # reconnect soon after Triton was restarted
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.lb_policy_name", "round_robin"),  # over all addresses that the name has
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # two clients of one address have connections of their own
 ]
 
 
@@ -37,50 +40,59 @@ class Answer:
     model_version: str
 
 
-def to_tensors(inputs: Arrays) -> list[InferInput]:
-    """A padded batch as Triton's client takes it."""
-    tensors = []
-    for name, array in inputs.items():
-        tensor = InferInput(name, list(array.shape), INPUTS[name][0])
-        tensor.set_data_from_numpy(array)
-        tensors.append(tensor)
-    return tensors
-
-
 class TritonClient:
-    """A client of one model. Use inside a running event loop.
+    """A client of one model on one server. Use inside a running event loop.
 
     Args:
-        url: host:port of the gRPC service.
+        address: of the gRPC service, of one server: host:port, ipv4:host:port or unix:path.
         timeout_s: of one inference request.
+
+    Attributes:
+        incarnation: rises when the connection to the server is lost: behind another one there may be another model.
     """
 
-    def __init__(self, url: str, model: str, timeout_s: float):
-        self._client = InferenceServerClient(url, channel_args=_CHANNEL)
-        self._url, self._model, self._timeout_s = url, model, timeout_s
-        self._outputs = [InferRequestedOutput(name) for name in OUTPUTS]
+    def __init__(self, address: str, model: str, timeout_s: float):
+        self.address, self._model, self._timeout_s = address, model, timeout_s
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self.incarnation = 0
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
 
-    async def describe_model(self) -> ModelDescription:
+    async def _watch(self) -> None:
+        state = self._channel.get_state(try_to_connect=True)
+        while state is not grpc.ChannelConnectivity.SHUTDOWN:
+            await self._channel.wait_for_state_change(state)
+            if state is grpc.ChannelConnectivity.READY:
+                self.incarnation += 1
+            state = self._channel.get_state(try_to_connect=True)
+
+    async def describe_model(self, version: str = "") -> ModelDescription:
         """The served model.
+
+        Args:
+            version: which one, if it is served; otherwise, and by default, the highest.
 
         Raises:
             TritonUnavailable: ask again.
             ModelMismatch: it is another kind of model.
         """
+        name = self._model
         try:
-            if not await self._client.is_server_ready(client_timeout=_METADATA_TIMEOUT_S):
-                raise TritonUnavailable("the server is not ready")
-            if not await self._client.is_model_ready(self._model, client_timeout=_METADATA_TIMEOUT_S):
-                raise ModelMismatch(
-                    f"Triton at {self._url} serves no model {self._model}: look into its model repository and its log"
+            for wanted in dict.fromkeys((version, "")):
+                if (await self._call(self._stub.ModelReady, pb.ModelReadyRequest(name=name, version=wanted))).ready:
+                    break
+            else:
+                raise TritonUnavailable(
+                    f"Triton at {self.address} serves no model {name}: it is loading, or its repository or log says why"
                 )
-            metadata = await self._client.get_model_metadata(
-                self._model, as_json=True, client_timeout=_METADATA_TIMEOUT_S
-            )
-            reply = await self._client.get_model_config(self._model, as_json=True, client_timeout=_METADATA_TIMEOUT_S)
-        except (InferenceServerException, grpc.RpcError) as error:
-            raise TritonUnavailable(str(error)) from None
-        return describe(self._model, metadata, reply["config"])
+            metadata = await self._call(self._stub.ModelMetadata, pb.ModelMetadataRequest(name=name, version=wanted))
+            if not wanted:
+                wanted = max(metadata.versions, key=int)
+            config = await self._call(self._stub.ModelConfig, pb.ModelConfigRequest(name=name, version=wanted))
+        except grpc.RpcError as error:
+            raise _unavailable(error) from None
+        found = (MessageToDict(message, preserving_proto_field_name=True) for message in (metadata, config.config))
+        return describe(name, wanted, *found)
 
     async def check_known_answers(self, model: ModelDescription) -> None:
         """Compare the answers to known events with the stored ones.
@@ -91,7 +103,8 @@ class TritonClient:
         """
         for known in model.known_answers:
             try:
-                answer = await self.infer(pad([known.event], padded_length(known.event.n_pulses, model.max_pulses)))
+                inputs = pad([known.event], padded_length(known.event.n_pulses, model.max_pulses))
+                answer = await self.infer(inputs, model.version)
             except RequestRefused as error:
                 raise ModelMismatch(f"model {model.name} does not answer a known event: {error}") from None
             if difference := known.difference(answer.direction[0].tolist(), float(answer.kappa[0])):
@@ -101,38 +114,66 @@ class TritonClient:
                     "export/to_onnx.py (and weighted_sum.py, to_tensorrt.py)"
                 )
 
-    async def infer(self, inputs: Arrays) -> Answer:
-        """The answer to a padded batch.
+    async def infer(self, inputs: Arrays, version: str = "") -> Answer:
+        """The answer of a version to a padded batch.
 
         Raises:
-            TritonUnavailable: nothing was answered; ask again.
+            TritonUnavailable: nothing was answered, or the connection was lost meanwhile; ask again.
             RequestRefused: Triton does not take this request, or failed at it.
         """
+        incarnation = self.incarnation
         try:
-            reply = await self._client.infer(
-                self._model, to_tensors(inputs), outputs=self._outputs, client_timeout=self._timeout_s
-            )
-        except InferenceServerException as error:
-            status = str(error.status()).removeprefix("StatusCode.")
-            if status in _UNAVAILABLE:
-                timed_out = status == "DEADLINE_EXCEEDED"
-                raise TritonUnavailable(f"{status}: {error.message()}", timed_out) from None
-            raise RequestRefused(f"{status}: {error.message()}", final=status == "INVALID_ARGUMENT") from None
-        events = len(inputs["n_pulses"])
-        try:
-            direction = reply.as_numpy("direction").reshape(events, 3)
-            kappa, radius = reply.as_numpy("kappa").reshape(events), reply.as_numpy("radius").reshape(events, 3)
-        except (ValueError, AttributeError) as error:  # an output is missing, or its bytes do not fit the request
-            raise RequestRefused(f"the answer does not fit the request: {error}", final=False) from None
-        if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
-            raise RequestRefused("the answer has numbers that are not finite", final=False)
-        return Answer(
-            direction=direction,
-            kappa=kappa,
-            radius_50_deg=radius[:, RADIUS_50],
-            radius_90_deg=radius[:, RADIUS_90],
-            model_version=reply.get_response().model_version,
-        )
+            reply = await self._stub.ModelInfer(_request(self._model, version, inputs), timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            if error.code().name in _UNAVAILABLE:
+                raise _unavailable(error) from None
+            raise RequestRefused(_words(error), final=error.code() is grpc.StatusCode.INVALID_ARGUMENT) from None
+        if incarnation != self.incarnation:
+            raise TritonUnavailable(f"the connection to Triton at {self.address} was lost meanwhile")
+        return _answer(reply, len(inputs["n_pulses"]))
 
     async def close(self) -> None:
-        await self._client.close()
+        self._watching.cancel()
+        await self._channel.close()
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        return await method(request, timeout=METADATA_TIMEOUT_S)
+
+
+def _request(model: str, version: str, inputs: Arrays) -> Any:
+    request = pb.ModelInferRequest(model_name=model, model_version=version)
+    for name, array in inputs.items():
+        request.inputs.add(name=name, datatype=INPUTS[name][0], shape=array.shape)
+        request.raw_input_contents.append(array.tobytes())
+    for name in OUTPUTS:
+        request.outputs.add(name=name)
+    return request
+
+
+def _answer(reply: Any, events: int) -> Answer:
+    """Raises RequestRefused if it is no answer to so many events."""
+    try:
+        outputs = {
+            output.name: np.frombuffer(content, "<f4").reshape(events, *OUTPUTS[output.name][1])
+            for output, content in zip(reply.outputs, reply.raw_output_contents, strict=True)
+        }
+        direction, kappa, radius = outputs["direction"], outputs["kappa"][:, 0], outputs["radius"]
+    except (ValueError, KeyError) as error:  # an output is missing, or its bytes do not fit the request
+        raise RequestRefused(f"the answer does not fit the request: {error}", final=False) from None
+    if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
+        raise RequestRefused("the answer has numbers that are not finite", final=False)
+    return Answer(
+        direction=direction,
+        kappa=kappa,
+        radius_50_deg=radius[:, RADIUS_50],
+        radius_90_deg=radius[:, RADIUS_90],
+        model_version=reply.model_version,
+    )
+
+
+def _unavailable(error: Any) -> TritonUnavailable:
+    return TritonUnavailable(_words(error), timed_out=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def _words(error: Any) -> str:
+    return f"{error.code().name}: {error.details()}"

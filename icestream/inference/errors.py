@@ -14,11 +14,16 @@ class InferenceError(Exception):
 
 
 class TritonUnavailable(InferenceError):
-    """Triton cannot be reached, is starting, is overloaded, or has not answered in time (`timed_out`)."""
+    """Triton cannot be reached, is starting, is overloaded, has not proved its model, or has not answered in time.
 
-    def __init__(self, message: str, timed_out: bool = False):
+    Attributes:
+        timed_out: it has not answered in time.
+        asked: a request was sent; False where there was no server to send it to.
+    """
+
+    def __init__(self, message: str, *, timed_out: bool = False, asked: bool = True):
         super().__init__(message)
-        self.timed_out = timed_out
+        self.timed_out, self.asked = timed_out, asked
 
 
 class RequestRefused(InferenceError):

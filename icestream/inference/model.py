@@ -1,6 +1,6 @@
 """What a bridge has to know of the served model, read from its metadata and configuration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from icestream.inference import known_answers
@@ -17,10 +17,12 @@ class ModelDescription:
     max_pulses: int  # longer events are cut to this
     max_batch: int
     checkpoint: str  # where its weights come from
-    known_answers: list[KnownAnswer]  # empty if it carries none
+    known_answers: list[KnownAnswer] = field(repr=False, compare=False)  # empty if it carries none
+    self_test: str = field(default="", repr=False)  # the same as the configuration has them
+    version: str = "1"
 
 
-def describe(name: str, metadata: dict[str, Any], config: dict[str, Any]) -> ModelDescription:
+def describe(name: str, version: str, metadata: dict[str, Any], config: dict[str, Any]) -> ModelDescription:
     """The model in Triton's replies, checked against the tensors that `icestream.tensors` makes and expects.
 
     Raises:
@@ -47,8 +49,10 @@ def describe(name: str, metadata: dict[str, Any], config: dict[str, Any]) -> Mod
         raise ModelMismatch(f"the self_test of model {name} in its config.pbtxt is damaged: {error}") from None
     return ModelDescription(
         name=name,
+        version=version,
         max_pulses=int(parameters["max_pulses"]),
         max_batch=int(config["max_batch_size"]),
         checkpoint=parameters.get("checkpoint", ""),
+        self_test=parameters.get("self_test", "[]"),
         known_answers=known,
     )

@@ -12,6 +12,20 @@ async def announce(redis: AsyncRedis, name: str, max_pulses: int) -> None:
     await fields
 
 
+async def announce_problem(redis: AsyncRedis, name: str, problem: str) -> None:
+    """Write why a model is not used."""
+    fields: Any = redis.hset(f"{keys.MODEL}:{name}", mapping={"problem": problem})
+    await fields
+
+
+def problem(redis: Redis) -> str:
+    """Why a served model is not used; empty if none was written."""
+    for key in redis.scan_iter(f"{keys.MODEL}:*"):
+        found: Any = redis.hget(key, "problem")
+        return (found or b"").decode()
+    return ""
+
+
 def max_pulses(redis: Redis) -> int:
     """The pulse limit of the served model; 0 until a bridge has written it."""
     for key in redis.scan_iter(f"{keys.MODEL}:*"):

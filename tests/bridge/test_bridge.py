@@ -1,10 +1,12 @@
 """The bridge as a process, between a real Redis and a real Triton."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -177,18 +179,93 @@ def test_batches_fill_under_backlog(redis: Any, bridge: Start, triton: TritonPro
 
 def test_a_model_of_another_kind_is_refused_in_words(bridge: Start) -> None:
     process = bridge(model="other")
-    assert process.process.wait(30) == 1
-    assert "output kappa is ('FP32', [-1, 2]), expected ('FP32', [-1, 1])" in process.log
+    wait_until(lambda: "output kappa is ('FP32', [-1, 2]), expected ('FP32', [-1, 1])" in process.log, "it says why")
+    assert process.metric("icestream_bridge_tritons", state="wrong") == 1
+    assert process.stop() == 0
     assert "Traceback" not in process.log
 
 
 @pytest.mark.parametrize("fault", ["swapped", "inverted", "elsewhere"])
-def test_a_model_that_does_not_give_its_known_answers_is_refused_in_words(bridge: Start, fault: str) -> None:
+def test_a_model_that_does_not_give_its_known_answers_is_refused_in_words(
+    redis: Any, bridge: Start, fault: str
+) -> None:
+    put(redis, event(1))
     process = bridge(model=fault)
-    assert process.process.wait(30) == 1
-    assert f"model {fault} is not what was exported: a known event of" in process.log
+    wait_until(lambda: f"model {fault} is not what was exported: a known event of" in process.log, "it says why")
     assert "write it again" in process.log
+    assert process.metric("icestream_bridge_tritons", state="wrong") == 1
+    assert process.stop() == 0
+    assert (redis.xlen(keys.EVENTS), redis.xlen(keys.DIRECTIONS), redis.xlen(keys.REJECTED)) == (1, 0, 0)
     assert "Traceback" not in process.log
+
+
+@contextmanager
+def another_model(repository: Path, fault: str) -> Iterator[None]:
+    """Beside version 1 of icemix a version 2 that is wrong in this way."""
+    shutil.copytree(repository / fault / "1", repository / "icemix" / "2")
+    yield
+    shutil.rmtree(repository / "icemix" / "2")
+
+
+def test_no_result_is_of_another_model_that_appears_while_the_stream_runs(
+    redis: Any, redis_server: RedisProcess, bridge: Start, triton: TritonProcess, program: Start
+) -> None:
+    process = bridge()
+    program("emitter", redis_url=redis_server.url, rate=50, count=600, run_id=9)
+    wait_until(lambda: redis.xlen(keys.DIRECTIONS) > 50, "results of version 1")
+    with another_model(triton.repository, "swapped"):
+        triton.kill()
+        triton.start()
+        wait_until(lambda: process.metric("icestream_bridge_tritons", state="wrong") == 1, "the other model is seen")
+        assert "icemix is not what was exported" in process.log
+        stored = redis.xlen(keys.DIRECTIONS)
+        wait_until(lambda: redis.xlen(keys.EVENTS) > 100, "events wait")
+        assert redis.xlen(keys.DIRECTIONS) == stored
+    triton.kill()
+    triton.start()
+    wait_until(lambda: redis.xlen(keys.DIRECTIONS) == 600, "all results")
+    assert {(one.model, one.model_version) for one in results(redis)} == {("icemix", "1")}
+    assert all("sha256:" in one.checkpoint for one in results(redis))
+    assert redis.xlen(keys.REJECTED) == 0
+
+
+def test_a_wrong_triton_of_two_is_never_asked(redis: Any, bridge: Start, triton: TritonProcess, tmp_path: Path) -> None:
+    repository = tmp_path / "wrong"
+    shutil.copytree(triton.repository / "swapped", repository / "icemix")
+    config = (repository / "icemix" / "config.pbtxt").read_text()
+    (repository / "icemix" / "config.pbtxt").write_text(config.replace('name: "swapped"', 'name: "icemix"'))
+    with serving(repository, tmp_path) as other:
+        process = bridge(triton_url=f"ipv4:{triton.url},{other}")
+        put(redis, *(event(number) for number in range(100)))
+        wait_until(finished(redis, 100), "all results")
+        states = [process.metric("icestream_bridge_tritons", state=state) for state in ("proved", "away", "wrong")]
+        assert states == [1, 0, 1]
+    right = {one.event_id: one.direction for one in results(redis)}
+    redis.delete(keys.DIRECTIONS, keys.DONE)
+    process.stop()
+    bridge()
+    put(redis, *(event(number) for number in range(100)))
+    wait_until(finished(redis, 100), "the same results of the right one alone")
+    for one in results(redis):
+        assert one.direction == pytest.approx(right[one.event_id], abs=1e-4)
+
+
+def test_a_triton_of_two_that_hangs_is_left_out_until_it_responds(
+    redis: Any, bridge: Start, triton: TritonProcess, tmp_path: Path
+) -> None:
+    with serving(ROOT / "model_repository", tmp_path) as other:
+        process = bridge(triton_url=f"ipv4:{triton.url},{other}")
+        put(redis, *(event(number) for number in range(200)))
+        wait_until(finished(redis, 200), "all results")
+        triton.pause()
+        try:
+            put(redis, *(event(number) for number in range(200, 400)))
+            wait_until(finished(redis, 400), "all results although one hangs", 40)
+            assert process.metric("icestream_bridge_tritons", state="away") == 1
+        finally:
+            triton.resume()
+        wait_until(lambda: process.metric("icestream_bridge_tritons", state="proved") == 2, "it is asked again")
+    assert sorted(one.event_id for one in results(redis)) == list(range(400))
 
 
 def test_pulses_outside_the_readout_are_left_out_and_counted(redis: Any, bridge: Start) -> None:
@@ -213,8 +290,8 @@ def test_pulses_outside_the_readout_are_left_out_and_counted(redis: Any, bridge:
 
 def test_a_model_that_is_not_served_is_named(bridge: Start) -> None:
     process = bridge(model="icemixx")
-    assert process.process.wait(30) == 1
-    assert "serves no model icemixx" in process.log
+    wait_until(lambda: "serves no model icemixx" in process.log, "it says what it waits for")
+    assert process.stop() == 0
     assert "Traceback" not in process.log
 
 
@@ -361,7 +438,7 @@ def test_a_bridge_that_comes_before_triton_waits_for_it(redis: Any, bridge: Star
     triton.kill()
     try:
         process = bridge()
-        wait_until(lambda: "waiting for Triton" in process.log, "the bridge says that it waits")
+        wait_until(lambda: "not every Triton is asked" in process.log, "the bridge says that it waits")
     finally:
         triton.start()
     wait_until(finished(redis, 1), "the answer", 60)

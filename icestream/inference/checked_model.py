@@ -1,0 +1,222 @@
+"""One model on one or several Tritons, each of which has to prove it: only a server that gives the known answers is asked.
+
+A server has to prove its model again whenever the connection to it was lost, when its configuration or version is another one, and
+every PROVED_S. A server that does not respond is left out until it does. Requests name the version that was proved.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from icestream.event import Event
+from icestream.inference.addresses import resolve
+from icestream.inference.client import Answer, TritonClient
+from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
+from icestream.inference.model import ModelDescription
+from icestream.tensors import Arrays, pad, padded_length
+
+LOOK_S = 1.0  # between two looks at a server
+RESOLVE_S = 10.0  # between two looks at the addresses of a name
+PROVED_S = 30.0  # after which the known answers are asked for again
+STATES = ("proved", "away", "wrong")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """The answer to a batch, what was sent, and the proved model that answered."""
+
+    inputs: Arrays
+    answer: Answer
+    model: ModelDescription
+
+
+class Endpoint:
+    """One server."""
+
+    def __init__(self, client: TritonClient):
+        self.client = client
+        self.proved: ModelDescription | None = None
+        self.responds = True
+        self.state, self.reason = "away", "it was not asked yet"
+        self._incarnation, self._proved_s = -1, 0.0
+        self._looking = asyncio.Lock()
+        self.requests: set[asyncio.Task[Answer]] = set()
+
+    @property
+    def usable(self) -> bool:
+        return self.proved is not None and self.responds and self._incarnation == self.client.incarnation
+
+    async def look(self, prove: bool = False) -> None:
+        """See what the server serves; `prove` asks for the known answers even if nothing has changed."""
+        async with self._looking:
+            try:
+                await self._look(prove)
+            except TritonUnavailable as error:
+                self.state, self.reason = "away", str(error)
+                if error.timed_out:
+                    self.responds = False
+                else:
+                    self.proved = None
+            except ModelMismatch as error:
+                self.state, self.reason, self.proved = "wrong", str(error), None
+
+    async def _look(self, prove: bool) -> None:
+        incarnation = self.client.incarnation
+        model = await self.client.describe_model(self.proved.version if self.proved else "")
+        changed = model != self.proved or incarnation != self._incarnation
+        if changed:
+            self.proved = None
+        if prove or changed or time.monotonic() - self._proved_s > PROVED_S:
+            await self.client.check_known_answers(model)
+            if incarnation != self.client.incarnation:
+                raise TritonUnavailable("the connection was lost while the model was proved")
+            self._incarnation, self._proved_s = incarnation, time.monotonic()
+            self.proved = self.proved or model
+        self.state, self.reason, self.responds = "proved", "", True
+
+
+class CheckedModel:
+    """A model that is asked only where it is proved. Use inside a running event loop, and close it.
+
+    Args:
+        url: of Triton's gRPC service: host:port, dns:///name:port, or ipv4:host:port,host:port for several.
+        timeout_s: of one inference request.
+        changed: called with how many servers are in each of STATES, and with what is wrong in words, when that changes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        timeout_s: float,
+        *,
+        changed: Callable[[dict[str, int], str], None] = lambda states, reason: None,  # noqa: ARG005
+    ):
+        self._url, self._name, self._timeout_s, self._changed = url, model, timeout_s, changed
+        self._endpoints: dict[str, Endpoint] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._unresolved = "it was not asked yet"
+        self._reported: tuple[dict[str, int], str] | None = None
+        self._turn = 0
+        self._proving = asyncio.Lock()
+        self._proved_round_s = 0.0
+        self._resolving = asyncio.get_running_loop().create_task(self._resolve_forever())
+
+    @property
+    def model(self) -> ModelDescription | None:
+        """The proved model of a server that would be asked now; None while there is none."""
+        return next((endpoint.proved for endpoint in self._usable()), None)
+
+    @property
+    def reason(self) -> str:
+        """Why no server can be asked, in words; a wrong model before all else."""
+        reasons = sorted(
+            (endpoint.state != "wrong", endpoint.reason) for endpoint in self._endpoints.values() if endpoint.reason
+        )
+        return reasons[0][1] if reasons else self._unresolved
+
+    @property
+    def wrong(self) -> bool:
+        """A server serves another model than the exported one."""
+        return any(endpoint.state == "wrong" for endpoint in self._endpoints.values())
+
+    async def infer(self, events: Sequence[Event]) -> Inference:
+        """The answer to a batch.
+
+        Raises:
+            TritonUnavailable: no server is proved, or the one that was asked was lost; ask again.
+            RequestRefused: Triton does not take this request, or failed at it.
+        """
+        usable = self._usable()
+        if not usable:
+            raise TritonUnavailable(self.reason, asked=False)
+        self._turn += 1
+        endpoint = min(
+            usable[self._turn % len(usable) :] + usable[: self._turn % len(usable)], key=lambda one: len(one.requests)
+        )
+        model = endpoint.proved
+        assert model is not None
+        if len(events) > model.max_batch:
+            raise RequestRefused(f"{len(events)} events, version {model.version} takes {model.max_batch}", final=False)
+        inputs = pad(events, max(padded_length(event.n_pulses, model.max_pulses) for event in events))
+        answer = await self._ask(endpoint, inputs, model)
+        return Inference(inputs=inputs, answer=answer, model=model)
+
+    async def prove(self) -> bool:
+        """Ask every server for the known answers now; whether one gives them."""
+        asked_s = time.monotonic()
+        async with self._proving:
+            if self._proved_round_s < asked_s:  # else another call has just done it
+                began_s = time.monotonic()
+                await asyncio.gather(*(endpoint.look(prove=True) for endpoint in self._endpoints.values()))
+                self._proved_round_s = began_s
+                self._report()
+        return bool(self._usable())
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for task in (self._resolving, *self._tasks.values()):
+            task.cancel()
+        await asyncio.gather(self._resolving, *self._tasks.values(), return_exceptions=True)
+        for endpoint in self._endpoints.values():
+            await endpoint.client.close()
+
+    def _usable(self) -> list[Endpoint]:
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.usable]
+
+    async def _ask(self, endpoint: Endpoint, inputs: Arrays, model: ModelDescription) -> Answer:
+        task = asyncio.create_task(endpoint.client.infer(inputs, model.version))
+        endpoint.requests.add(task)
+        try:
+            answer = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled() and not endpoint.responds:
+                raise TritonUnavailable(f"Triton at {endpoint.client.address} does not respond") from None
+            task.cancel()
+            raise
+        finally:
+            endpoint.requests.discard(task)
+        if endpoint.proved is not model:
+            raise TritonUnavailable(f"Triton at {endpoint.client.address} serves another model than before")
+        return answer
+
+    async def _look_forever(self, endpoint: Endpoint) -> None:
+        while True:
+            await endpoint.look()
+            if not endpoint.responds and self._usable():  # its requests are asked again at another server
+                for task in list(endpoint.requests):
+                    task.cancel()
+            self._report()
+            await asyncio.sleep(LOOK_S)
+
+    async def _resolve_forever(self) -> None:
+        while True:
+            try:
+                addresses = await resolve(self._url)
+            except (OSError, UnicodeError) as error:
+                self._unresolved = f"{self._url} has no address: {error}"
+            else:
+                for address in [address for address in self._endpoints if address not in addresses]:
+                    self._tasks.pop(address).cancel()
+                    endpoint = self._endpoints.pop(address)
+                    endpoint.proved = None
+                    with suppress(Exception):
+                        await endpoint.client.close()
+                for address in addresses:
+                    if address not in self._endpoints:
+                        endpoint = Endpoint(TritonClient(address, self._name, self._timeout_s))
+                        self._endpoints[address] = endpoint
+                        self._tasks[address] = asyncio.create_task(self._look_forever(endpoint))
+            self._report()
+            await asyncio.sleep(RESOLVE_S if self._endpoints else LOOK_S)
+
+    def _report(self) -> None:
+        states = dict.fromkeys(STATES, 0)
+        for endpoint in self._endpoints.values():
+            states[endpoint.state] += 1
+        reason = "" if states["proved"] == len(self._endpoints) > 0 else self.reason
+        if (states, reason) != self._reported:
+            self._reported = (states, reason)
+            self._changed(states, reason)

@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # of the clients in this process, before they are imported
 
 from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
+from tests.waiting import wait_until
 
 settings.register_profile("icestream", deadline=None)  # speed is for the benchmarks
 settings.load_profile("icestream")
@@ -106,6 +107,7 @@ def display(
     """One for all tests of a file; its Redis is not emptied between them."""
     shared_redis.client.flushall()
     one = Display(tmp_path_factory.mktemp("display"), redis_url=shared_redis.url, triton_url=triton.url)
+    wait_until(lambda: one.ask("/health")[1]["triton"], "Triton has proved its model to the display")
     yield one
     one.process.close()
 

@@ -1,6 +1,7 @@
 """The bridge as a process, between a real Redis and a real Triton."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -139,6 +140,20 @@ def test_an_event_that_kills_triton_is_rejected_and_no_other(redis: Any, bridge:
     assert sorted(one.event_id for one in results(redis)) == [number for number in range(40) if number != 7]
     assert MAX_LOST < deaths <= MAX_LOST + 7  # with others, alone, in each half, by itself
     assert process.metric("icestream_bridge_in_flight_requests") == 0
+
+
+def test_the_largest_events_fit_into_little_memory(redis: Any, bridge: Start) -> None:
+    """compose.yaml gives a bridge 512 MB. Small events come first, so that nothing can be learned from them."""
+    largest = event(0, pulses=200_000)
+    put(redis, *(event(number) for number in range(300)))
+    for number in range(300, 500):
+        put(redis, replace(largest, event_id=number))
+    process = bridge()
+    wait_until(finished(redis, 500), "all results", 240)
+    assert redis.xlen(keys.REJECTED) == 0
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    [peak_kb] = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    assert int(peak_kb) < 400_000
 
 
 def test_an_event_that_takes_too_long_is_rejected_and_no_other(redis: Any, bridge: Start) -> None:

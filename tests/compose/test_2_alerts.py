@@ -1,6 +1,7 @@
 """Each alert is seen to fire: the right part of the running system is stopped, slowed or poisoned, and mended again."""
 
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from tritonclient.http import InferenceServerClient, InferInput
@@ -83,6 +85,24 @@ def a_model_that_fails(system: System) -> Iterator[None]:
 
 
 @contextmanager
+def another_model(system: System) -> Iterator[None]:
+    """A version 2 whose directions are mirrored."""
+    version = ROOT / "model_repository" / "icemix" / "2"
+    model = onnx.load(version.parent / "1" / "model.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["right" if name == "direction" else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["direction"]))
+    version.mkdir()
+    try:
+        onnx.save(model, version / "model.onnx")
+        system.compose("restart", "triton")
+        yield
+    finally:
+        shutil.rmtree(version)
+        system.compose("restart", "triton")
+
+
+@contextmanager
 def little_memory(system: System) -> Iterator[None]:
     lines = dict(line.split(":", 1) for line in system.redis("INFO", "memory") if ":" in line)
     almost_full = int(int(lines["used_memory"]) / 0.9)  # above the alarm's 0.8, below full
@@ -152,8 +172,9 @@ FAULTS = [
     Fault("little memory", little_memory, {"RedisMemoryHigh"}),
     Fault("the emitter is stopped", lambda system: stopped(system, "emitter"), {"EmitterSilent", "HeartbeatMissing"}),
     Fault("the bridge hangs", lambda system: paused(system, "bridge"), {"TargetDown", "HeartbeatMissing", "BacklogGrowing"}),
-    Fault("Triton is slow", slowed_triton, {"LatencyOverBudget", "BacklogGrowing"}),
+    Fault("Triton is slow", slowed_triton, {"LatencyOverBudget", "BacklogGrowing", "EventsNotHeld"}),
     Fault("Triton is stopped", lambda system: stopped(system, "triton"), {"TritonNotReady", "TargetDown", "OldestPendingTooOld", "BacklogGrowing"}),
+    Fault("another model is served", another_model, {"ModelNotProved"}),
     Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
     Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
     Fault("MLflow is stopped", lambda system: stopped(system, "mlflow"), {"MLflowAway", "SpoolGrowing"}),
@@ -164,7 +185,14 @@ FAULTS = [
 
 
 # Alertmanager does not tell of these beside what they follow from.
-INHIBITED = {"SpoolGrowing", "BacklogGrowing", "OldestPendingTooOld", "LatencyOverBudget", "RecorderBehind"}
+INHIBITED = {
+    "SpoolGrowing",
+    "EventsNotHeld",
+    "BacklogGrowing",
+    "OldestPendingTooOld",
+    "LatencyOverBudget",
+    "RecorderBehind",
+}
 
 
 def logged(system: System) -> set[str]:

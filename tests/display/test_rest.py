@@ -2,11 +2,14 @@
 
 import json
 import random
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,7 @@ def test_a_bad_event_has_its_own_error_beside_the_good_ones(display: Display) ->
 
 def test_an_event_that_the_model_refuses_fails_alone(start: Start) -> None:
     display = start(model="picky")
+    wait_until(lambda: display.ask("/health")[1]["triton"], "Triton has proved its model to the display")
     events = [GOOD] * 20
     events[5] = GOOD | {"charge_pe": [1, 13, 1]}
     status, answer, _ = display.ask("/v1/reconstruct", {"events": events})
@@ -225,3 +229,47 @@ def test_the_status_tells_who_is_alive(
     assert status()["opening_angle_mean_deg"] > 0
     bridge.kill()
     wait_until(lambda: status()["bridges"] == 0 and status()["backlog"] > 0, "the dead bridge is seen")
+
+
+def one_event() -> dict[str, Any]:
+    return as_json(event(1))
+
+
+def test_the_page_answers_while_triton_hangs_and_rest_says_so_at_once(
+    start: Callable[..., Display], triton: TritonProcess
+) -> None:
+    display = start(request_timeout_s=6)
+    wait_until(lambda: display.ask("/health")[1]["triton"], "Triton has proved its model to the display")
+    triton.pause()
+    try:
+        with ThreadPoolExecutor(60) as pool:
+            asked = [pool.submit(display.ask, "/v1/reconstruct", one_event()) for _ in range(60)]
+            for path in ("/", "/health", "/v1/status", "/live/doms"):
+                with urllib.request.urlopen(display.url + path, timeout=30) as answer:
+                    assert answer.status == 200
+            assert {one.result()[0] for one in asked} == {503}
+        wait_until(lambda: not display.ask("/health")[1]["triton"], "the display knows")
+        status, body, headers = display.ask("/v1/reconstruct", one_event())
+        assert (status, body["error"]["reason"], headers["Retry-After"]) == (503, "triton_away", "5")
+    finally:
+        triton.resume()
+    wait_until(lambda: display.ask("/v1/reconstruct", one_event())[0] == 200, "answers again")
+
+
+def test_a_model_that_is_not_proved_answers_nobody(start: Callable[..., Display]) -> None:
+    display = start(model="swapped")
+    wait_until(lambda: display.process.metric("icestream_display_tritons", state="wrong") == 1, "it is seen")
+    status, body, _ = display.ask("/v1/reconstruct", one_event())
+    assert status == 503
+    assert "swapped is not what was exported" in body["error"]["detail"]
+
+
+def test_idle_connections_and_pages_that_do_not_read_keep_nobody_out(display: Display) -> None:
+    with ExitStack() as stack:
+        for number in range(300):
+            one = stack.enter_context(socket.create_connection((HOST, display.port)))
+            if number % 4 == 0:
+                one.sendall(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert display.ask("/v1/status")[0] == 200
+        with urllib.request.urlopen(display.url + "/live", timeout=30) as page:
+            assert page.readline() == b"retry: 1000\n"

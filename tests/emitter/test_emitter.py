@@ -13,6 +13,7 @@ from icestream.sources.source import Position
 from icestream.streams import keys
 from icestream.streams.connection import connect
 from icestream.streams.publisher import Publisher
+from icestream.streams.status import read_status
 from tests.events import event, truth
 from tests.servers import Program, RedisProcess
 from tests.waiting import wait_until
@@ -68,6 +69,14 @@ def test_it_waits_when_the_stream_has_too_many_bytes(redis: Any, redis_server: R
     emitter = program("emitter", redis_url=redis_server.url, count=5000, rate="max", max_backlog_mb=1)
     wait_until(lambda: emitter.metric("icestream_emitter_backpressure_seconds_total") > 0.3, "back-pressure")
     assert 2**20 <= redis.memory_usage(keys.EVENTS, samples=0) < 3 * 2**20
+
+
+def test_a_slow_emitter_is_seen_to_live(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, rate=0.001)
+    wait_until(lambda: read_status(connect(redis_server.url)).emitters == 1, "it is alive, and has written nothing")
+    assert redis.xlen(keys.EVENTS) <= 1
+    emitter.kill()
+    wait_until(lambda: read_status(connect(redis_server.url)).emitters == 0, "it is dead")
 
 
 def test_an_event_without_truth_leaves_none(redis: Any, redis_server: RedisProcess) -> None:

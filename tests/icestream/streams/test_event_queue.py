@@ -361,7 +361,7 @@ def test_the_status_of_the_streams_is_read_whoever_is_away(redis: Any, redis_ser
         redis.delete(keys.EVENTS)
         assert (await read_status_asyncio(client)) == StreamStatus(
             backlog=0, pending=0, oldest_pending_s=0, oldest_unheld_s=0, last_event_s=None, unrecorded=0, oldest_unrecorded_s=0,
-            emitted_total=0, stored_total=0, rejected_total=0, bridges=0, recorders=0,
+            emitted_total=0, stored_total=0, rejected_total=0, emitters=0, bridges=0, recorders=0,
         )  # fmt: skip
         queue = EventQueue(client, "one", 10)
         await queue.join()

@@ -63,7 +63,7 @@ async def run(settings: BridgeSettings, log: Log) -> None:
 async def _first_proof(model: CheckedModel, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:
     """Wait until the model is proved; False if a stop came first."""
     while model.model is None:
-        metrics.beat()
+        metrics.beat("triton")
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), PROOF_LOOK_S)
             return False

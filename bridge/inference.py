@@ -78,12 +78,18 @@ class BatchInference:
         self._metrics, self._log = metrics, log
         self._gate = Gate()
         self.limit = BatchLimit(max_batch)
+        self._answered_s = time.monotonic()  # when a request last began or ended, however it did
 
     @property
     def limits(self) -> tuple[int, int] | None:
         """The most pulses of an event and events of a request that the model takes; None while none is proved."""
         model = self._model.model
         return None if model is None else (model.max_pulses, model.max_batch)
+
+    @property
+    def since_answer_s(self) -> float:
+        """Seconds since a request last began or ended."""
+        return time.monotonic() - self._answered_s
 
     async def infer(self, batch: Batch[PendingEvent]) -> InferredBatch:
         """The answer to a batch, however long Triton is away; raises RequestRefused where asking again does not help."""
@@ -155,7 +161,11 @@ class BatchInference:
         for pause_s in pauses():
             try:
                 async with self._gate.alone() if suspect else self._gate.together():
-                    inference = await self._model.infer(batch.events)
+                    self._answered_s = time.monotonic()
+                    try:
+                        inference = await self._model.infer(batch.events)
+                    finally:
+                        self._answered_s = time.monotonic()
                 self.limit.answered()
                 return inference
             except TritonUnavailable as error:

@@ -26,10 +26,11 @@ from icestream.inference.batching import Batch, LengthQueues, infer_bisecting
 from icestream.inference.errors import RequestRefused
 from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
-from icestream.streams.connection import RedisError
+from icestream.streams.connection import RedisError, is_away
 from icestream.streams.event_queue import READ_BYTES, Entry, EventQueue, Rejection
 
 READ_AT_ONCE = 256  # entries; more in one reply would delay the answers of requests in flight
+STUCK_S = 15.0  # beyond the timeout of a request: then nothing that is in flight makes progress
 SUSPECTS_AT_ONCE = 256  # that are tried before new entries are read again
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ class Worker:
             self._log.warning(warning)
         await self._retry(self._queue.join)
         while not self._stopping.is_set():
-            self._metrics.beat()
+            self._beat()
             if self._lease.abandoned:
                 await self._try_suspects()
             room = self._settings.max_held - len(self._held)
@@ -124,8 +125,17 @@ class Worker:
     async def _drain(self) -> None:
         """Wait until nothing is held, or a stop is requested."""
         while self._held and not self._stopping.is_set():
-            self._metrics.beat()
+            self._beat()
             await self._wait_for_capacity()
+
+    def _beat(self) -> None:
+        """Show progress, or what is waited for. Requests that all take longer than they may are neither."""
+        if self._inference.limits is None:
+            self._metrics.beat("triton")
+        elif not self._requests:
+            self._metrics.beat()
+        elif self._inference.since_answer_s < self._settings.request_timeout_s + STUCK_S:
+            self._metrics.beat("inference" if len(self._requests) == self._settings.in_flight else "")
 
     async def _wait_for_capacity(self) -> None:
         """Wait until a request has ended, for a second at most."""
@@ -208,5 +218,6 @@ class Worker:
 
     def _redis_failed(self, error: Exception, pause_s: float) -> None:
         self._metrics.retry("redis")
-        self._metrics.beat()
+        if is_away(error):
+            self._metrics.beat("redis")
         self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)

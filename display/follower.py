@@ -15,7 +15,7 @@ from icestream.direction import opening_angle, to_angles, to_vector
 from icestream.event import Event, InvalidEvent
 from icestream.result import Result
 from icestream.streams import keys
-from icestream.streams.connection import Redis, RedisError
+from icestream.streams.connection import Redis, RedisError, is_away
 from icestream.streams.publisher import read_description
 from icestream.streams.results import Tail
 from icestream.streams.status import StreamStatus, read_status
@@ -81,6 +81,7 @@ class StreamFollower:
         self._directions = Tail(redis, keys.DIRECTIONS, READ_AT_ONCE)
         self._truth_tail = Tail(redis, keys.TRUTH, READ_AT_ONCE)
         self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE)
+        self._unmatched: list[dict[bytes, bytes]] = []  # results that were read, whose truths are still to be read
         self._lock = threading.Lock()
         self._results: deque[CachedResult] = deque(maxlen=KEPT_RESULTS)
         self._count = 0  # results ever read
@@ -96,19 +97,22 @@ class StreamFollower:
         """Read until stopped, whatever Redis does."""
         status_read = 0.0
         while not stop.is_set():
-            self._metrics.beat()
             try:
-                results = self._directions.read(BLOCK_MS)
+                self._unmatched += self._directions.read(BLOCK_MS)
                 # After the results: a truth is written before its event, a shown event together with its result.
                 while truths := self._truth_tail.read():
                     self._add_truths(truths)
                 while shown := self._shown_tail.read():
                     self._add_shown(shown)
-                self._add_results(results)
+                self._add_results(self._unmatched)
+                self._unmatched = []
                 if self._clock() - status_read > STATUS_S:
                     status_read = self._clock()
                     self._status = self._summarise(read_status(self._redis))
-            except RedisError:
+                self._metrics.beat()
+            except RedisError as error:
+                if is_away(error):
+                    self._metrics.beat("redis")
                 self._metrics.read_failed()
                 self._status = FollowedStatus()
                 stop.wait(PAUSE_S)

@@ -12,7 +12,7 @@ from emitter.prefetcher import Prefetcher
 from icestream.service.logs import Log
 from icestream.service.retry import Stopped, retry
 from icestream.sources.source import EventAndTruth, Source
-from icestream.streams.connection import RedisError
+from icestream.streams.connection import RedisError, is_away
 from icestream.streams.publisher import Backlog, PositionLost, Publisher
 
 TICK_S = 0.005  # events due within one tick are written together
@@ -102,14 +102,15 @@ class Emission:
         self._pacing.start()
         shown_s = 0.0
         while not self._stop.is_set():
-            self._metrics.beat()
             if time.monotonic() - shown_s > SHOWN_S:
                 self._retry(self._publisher.show_alive)
                 shown_s = time.monotonic()
             if not room.left():
+                self._metrics.beat("room in the stream")
                 self._stop.wait(FULL_WAIT_S)
                 self._metrics.waited(FULL_WAIT_S)
                 continue
+            self._metrics.beat()
             due = self._pacing.due()
             if due:
                 self._wait_for(events)
@@ -126,7 +127,7 @@ class Emission:
     def _wait_for(self, events: Prefetcher) -> None:
         """Wait until an event, or the end, is there; a source may need seconds for it."""
         while not events.wait(BLOCK_S):
-            self._metrics.beat()
+            self._metrics.beat("source")
             if self._stop.is_set():
                 raise Stopped
 
@@ -141,5 +142,6 @@ class Emission:
 
     def _redis_failed(self, error: Exception, pause_s: float) -> None:
         self._metrics.publish_failed()
-        self._metrics.beat()
+        if is_away(error):
+            self._metrics.beat("redis")
         self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)

@@ -48,7 +48,7 @@ from export.known_events import known_answers
 from export.precision import with_half_precision
 from export.registry import RegistryError, register
 from export.served import ServedIceMix
-from export.triton_config import MAX_BATCH, write_config
+from export.triton_config import MAX_BATCH, replace_file, write_config
 from icestream.detector import Detector, DetectorFileError, load_detector
 from icestream.inference.model import ModelDescription
 from icestream.tensors import INPUTS, OUTPUTS
@@ -181,8 +181,7 @@ def export(
         checkpoint=f"{checkpoint.name} sha256:{digest} {precision}, {detector.name}",
         known_answers=known_answers(served),
     )
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "1" / "model.onnx").write_bytes(content)
+    replace_file(folder / "1" / "model.onnx", content)
     write_config(folder, description)
     return ExportedModel(folder, description.checkpoint, card, parity)
 

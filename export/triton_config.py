@@ -15,11 +15,18 @@ CACHE = "/var/cache/icestream"  # in Triton's container: a volume, so that engin
 Specification = dict[str, tuple[str, list[int]]]
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there: a Triton that reads the folder finds the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
 def write_config(folder: Path, model: ModelDescription) -> None:
     """Write both configurations of an ONNX model."""
-    (folder / "configs").mkdir(parents=True, exist_ok=True)
-    (folder / "config.pbtxt").write_text(cpu_config(model))
-    (folder / "configs" / "gpu.pbtxt").write_text(gpu_config(model))
+    replace_file(folder / "configs" / "gpu.pbtxt", gpu_config(model).encode())
+    replace_file(folder / "config.pbtxt", cpu_config(model).encode())
 
 
 def cpu_config(model: ModelDescription) -> str:

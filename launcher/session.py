@@ -183,6 +183,7 @@ class Session:
             # Before the status is read, which so includes the emitter's last event.
             ended = self._supervisor.done("emitter") or drain_until is not None
             status = await asyncio.to_thread(self._probe.read)
+            await asyncio.to_thread(self._supervisor.rotate_logs)
             if status is not None:
                 view.show(status)
                 over = ended or (wanted is not None and status.emitted >= wanted)

@@ -7,6 +7,7 @@ ends the session. A watchdog process kills all groups if this process disappears
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ STABLE_AFTER_S = 10.0  # a service that ran so long works
 MAX_RESTARTS = 5  # in a row, each after less than that
 MAX_PORT_CHANGES = 20
 TAIL_LINES = 12
+MAX_LOG_BYTES = 50 * 2**20
 
 
 class ServiceFailed(Exception):
@@ -96,6 +98,14 @@ class Supervisor:
     def done(self, name: str) -> bool:
         """A service that ends by itself has done so."""
         return name in self._keepers and self._keepers[name].done()
+
+    def rotate_logs(self) -> None:
+        """Begin each log that has become too long anew; its content so far is kept once, as NAME.log.1."""
+        for path in self._logs.glob("*.log"):
+            if path.stat().st_size > MAX_LOG_BYTES:
+                shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+                os.truncate(path, 0)  # what writes to it appends
+                self._log_starts[path.stem] = 0
 
     async def stop(self, *names: str) -> None:
         """Stop services: SIGTERM to each, and SIGKILL to its group after its grace."""

@@ -8,7 +8,7 @@ from requests import RequestException
 
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
-from icestream.streams.connection import BLOCK_MS, RedisError
+from icestream.streams.connection import BLOCK_MS, RedisError, is_away
 from icestream.streams.results import AnotherReader
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
@@ -27,7 +27,6 @@ def collect(
     refused_s = time.monotonic() + REFUSED_S
     waits = pauses(*PAUSES_S)
     while True:
-        metrics.beat()
         try:
             if not prepared:
                 for warning in collector.check_server():
@@ -44,13 +43,17 @@ def collect(
                 return
             waits = pauses(*PAUSES_S)
             refused_s = 0.0
+            metrics.beat()
         except AnotherReader:
             if time.monotonic() > refused_s:
                 raise
+            metrics.beat("another recorder")
             time.sleep(BLOCK_MS / 1000)
         except (RedisError, OSError) as error:  # OSError: the disk of the spool is full
             pause_s = next(waits)
             metrics.collect_failed()
+            if is_away(error) or isinstance(error, OSError):
+                metrics.beat("redis" if isinstance(error, RedisError) else "disk")
             log.warning("cannot read or spool results, retrying", error=str(error), pause_s=pause_s)
             prepared = False
             if stop.wait(pause_s):

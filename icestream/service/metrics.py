@@ -45,12 +45,21 @@ class ProcessMetrics:
             "Unix time of the last progress of the main loop",
             registry=registry,
         )
+        self._waiting_for = Gauge(
+            f"icestream_{process}_waiting_for", "1 while the main loop waits for this", ["what"], registry=registry
+        )
+        self._waited_for = ""
         ProcessCollector(registry=registry)
         self.metrics: Mapping[Any, Any] = {key: made for row in table for key, made in _make(row, registry).items()}
 
-    def beat(self) -> None:
-        """Record progress of the main loop."""
+    def beat(self, waiting_for: str = "") -> None:
+        """Record progress of the main loop, or what it waits for: a wait without end and without a name stops the heartbeat."""
         self._heartbeat.set(time.time())
+        if waiting_for != self._waited_for:
+            for what, value in ((self._waited_for, 0), (waiting_for, 1)):
+                if what:
+                    self._waiting_for.labels(what).set(value)
+            self._waited_for = waiting_for
 
     def serve(self, host: str, port: int) -> int:
         """Serve /metrics from a thread of its own, so that it answers even when the main loop is stuck; returns the port."""

@@ -9,10 +9,17 @@ import redis.retry
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 
 __all__ = [
-    "BLOCK_MS", "AsyncRedis", "AuthenticationError", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio",
+    "BLOCK_MS", "AsyncRedis", "AuthenticationError", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio", "is_away",
 ]  # fmt: skip
 
 SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
@@ -52,6 +59,27 @@ def connect_asyncio(url: str, password: str | None = None) -> AsyncRedis:
     """A client for an event loop."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     return _AsyncClient.from_url(url, retry=retry, **_options(password))
+
+
+AWAY = (
+    "LOADING",
+    "OOM",
+    "READONLY",
+    "MISCONF",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "NOGROUP",
+    "BUSY",
+)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error passes by itself: Redis is away, starting, full, or a replica. Others do not, such as a key of another type."""
+    if isinstance(error, AuthenticationError):
+        return False
+    return isinstance(error, ConnectionError | TimeoutError) or str(error).startswith(AWAY)
 
 
 def _options(password: str | None) -> dict[str, Any]:

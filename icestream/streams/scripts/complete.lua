@@ -29,8 +29,8 @@ for i = 7, #ARGV, 5 do
             local result = string.sub(ARGV[i + 2], 1, -9) .. stamp
             redis.call('XADD', KEYS[2], '*', ARGV[2], result)
             redis.call('ZADD', KEYS[4], when, event)
-            if ARGV[i + 3] ~= '' then
-                redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], ARGV[i + 3], 'result', result)
+            if ARGV[i + 3] ~= '' then -- pcall: what is shown must not hold up what is stored
+                redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], ARGV[i + 3], 'result', result)
             end
             outcome = 1
             local index = 4 + tonumber(ARGV[i + 4])

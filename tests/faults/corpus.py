@@ -1,0 +1,126 @@
+"""Hostile inputs, one corpus for all levels: what may be found in the streams, in REST requests, and in place of Redis's keys.
+
+Each is tried on the codecs alone and on the running processes.
+"""
+
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from icestream import wire
+from icestream.streams import keys
+from tests.events import HOSTILE, made_result, raw, truth
+
+_encode = msgspec.msgpack.encode
+BIG = 2**63
+
+# In the stream of events, beside those of tests/events.py.
+EVENTS: dict[str, bytes] = {name: data for name, (data, _) in HOSTILE.items()} | {
+    "nesting": b"\x91" * 100_000,
+    "a length of 4 GB": b"\xdd\xff\xff\xff\xff\x01",
+    "bytes of 4 GB": b"\x98\x01\x01\x05\x00\xc6\xff\xff\xff\xff\x00",
+    "an extension type": b"\xc7\x04\x7f\x00\x00\x00\x00",
+    "nil": b"\xc0",
+    "two documents": raw() + raw(),
+    "JSON": b'{"sensor_id": [1], "time_ns": [9000]}',
+    "a pickle": b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00\x8c\x01a\x94.",
+    "a run_id beyond int64": raw(run_id=BIG),
+    "a run_id that is nil": raw(run_id=None),
+    "a run_id that is true": raw(run_id=True),
+    "a run_id that is a float": raw(run_id=1.5),
+    "an event_id that is a list": raw(event_id=[1]),
+    "a time stamp beyond int64": raw(emitted=BIG),
+    "a time stamp in words": raw(emitted="now"),
+    "a version beyond int64": raw(version=2**64 - 1),
+    "a negative version": raw(version=-1),
+    "a version that is a float": raw(version=1.0),
+    "sensors that are nil": raw(sensor_id=None),
+    "sensors that are a number": raw(sensor_id=5),
+    "times of half a number": raw(time=b"\x00\x00\x80"),
+    "charges of half a number": raw(charge=b"\x00" * 9),
+    "no auxiliary": raw(auxiliary=b""),
+    "auxiliary for three": raw(auxiliary=b"\x00\x00\x00"),
+    "five megabytes": b"x" * (5 * 2**20),
+    "five megabytes of sensors": raw(sensor_id=b"\x00" * (5 * 2**20)),
+}
+
+
+def _changed(layout: list[Any], place: int, value: Any) -> bytes:
+    return _encode([*layout[:place], value, *layout[place + 1 :]])
+
+
+_RESULT = msgspec.msgpack.decode(wire.RESULT.encode(made_result()))
+_RESULT_FIELDS = ("version", "run_id", "event_id", "direction", "kappa", "radius_50_deg", "radius_90_deg", "linefit",
+    "n_pulses", "n_used", "model", "model_version", "checkpoint", "emitted_ns", "read_ns", "sent_ns", "answered_ns",
+    "stored_ns")  # fmt: skip
+_BAD_VALUES: dict[str, Any] = {"nil": None, "text": "five", "a list": [1, [2]], "beyond int64": 2**64 - 1}
+
+# In the stream of results.
+RESULTS: dict[str, bytes] = {
+    f"{field} is {name}": _changed(_RESULT, place, value)
+    for place, field in enumerate(_RESULT_FIELDS)
+    for name, value in _BAD_VALUES.items()
+    if not (name == "text" and field in ("model", "model_version", "checkpoint"))
+    and not (name == "beyond int64" and field in ("kappa",))
+} | {
+    "nothing": b"", "noise": b"\xc1", "an event": raw(), "nesting": b"\x91" * 100_000,
+    "one field too few": _encode(_RESULT[:-1]), "one field too many": _encode([*_RESULT, 1]),
+    "a direction that is not finite": _changed(_RESULT, 3, (math.nan, 0.0, 1.0)),
+    "a direction of two numbers": _changed(_RESULT, 3, (0.0, 1.0)),
+    "a direction that is no unit vector": _changed(_RESULT, 3, (5.0, 0.0, 1.0)),
+    "an infinite kappa": _changed(_RESULT, 4, math.inf), "a negative kappa": _changed(_RESULT, 4, -1.0),
+    "a radius that is not finite": _changed(_RESULT, 5, math.nan), "a radius of 400 degrees": _changed(_RESULT, 6, 400.0),
+    "a trillion pulses": _changed(_RESULT, 8, 2**40), "less than no pulses": _changed(_RESULT, 9, -1),
+    "a model name of a megabyte": _changed(_RESULT, 10, "m" * 2**20),
+    "a negative time": _changed(_RESULT, 17, -1), "a time of the year 2554": _changed(_RESULT, 17, BIG),
+}  # fmt: skip
+
+_TRUTH = msgspec.msgpack.decode(wire.TRUTH.encode(truth(7, 1, 1.0, 0.5, "cascade")))
+
+# In the stream of truths.
+TRUTHS: dict[str, bytes] = {
+    f"{field} is {name}": _changed(_TRUTH, place, value)
+    for place, field in enumerate(("version", "run_id", "event_id", "azimuth", "zenith", "kind"))
+    for name, value in _BAD_VALUES.items()
+    if not (name == "text" and field == "kind")
+} | {
+    "nothing": b"", "an azimuth that is not finite": _changed(_TRUTH, 3, math.nan),
+    "an infinite zenith": _changed(_TRUTH, 4, math.inf), "a zenith of 5": _changed(_TRUTH, 4, 5.0),
+    "a kind of a megabyte": _changed(_TRUTH, 5, "k" * 2**20), "a kind that is no UTF-8": wire.TRUTH.encode(
+        truth(7, 1, 1.0, 0.5, "cascade")).replace(b"cascade", b"casc\xe4de"),
+}  # fmt: skip
+
+_GOOD = {"sensor_id": [10, 11], "time_ns": [9000, 9100], "charge_pe": [1, 2], "auxiliary": [False, True]}
+
+# As bodies of POST /v1/reconstruct.
+REST: dict[str, bytes] = {
+    name: body if isinstance(body, bytes) else json.dumps(body).encode()
+    for name, body in {
+        "nothing": b"", "no JSON": b"good morning", "a number": 5, "null": None, "a list": [_GOOD], "text": "event",
+        "half an event": json.dumps(_GOOD).encode()[:40], "bytes that are no UTF-8": b'{"sensor_id": "\xff"}',
+        "a byte order mark": b"\xef\xbb\xbf{}", "UTF-16": json.dumps(_GOOD).encode("utf-16"),
+        "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "NUL": b"\x00" * 100, "nesting": b"[" * 200_000,
+        "an empty event": {}, "no events": {"events": []}, "too many events": {"events": [_GOOD] * 257},
+        "events that are no list": {"events": 5}, "events of another type": {"events": [5]},
+        "a column too few": {name: _GOOD[name] for name in list(_GOOD)[:3]},
+        "columns of unequal length": _GOOD | {"time_ns": [9000]}, "no pulses": {name: [] for name in _GOOD},
+        "sensor 5160": _GOOD | {"sensor_id": [10, 5160]}, "sensor -1": _GOOD | {"sensor_id": [-1, 10]},
+        "a sensor of 1e300": _GOOD | {"sensor_id": [10, 1e300]}, "a sensor in words": _GOOD | {"sensor_id": ["ten", 11]},
+        "a time that is null": _GOOD | {"time_ns": [None, 9000]}, "a time of NaN": b'{"time_ns": [NaN]}',
+        "a time of 1e400": json.dumps(_GOOD).replace("9000", "1e400").encode(),
+        "times outside the readout": _GOOD | {"time_ns": [-5e6, 1e9]},
+        "a charge in words": _GOOD | {"charge_pe": ["much", 1]}, "auxiliary of numbers": _GOOD | {"auxiliary": [7, 8]},
+        "an event_id beyond int64": _GOOD | {"event_id": 2**70}, "an unknown field": _GOOD | {"colour": "blue"},
+        "nine million digits": b'{"event_id": ' + b"9" * 9_000_000 + b"}",
+    }.items()
+}  # fmt: skip
+
+# Keys that hold something of another type.
+OF_ANOTHER_TYPE: dict[str, tuple[str, str]] = {
+    f"{key} is a {kind}": (key, kind)
+    for key in (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED, keys.SHOWN, keys.DONE, keys.REJECTED_BYTES, keys.run(7))
+    for kind in ("string", "list", "hash")
+    if (key, kind) != (keys.run(7), "hash")
+}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
 from icestream import __version__
-from icestream.results.mlflow_names import EXPERIMENT
+from icestream.results.mlflow_names import EXPERIMENT, PREDICTIONS
 from icestream.results.table import SCHEMA, latency_s, mean_median, numbers, within_radius
 from icestream.tensors import padded_length
 
@@ -48,7 +48,7 @@ def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, lis
     )
     parts = [SCHEMA.empty_table()]
     for run in runs:
-        for artifact in client.list_artifacts(run.info.run_id, "predictions"):
+        for artifact in client.list_artifacts(run.info.run_id, PREDICTIONS):
             parts.append(
                 pq.read_table(client.download_artifacts(run.info.run_id, artifact.path, str(folder)), partitioning=None)
             )

@@ -45,7 +45,7 @@ def main() -> None:
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     redis = connect(settings.redis_url, settings.redis_password)
     try:
-        spool = Spool(settings.spool_dir)
+        spool = Spool(settings.spool_dir, settings.run_hours * 3600)
     except SpoolInUse as error:
         sys.exit(f"recorder: {error}: each needs a folder of its own")
     except OSError as error:

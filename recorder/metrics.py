@@ -24,6 +24,7 @@ TABLE = (
     Metric("recorder_damaged_windows_total", "counter", "Files of the spool that could not be read and were set aside"),
     Metric("recorder_uploads_total", "counter", "Uploads to MLflow", label="outcome", values=("done", "failed")),
     Metric("recorder_upload_duration_seconds", "histogram", "Duration of an upload"),
+    Metric("recorder_uploaded_bytes_total", "counter", "Size of the results uploaded to MLflow"),
     Metric("recorder_last_upload_timestamp_seconds", "gauge", "Unix time of the last successful upload"),
     Metric("recorder_spool_files", "gauge", "Files that wait for MLflow"),
     Metric("recorder_spool_bytes", "gauge", "Size of those files"),
@@ -71,6 +72,9 @@ class RecorderMetrics(ProcessMetrics):
         self.metrics["recorder_uploads_total", "done"].inc()
         self.metrics["recorder_upload_duration_seconds"].observe(seconds)
         self.metrics["recorder_last_upload_timestamp_seconds"].set_to_current_time()
+
+    def part_uploaded(self, size: int) -> None:
+        self.metrics["recorder_uploaded_bytes_total"].inc(size)
 
     def upload_failed(self) -> None:
         self.metrics["recorder_uploads_total", "failed"].inc()

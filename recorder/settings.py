@@ -26,4 +26,8 @@ class RecorderSettings(StreamSettings):
     )
     window_s: float = Field(5.0, gt=0, description="seconds between two points of the charts")
     part_s: float = Field(60.0, gt=0, description="seconds between two Parquet parts and two sets of pictures")
+    run_hours: float = Field(24.0, gt=0, description="hours after which another MLflow run begins")
+    keep_days: float = Field(
+        0.0, ge=0, description="days after its end that the results of an MLflow run are kept; 0: for ever"
+    )
     metrics_port: int = Field(9103, ge=0, le=65535, description="port of /metrics")

@@ -13,6 +13,7 @@ window or among the recent events.
 import fcntl
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -57,7 +58,7 @@ class WindowContent:
 
 
 class RecorderRun:
-    """The windows of one run of the recorder: from its start to its end."""
+    """The windows of one run of the recorder: from its start, or from the end of the run before, for a day at most."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -104,13 +105,16 @@ class RecorderRun:
 class Spool:
     """The folder of all runs of the recorder; creating it starts a new run.
 
+    Args:
+        run_s: seconds after which the next window begins another run.
+
     Raises:
         SpoolInUse: another recorder uses it.
         OSError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, run_s: float = math.inf):
+        self._folder, self._run_ns = folder, run_s * 1e9
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT)  # held until the process ends
         try:
@@ -126,10 +130,9 @@ class Spool:
             for window in run.windows():
                 if content := self.read(window):
                     self._remember(_events(content.rows))
-        self._since_ns = time.time_ns()
-        (folder / str(self._since_ns)).mkdir()
-        self.current = RecorderRun(folder / str(self._since_ns))
-        self._number = 0
+        self._begin_run()
+        self._first = self.current.name
+        self._since_ns = int(self._first)
 
     def close(self) -> None:
         """Let another recorder use the spool."""
@@ -139,12 +142,18 @@ class Spool:
         """All that are on disk, the current one last."""
         return [RecorderRun(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
 
+    def was_closed(self, run: RecorderRun) -> bool:
+        """Whether a run that is no longer the current one ended because its time was over, not by a crash."""
+        return int(run.name) >= int(self._first)
+
     def has(self, event: EventKey) -> bool:
         """Whether an event was recorded, as far as it is remembered."""
         return event in self._recent
 
     def write(self, rows: pa.Table) -> None:
         """Write a window durably (fsync) before its entries are acknowledged."""
+        if time.time_ns() - int(self.current.name) > self._run_ns:
+            self._begin_run()
         sink = pa.BufferOutputStream()
         pq.write_table(rows.replace_schema_metadata({SINCE: str(self._since_ns)}), sink, compression="zstd")
         _write(self.current.folder / f"window-{self._number + 1:08d}.parquet", sink.getvalue().to_pybytes())
@@ -182,6 +191,11 @@ class Spool:
         """Files and bytes that wait."""
         sizes = [window.path.stat().st_size for run in self.runs() for window in run.windows()]
         return len(sizes), sum(sizes)
+
+    def _begin_run(self) -> None:
+        folder = self._folder / str(time.time_ns())
+        folder.mkdir()
+        self.current, self._number = RecorderRun(folder), 0
 
     def _kept_events(self) -> list[EventKey]:
         path = self._folder / "recent.npy"

@@ -18,11 +18,12 @@ from mlflow.entities import LoggedModelInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
 from icestream import __version__
-from icestream.results.mlflow_names import EXPERIMENT_TAGS
+from icestream.results.mlflow_names import EXPERIMENT_TAGS, PREDICTIONS
 from icestream.results.pictures import opening_angles, sky_map
 from icestream.results.table import SCHEMA
 from icestream.service.logs import Log
 from recorder.metrics import RecorderMetrics
+from recorder.retention import Retention
 from recorder.settings import RecorderSettings
 from recorder.spool import RecorderRun, Spool, Window, WindowContent
 from recorder.windows import aggregates, description
@@ -53,18 +54,21 @@ class Uploader:
         self._spool, self._settings, self._metrics = spool, settings, metrics
         self._describe_run, self._log = describe_run, log
         self._client = MlflowClient(settings.mlflow_url)
-        self._of = ""  # the recorder run that the next three belong to
+        self._of = ""  # the recorder run that the next four belong to
         self._logged = 0  # its last window whose points were logged
         self._rows: dict[int, int] = {}  # of its windows, by their number
         self._recent = SCHEMA.empty_table()  # its last results
-        self._tagged: set[tuple[str, ...]] = set()  # MLflow run, model, version, checkpoint
+        self._tagged: set[tuple[str, str, str]] = set()  # models it is tagged with: name, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
+        self._retention = Retention(self._client, settings.experiment, settings.keep_days, log)
 
     def upload(self, closing: bool = False) -> None:
         """Upload what waits; `closing` uploads all of it and ends the current run."""
         try:
             for recorder_run in self._spool.runs():
                 self._upload_run(recorder_run, closing)
+            if not closing:
+                self._retention.apply()
         finally:  # while MLflow is away, too: that is when the spool grows
             self._metrics.spool(*self._spool.size())
 
@@ -72,14 +76,15 @@ class Uploader:
         ended = recorder_run.name != self._spool.current.name
         if recorder_run.name != self._of:
             self._of, self._logged, self._recent = recorder_run.name, 0, SCHEMA.empty_table()
-            self._rows = {}
+            self._rows, self._tagged = {}, set()
         for window in recorder_run.windows():
             if window.number > self._logged:
                 if content := self._read(window):
                     self._log_window(recorder_run, window.number, content)
                 self._logged = window.number
         if ended or closing:
-            self._finish(recorder_run, "KILLED" if ended else "FINISHED")
+            crashed = ended and not self._spool.was_closed(recorder_run)
+            self._finish(recorder_run, "KILLED" if crashed else "FINISHED")
         elif self._part_is_due(recorder_run):
             self._upload_part(recorder_run)
 
@@ -156,14 +161,22 @@ class Uploader:
         self._client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
-        """Tag the run with the model, version and checkpoint of its results."""
-        columns = (rows[name].to_pylist() for name in ("model", "model_version", "checkpoint"))
-        found = {(run_id, *(value or "" for value in row)) for row in zip(*columns, strict=True)}
-        for _, name, version, checkpoint in sorted(found - self._tagged):
+        """Tag the run with each model that made some of its results, the time of the first of them being the tag's name."""
+        columns = (rows[name].to_pylist() for name in ("model", "model_version", "checkpoint", "stored_ns"))
+        first: dict[tuple[str, str, str], int] = {}
+        for name, version, checkpoint, stored_ns in zip(*columns, strict=True):
+            first.setdefault((name, version, checkpoint or ""), stored_ns)
+        if first.keys() <= self._tagged:
+            return
+        tagged = self._client.get_run(run_id).data.tags.values()  # an earlier process may have tagged it
+        for (name, version, checkpoint), stored_ns in first.items():
+            if (words := f"{name} {version} {checkpoint}") not in tagged:
+                since = datetime.fromtimestamp(stored_ns / 1e9, UTC)
+                self._client.set_tag(run_id, f"model.since.{since:%Y-%m-%dT%H:%M:%S.%f}Z", words)
             for tag, value in (("model.name", name), ("model.version", version), ("model.checkpoint", checkpoint)):
                 self._client.set_tag(run_id, tag, value)
             self._link_registered(run_id, name, checkpoint)
-        self._tagged |= found
+        self._tagged |= first.keys()
 
     def _link_registered(self, run_id: str, name: str, checkpoint: str) -> None:
         """Link the run to the registered version of the model, if there is one. A registry that fails does not hold up results."""
@@ -193,7 +206,8 @@ class Uploader:
             folder = Path(name)
             part = folder / f"part-{windows[0].number:08d}.parquet"
             pq.write_table(pa.concat_tables(tables), part, compression="zstd")
-            self._client.log_artifact(run_id, str(part), "predictions")
+            self._client.log_artifact(run_id, str(part), PREDICTIONS)
+            self._metrics.part_uploaded(part.stat().st_size)
             sky_map(self._recent, folder / "sky.png")
             opening_angles(self._recent, folder / "opening_angle.png")
             pyarrow.csv.write_csv(

@@ -3,3 +3,4 @@
 EXPERIMENT = "icestream"
 # Without this tag MLflow's page guesses "GenAI" and hides the charts behind evaluations.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+PREDICTIONS = "predictions"  # artifact folder of a run: its results in Parquet parts

@@ -291,6 +291,7 @@ def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
     assert run.info.status == "FINISHED"
     assert run.data.tags["model.checkpoint"] == "c.safetensors sha256:0"
     assert (run.data.tags["model.name"], run.data.tags["model.version"]) == ("icemix", "1")
+    assert models_since(run) == ["icemix 1 c.safetensors sha256:0"]
     assert run.data.params == {
         "source": "simulate", "rate": "100.0", "seed": "42", "run_id": "7", "model": "icemix", "model_version": "1",
         "window_s": "0.5", "part_s": "60.0",
@@ -307,6 +308,49 @@ def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
     assert ids == [run.info.run_id]
     assert rows["event_id"].to_pylist() == list(range(80))
     assert {path.name for path in (tmp_path / "spool").iterdir()} == {"lock", "recent.npy"}
+
+
+def models_since(run: Any) -> list[str]:
+    """The models that a run is tagged with, by the time of their first result."""
+    since = sorted((tag, words) for tag, words in run.data.tags.items() if tag.startswith("model.since."))
+    return [words for _, words in since]
+
+
+def test_a_run_names_each_model_that_made_some_of_its_results(redis: Any, mlflow_url: str, recorder: Start) -> None:
+    process = recorder(session="models", window_s=0.2)
+    for number, version in enumerate(["1", "2", "1"]):
+        result = made_result(number, model_version=version, stored_ns=10**18 + number * 10**9)
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(result)})
+        wait_until(lambda: process.metric("icestream_recorder_uploads_total", outcome="done") > number, "an upload")  # noqa: B023
+    assert process.stop(60) == 0
+    [run] = runs(mlflow_url, "models")
+    assert models_since(run) == ["icemix 1 c.safetensors sha256:0", "icemix 2 c.safetensors sha256:0"]
+
+
+def test_a_run_has_an_end_and_its_results_are_kept_as_long_as_wanted(
+    redis: Any, mlflow_url: str, recorder: Start
+) -> None:
+    client = MlflowClient(mlflow_url)
+
+    def found() -> list[Any]:
+        experiment = client.get_experiment_by_name("days")
+        return list(client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])) if experiment else []
+
+    process = recorder(experiment="days", window_s=0.2, run_hours=1e-9)
+    put_results(redis, 1)
+    wait_until(lambda: len(found()) == 1, "a run")
+    put_results(redis, 2)
+    wait_until(lambda: len(found()) == 2, "another run")
+    assert process.stop(60) == 0
+    assert [run.info.status for run in found()] == ["FINISHED", "FINISHED"]
+    assert all(client.list_artifacts(run.info.run_id, "predictions") for run in found())
+
+    process = recorder(experiment="days", window_s=0.2, keep_days=1e-9)
+    wait_until(lambda: all("icestream.results_deleted" in run.data.tags for run in found()), "deletion")
+    assert process.stop(60) == 0
+    for run in found():
+        assert run.data.metrics["events"] == 1
+        assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"latest"}
 
 
 def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlflow_url: str, recorder: Start) -> None:

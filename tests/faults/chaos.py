@@ -1,0 +1,297 @@
+"""Random blows against a running stream; at the end every good event has exactly one result, by a proved model.
+
+    python -m tests.faults.chaos --blows 200 --seed 1
+
+The whole stream runs on real servers: emitter, Redis, two bridges, two Tritons, recorder, MLflow, display. A blow kills one of them,
+lets it hang, takes Redis's last second, replaces a model, deletes a consumer, or pours a hostile input. One line a blow; the same
+seed gives the same blows. Exit status 1 if anything was lost, doubled, answered by another model, or wrongly rejected.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # before MLflow is imported
+
+import numpy as np
+import onnxruntime
+from redis import RedisError
+
+from icestream import wire
+from icestream.detector import nominal_icecube86
+from icestream.direction import opening_angle, to_vector
+from icestream.event import InvalidEvent
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.streams import keys
+from icestream.tensors import pad, padded_length
+from launcher.report import recorded
+from tests.faults.corpus import EVENTS, RESULTS, TRUTHS
+from tests.servers import MlflowProcess, Program, RedisProcess, TritonProcess
+from tests.waiting import ROOT, wait_until
+
+RUN_ID, SEED, RATE = 7, 5, 60
+LOST_S = 1.0  # what Redis loses at most with appendfsync everysec
+HANG_S = (1.0, 8.0)
+SETTLED_S = 180.0
+MAX_PULSES = 128  # of the shipped model
+COMPARED = 300  # events whose recorded direction is compared with that of ONNX Runtime
+
+
+class Stream:
+    """The running stream. What ends is started again, as compose would do."""
+
+    def __init__(self, folder: Path, stack: ExitStack):
+        self.folder = folder
+        self.redis_server = RedisProcess(self._folder("redis"))
+        stack.callback(self.redis_server.close)
+        self.tritons = {name: TritonProcess(self._folder(name)) for name in ("triton a", "triton b")}
+        for triton in self.tritons.values():
+            stack.callback(triton.close)
+        self.mlflow = MlflowProcess(self._folder("mlflow"))
+        stack.callback(self.mlflow.close)
+        addresses = ",".join(triton.url for triton in self.tritons.values())
+        url: dict[str, object] = {"redis_url": self.redis_server.url}
+        bridge: dict[str, object] = {**url, "triton_url": f"ipv4:{addresses}", "claim_idle_s": 2, "show": "true"}
+        self._settings: dict[str, tuple[str, dict[str, object]]] = {
+            "emitter": ("emitter", {**url, "run_id": RUN_ID, "seed": SEED, "rate": RATE}),
+            "bridge a": ("bridge", bridge),
+            "bridge b": ("bridge", bridge),
+            "recorder": ("recorder", {**url, "mlflow_url": self.mlflow.url, "spool_dir": folder / "spool", "session": "chaos", "window_s": 2, "part_s": 10}),
+            "display": ("display", {**url, "triton_url": f"ipv4:{addresses}", "port": 0}),
+        }  # fmt: skip
+        self.programs = {name: self._start(name) for name in self._settings}
+        stack.callback(lambda: [program.close() for program in self.programs.values()])
+        self._sizes: list[tuple[float, int]] = []  # of the append-only file
+        self._over = threading.Event()
+        stack.callback(self._over.set)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @property
+    def redis(self) -> Any:
+        return self.redis_server.client
+
+    def restart(self, name: str) -> None:
+        """Kill a program and start it again."""
+        self.programs[name].kill()
+        self.programs[name] = self._start(name)
+
+    def append_only_file(self) -> tuple[Path, int]:
+        """The file, and how long it was LOST_S ago."""
+        [path] = (self.folder / "redis" / "appendonlydir").glob("*.incr.aof")
+        before = time.monotonic() - LOST_S
+        return path, next((size for when, size in reversed(self._sizes) if when <= before), path.stat().st_size)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            with suppress(ValueError, OSError):
+                [path] = (self.folder / "redis" / "appendonlydir").glob("*.incr.aof")
+                self._sizes = [*self._sizes[-100:], (time.monotonic(), path.stat().st_size)]
+            for name, program in list(self.programs.items()):
+                if program.process.poll() is not None and not self._over.is_set():
+                    self.programs[name] = self._start(name)
+
+    def _start(self, name: str) -> Program:
+        module, settings = self._settings[name]
+        return Program(module, self.folder, **settings)
+
+    def _folder(self, name: str) -> Path:
+        folder = self.folder / name.replace(" ", "-")
+        folder.mkdir()
+        return folder
+
+
+@contextmanager
+def paused(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def kill_program(stream: Stream, chance: random.Random) -> str:
+    name = chance.choice(list(stream.programs))
+    stream.programs[name].process.kill()
+    return f"kill -9 of {name}"
+
+
+def pause_program(stream: Stream, chance: random.Random) -> str:
+    name, seconds = chance.choice(list(stream.programs)), chance.uniform(*HANG_S)
+    with paused(stream.programs[name].process.pid):
+        time.sleep(seconds)
+    return f"{name} hangs for {seconds:.1f} s"
+
+
+def kill_redis(stream: Stream, chance: random.Random) -> str:
+    stream.redis_server.kill()
+    stream.redis_server.start()
+    return "kill -9 of redis"
+
+
+def lose_a_second(stream: Stream, chance: random.Random) -> str:
+    path, size = stream.append_only_file()
+    stream.redis_server.kill()
+    lost = path.stat().st_size - size
+    os.truncate(path, size)
+    stream.redis_server.start()
+    return f"redis loses its last second ({lost} bytes)"
+
+
+def pause_redis(stream: Stream, chance: random.Random) -> str:
+    seconds = chance.uniform(*HANG_S)
+    with paused(int(stream.redis.info("server")["process_id"])):
+        time.sleep(seconds)
+    return f"redis hangs for {seconds:.1f} s"
+
+
+def kill_triton(stream: Stream, chance: random.Random) -> str:
+    name = chance.choice(list(stream.tritons))
+    stream.tritons[name].kill()
+    stream.tritons[name].start()
+    return f"kill -9 of {name}"
+
+
+def pause_triton(stream: Stream, chance: random.Random) -> str:
+    name, seconds = chance.choice(list(stream.tritons)), chance.uniform(*HANG_S)
+    stream.tritons[name].pause()
+    time.sleep(seconds)
+    stream.tritons[name].resume()
+    return f"{name} hangs for {seconds:.1f} s"
+
+
+def replace_model(stream: Stream, chance: random.Random) -> str:
+    name = chance.choice(list(stream.tritons))
+    fault, triton = chance.choice(["swapped", "inverted", "elsewhere"]), stream.tritons[name]
+    version = triton.repository / "icemix" / "2"
+    shutil.copytree(triton.repository / fault / "1", version)
+    for _ in range(2):  # with it, and without it
+        triton.kill()
+        triton.start()
+        time.sleep(chance.uniform(1, 4))
+        shutil.rmtree(version, ignore_errors=True)
+    return f"{name} serves another model ({fault}) for some seconds"
+
+
+def delete_consumer(stream: Stream, chance: random.Random) -> str:
+    consumers = stream.redis.xinfo_consumers(keys.EVENTS, keys.BRIDGE_GROUP)
+    name = chance.choice(consumers)["name"]
+    orphans = stream.redis.xgroup_delconsumer(keys.EVENTS, keys.BRIDGE_GROUP, name)
+    return f"XGROUP DELCONSUMER ({orphans} entries are nobody's)"
+
+
+def pour(stream: Stream, chance: random.Random) -> str:
+    key, corpus = chance.choice([(keys.EVENTS, EVENTS), (keys.DIRECTIONS, RESULTS), (keys.TRUTH, TRUTHS)])
+    name = chance.choice(list(corpus))
+    rejected = stream.redis.xinfo_stream(keys.REJECTED)["entries-added"] if stream.redis.exists(keys.REJECTED) else 0
+    stream.redis.xadd(key, {wire.FIELD: corpus[name]})
+    if key == keys.EVENTS:
+        wait_until(
+            lambda: stream.redis.exists(keys.REJECTED) and stream.redis.xinfo_stream(keys.REJECTED)["entries-added"] > rejected,
+            f"{name!r} is rejected",
+            SETTLED_S,
+        )  # fmt: skip
+    return f"hostile input into {key}: {name}"
+
+
+BLOWS: list[Callable[[Stream, random.Random], str]] = [
+    kill_program, kill_program, kill_program, pause_program, pause_program, kill_redis, lose_a_second, pause_redis,
+    kill_triton, pause_triton, replace_model, delete_consumer, pour, pour, pour,
+]  # fmt: skip
+
+
+def settle(stream: Stream) -> None:
+    """Wait until all that is in the stream is reconstructed and recorded."""
+
+    def settled() -> bool:
+        with suppress(RedisError):
+            pending = stream.redis.xpending(keys.DIRECTIONS, keys.RECORDER_GROUP)["pending"]
+            [group] = [one for one in stream.redis.xinfo_groups(keys.DIRECTIONS) if one["name"] == b"recorder"]
+            read = group["last-delivered-id"] == stream.redis.xinfo_stream(keys.DIRECTIONS)["last-generated-id"]
+            return stream.redis.xlen(keys.EVENTS) == 0 and pending == 0 and read
+        return False
+
+    wait_until(settled, "all is reconstructed and recorded", SETTLED_S)
+
+
+def verdict(stream: Stream) -> list[str]:
+    """What does not hold, in words."""
+    emitted = int(stream.redis.hget(keys.run(RUN_ID), "emitted"))
+    expected = list(islice(simulated_events(nominal_icecube86(), SEED, RUN_ID), emitted))
+    with tempfile.TemporaryDirectory() as folder:
+        table, _ = recorded(stream.mlflow.url, "chaos", Path(folder))
+    rows = [row for row in table.to_pylist() if row["run_id"] == RUN_ID]
+    found = Counter(row["event_id"] for row in rows)
+    ids = {event.event_id for event, _ in expected}
+    found = Counter({event_id: number for event_id, number in found.items() if event_id in ids})
+    innocent = 0
+    for _, fields in stream.redis.xrange(keys.REJECTED):
+        with suppress(InvalidEvent):
+            innocent += wire.decode_event(fields[wire.FIELD]).event_id in ids
+    by_event = {row["event_id"]: row for row in rows}
+    session = onnxruntime.InferenceSession(str(ROOT / "model_repository" / "icemix" / "1" / "model.onnx"))
+    wrong = 0
+    for event, _ in expected[:: max(1, len(expected) // COMPARED)]:
+        if row := by_event.get(event.event_id):
+            inputs = pad([event.within_readout()], padded_length(event.within_readout().n_pulses, MAX_PULSES))
+            [direction] = session.run(["direction"], inputs)
+            wrong += float(np.degrees(opening_angle(direction[0], to_vector(row["azimuth"], row["zenith"])))) > 0.5
+    print(
+        f"emitted {emitted}, recorded {sum(found.values())} of {len(found)} events, rejected {stream.redis.xlen(keys.REJECTED)} entries"
+    )
+    counts = {
+        "lost": len(ids - found.keys()),
+        "recorded more than once": sum(number > 1 for number in found.values()),
+        "good events rejected": innocent,
+        f"of {COMPARED} compared answered by another model": wrong,
+    }
+    print(", ".join(f"{number} {what}" for what, number in counts.items()))
+    return [f"{number} {what}" for what, number in counts.items() if number]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blows", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    options = parser.parse_args()
+    chance, done = random.Random(options.seed), Counter[str]()
+    print(f"seed {options.seed}")
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ExitStack() as stack:
+        stream = Stream(Path(folder), stack)
+        wait_until(lambda: stream.redis.xlen(keys.DIRECTIONS) > 50, "the stream runs")
+        began = time.monotonic()
+        for number in range(1, options.blows + 1):
+            blow = chance.choice(BLOWS)
+            words = blow(stream, chance)
+            done[blow.__name__] += 1
+            print(f"{number:4} {time.monotonic() - began:6.0f} s  {words}", flush=True)
+            time.sleep(chance.uniform(0, 4))
+        emitter = stream.programs.pop("emitter")
+        assert emitter.stop() == 0
+        settle(stream)
+        recorder = stream.programs.pop("recorder")
+        assert recorder.stop(120) == 0
+        print("\n".join(f"{name:16} {number}" for name, number in sorted(done.items())))
+        faults = verdict(stream)
+        tracebacks = [
+            path.name for path in Path(folder).glob("*.log") if "Traceback" in path.read_text(errors="replace")
+        ]
+    if tracebacks:
+        faults.append(f"tracebacks in {', '.join(tracebacks)}")
+    sys.exit("; ".join(faults) if faults else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose check bench perf-analyzer lock clean
+.PHONY: help demo up test test-compose check chaos bench perf-analyzer lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ check: .venv/.develops  ## formatting, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: .venv/.develops  ## 200 random faults under load, some 20 minutes; make chaos SEED=1 repeats them
+	@$(BIN)/python -m tests.faults.chaos $(if $(SEED),--seed $(SEED))
 
 bench: .venv/.develops  ## measure every stage side by side and write docs/measurements.md
 	$(BIN)/python -m bench

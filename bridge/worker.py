@@ -152,7 +152,7 @@ class Worker:
                 self._metrics.pulses_dropped(dropped_pulses)
                 self._waiting.add(pending)
             except InvalidEvent as error:
-                await self._reject(Rejection(entry=entry, reason=error.reason, detail=str(error)))
+                await self._reject(Rejection(entry=entry, reason=error.reason, detail=error.detail))
         self._metrics.holding(len(self._held), sum(self._held.values()))
         self._dispatch()
 

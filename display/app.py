@@ -21,6 +21,8 @@ from display.page import page_blueprint
 from display.rest import MAX_BODY_BYTES, ROUTES, Request, Rest, Route
 from display.schemas import Failure, error
 
+OPEN_TO_ALL = ("v1.openapi", "page.health")  # without a token
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,18 +41,23 @@ def make_app(services: Services, token: str | None, requests_per_s: int) -> Flas
     """The page and the REST interface.
 
     Args:
-        token: what REST requests must bear; None: nothing.
-        requests_per_s: REST requests, from one address.
+        token: what every request must bear, but for those of OPEN_TO_ALL; None: nothing.
+        requests_per_s: of one URL, from one address.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    v1 = _rest_blueprint(services, token)
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://")
-    limiter.limit(f"{requests_per_s} per second")(v1)
-    app.register_blueprint(v1)
-    app.register_blueprint(
-        page_blueprint(Live(services.follower, services.inference, services.metrics, services.stop), services.links)
-    )
+    live = Live(services.follower, services.inference, services.metrics, services.stop)
+    for blueprint in (_rest_blueprint(services, token is not None), page_blueprint(live, services.links)):
+        limiter.limit(f"{requests_per_s} per second")(blueprint)
+        app.register_blueprint(blueprint)
+
+    @app.before_request
+    def check_token() -> None:
+        if token is not None and request.endpoint not in OPEN_TO_ALL and not _bears(token):
+            detail = "this URL requires a bearer token; a browser gives it as the password, with any user name"
+            scheme = "Bearer" if request.blueprint == "v1" else 'Basic realm="icestream"'
+            raise Failure(401, "unauthorized", detail, **{"WWW-Authenticate": scheme})
 
     @app.errorhandler(Failure)
     def failed(failure: Failure) -> Response:
@@ -71,17 +78,20 @@ def make_app(services: Services, token: str | None, requests_per_s: int) -> Flas
     return app
 
 
-def _rest_blueprint(services: Services, token: str | None) -> Blueprint:
+def _bears(token: str) -> bool:
+    """Whether the request has the token: as a bearer token, or as the password of a browser."""
+    given = request.authorization
+    words = (given.token if given.type == "bearer" else given.password) if given else None
+    return hmac.compare_digest((words or "").encode(), token.encode())
+
+
+def _rest_blueprint(services: Services, secured: bool) -> Blueprint:
     v1 = Blueprint("v1", __name__)
     rest, metrics = Rest(services.follower, services.inference, services.metrics), services.metrics
 
     @v1.before_request
-    def check_token() -> None:
+    def start_clock() -> None:
         g.started = time.monotonic()
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        open_to_all = token is None or request.endpoint == "v1.openapi"
-        if not open_to_all and not hmac.compare_digest(given.encode(), (token or "").encode()):
-            raise Failure(401, "unauthorized", "this URL requires a bearer token", **{"WWW-Authenticate": "Bearer"})
 
     @v1.after_request
     def count(response: Response) -> Response:
@@ -97,7 +107,7 @@ def _rest_blueprint(services: Services, token: str | None) -> Blueprint:
 
     for route in ROUTES:
         add(route)
-    v1.add_url_rule("/v1/openapi.json", "openapi", lambda: _json(document(token is not None)))
+    v1.add_url_rule("/v1/openapi.json", "openapi", lambda: _json(document(secured)))
     return v1
 
 

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from icestream.result import Result
 from icestream.streams import keys
 from icestream.streams.connection import Redis, RedisError, is_away
 from icestream.streams.publisher import read_description
+from icestream.streams.rejected import DeadLetter, DeadLetters
 from icestream.streams.results import Tail
 from icestream.streams.status import StreamStatus, read_status
 from icestream.truth import Truth
@@ -27,6 +29,7 @@ READ_AT_ONCE = 2000
 BLOCK_MS = 200
 STATUS_S = 1.0  # between two readings of the state of the streams
 PAUSE_S = 1.0  # while Redis is away
+REJECTED_LISTED = 20  # the latest rejected entries
 SPAN_S = 10.0  # of rates and latencies
 
 EventKey = tuple[int, int]  # run_id, event_id
@@ -88,6 +91,9 @@ class StreamFollower:
         self._by_event: OrderedDict[EventKey, CachedResult] = OrderedDict()
         self._truths: OrderedDict[EventKey, Truth] = OrderedDict()
         self._shown: OrderedDict[EventKey, bytes] = OrderedDict()
+        self._dead_letters = DeadLetters(redis)
+        self._rejected: tuple[int, int] | None = None  # dead letters ever and now, when they were listed last
+        self.rejected: list[DeadLetter] = []  # the latest first
         self._status = FollowedStatus()
         self._described_run: int | None = None
         self._source: str | None = None
@@ -108,7 +114,9 @@ class StreamFollower:
                 self._unmatched = []
                 if self._clock() - status_read > STATUS_S:
                     status_read = self._clock()
-                    self._status = self._summarise(read_status(self._redis))
+                    stream = read_status(self._redis)
+                    self._status = self._summarise(stream)
+                    self._list_rejected(stream)
                 self._metrics.beat()
             except RedisError as error:
                 if is_away(error):
@@ -237,6 +245,11 @@ class StreamFollower:
             source=self._source_of(recent[0].result.run_id) if recent else None,
             model=f"{recent[0].result.model} version {recent[0].result.model_version}" if recent else None,
         )
+
+    def _list_rejected(self, stream: StreamStatus) -> None:
+        if self._rejected != (stream.rejected_total, stream.rejected):
+            self.rejected = list(islice(self._dead_letters.latest(REJECTED_LISTED), REJECTED_LISTED))
+            self._rejected = (stream.rejected_total, stream.rejected)
 
     def _source_of(self, run_id: int) -> str | None:
         """Where the events of a run come from, in words; a later pass over a folder has the words of the first."""

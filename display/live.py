@@ -11,7 +11,7 @@ import numpy as np
 from display.follower import CachedResult, StreamFollower
 from display.inference import InferenceClient
 from display.metrics import DisplayMetrics
-from display.schemas import Status, status
+from display.schemas import Status, rejected_entry, status
 from display.sky import equatorial
 
 TICK_S = 0.5
@@ -77,6 +77,7 @@ class Live:
             tick = {
                 "results": _compact(fresh) if self._pages else [],
                 "shown": [_row(cached) for cached in self.follower.shown(LISTED)] if self._pages else [],
+                "rejected": [rejected_entry(letter) for letter in self.follower.rejected] if self._pages else [],
                 "state": now,
                 "troubles": self._troubles(now),
             }

@@ -13,7 +13,7 @@ POLICY = "default-src 'self'; style-src 'self'; script-src 'self'; img-src 'self
 
 
 def page_blueprint(live: Live, links: dict[str, str]) -> Blueprint:
-    """The routes of the page. They need no token: they only read.
+    """The routes of the page.
 
     Args:
         links: to other pages: name → address.

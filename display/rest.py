@@ -14,7 +14,17 @@ from display import schemas
 from display.follower import StreamFollower
 from display.inference import InferenceClient
 from display.metrics import DisplayMetrics
-from display.schemas import Direction, Directions, Error, Events, Failure, Status, StoredResults, StoredResultWithPulses
+from display.schemas import (
+    Direction,
+    Directions,
+    Error,
+    Events,
+    Failure,
+    RejectedEntries,
+    Status,
+    StoredResults,
+    StoredResultWithPulses,
+)
 from icestream.event import MAX_PULSES, Event, InvalidEvent
 from icestream.event_json import EventBody, decode_event
 from icestream.inference.errors import RequestRefused, TritonUnavailable
@@ -62,7 +72,7 @@ class Rest:
         answers: list[Direction | Error] = []
         for index, event in enumerate(events):
             if isinstance(event, InvalidEvent):
-                answers.append(schemas.error(event.reason, str(event)))
+                answers.append(schemas.error(event.reason, event.detail))
             elif isinstance(answer := found[index], RequestRefused):
                 answers.append(schemas.error("refused_by_model", str(answer)))
             else:
@@ -87,6 +97,10 @@ class Rest:
             detail = f"no event {request.name} is among the latest; an id is RUN-EVENT, as /v1/events gives it"
             raise Failure(404, "unknown_event", detail)
         return Reply(found)
+
+    def rejected(self, request: Request) -> Reply:  # noqa: ARG002 (all routes have the same arguments)
+        """The latest rejected entries, newest first; `icestream rejected` lists all of them, and replays them."""
+        return Reply(RejectedEntries([schemas.rejected_entry(letter) for letter in self._follower.rejected]))
 
     def status(self, request: Request) -> Reply:  # noqa: ARG002 (all routes have the same arguments)
         """What is alive, and the figures of the last seconds."""
@@ -155,6 +169,7 @@ ROUTES = (
         handle=Rest.event,
         replies={200: ("The result", StoredResultWithPulses), 404: ("There is none.", Error)},
     ),
+    Route(path="/v1/rejected", handle=Rest.rejected, replies={200: ("Rejected entries", RejectedEntries)}),
     Route(path="/v1/status", handle=Rest.status, replies={200: ("The state of the stream", Status)}),
 )
 

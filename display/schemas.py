@@ -11,6 +11,7 @@ from display.inference import Inference, InferenceClient
 from icestream.direction import to_angles
 from icestream.event import INT64
 from icestream.event_json import Pulses, pulse_columns
+from icestream.streams.rejected import DeadLetter
 
 MAX_EVENTS = 256  # of a request
 
@@ -104,6 +105,23 @@ class StoredResults(msgspec.Struct, forbid_unknown_fields=True):
     events: list[StoredResult]
 
 
+class RejectedEntry(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An entry of the stream that was rejected."""
+
+    id: str
+    rejected_ns: UnixNs
+    reason: str
+    detail: str
+    event: Annotated[str | None, Meta(description="RUN-EVENT, if it is an event")]
+    bytes: Annotated[int, Meta(description="of its payload", extra_json_schema=_NOT_NEGATIVE)]
+
+
+class RejectedEntries(msgspec.Struct, forbid_unknown_fields=True):
+    """Entries that were rejected."""
+
+    rejected: list[RejectedEntry]
+
+
 class Status(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What is alive, and the figures of the last seconds."""
 
@@ -158,6 +176,18 @@ def direction(inference: Inference) -> Direction:
 def stored_result(cached: CachedResult) -> StoredResult:
     """A result of the stream."""
     return StoredResult(**_fields(cached))
+
+
+def rejected_entry(letter: DeadLetter) -> RejectedEntry:
+    """An entry that was rejected."""
+    return RejectedEntry(
+        id=letter.id,
+        rejected_ns=int(letter.id.split("-")[0]) * 1_000_000,
+        reason=letter.reason,
+        detail=letter.detail,
+        event=letter.event,
+        bytes=letter.size,
+    )
 
 
 def find_result(follower: StreamFollower, name: str) -> StoredResultWithPulses | None:

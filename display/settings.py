@@ -28,9 +28,9 @@ class DisplaySettings(StreamSettings):
     host: str = Field("127.0.0.1", description="address of the page and of REST; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port of the page and of REST")
     token_file: Annotated[Path, AfterValidator(_not_empty)] | None = Field(
-        None, description="a file that holds the bearer token that REST requires (default: none)"
+        None, description="a file that holds the token that REST and page require (default: none)"
     )
-    requests_per_s: int = Field(20, ge=1, description="REST requests per second and client IP address")
+    requests_per_s: int = Field(20, ge=1, description="requests per second, URL and client IP address")
     request_timeout_s: float = Field(20.0, gt=0, description="seconds after which a request to Triton has failed")
     mlflow_page: HttpUrl | None = Field(None, description="MLflow's address in a browser, for the page's link to it")
     grafana_page: HttpUrl | None = Field(None, description="Grafana's address in a browser, for the page's link to it")

@@ -26,11 +26,12 @@ class InvalidEvent(ValueError):
 
     Attributes:
         reason: one of REASONS.
+        detail: in words.
     """
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from icestream import wire
-from icestream.event import InvalidEvent
 from icestream.streams.connection import RedisError, connect
 from icestream.streams.rejected import DeadLetter, DeadLetters, Replayed
 
@@ -66,26 +64,17 @@ def _replay(letters: DeadLetters, found: list[DeadLetter]) -> list[str]:
 
 
 def _line(letter: DeadLetter) -> str:
-    return f"{letter.id}  {_age(letter.age_s):>6}  {letter.reason:<16}  {_event(letter):<24}  {letter.size} bytes  {letter.detail}"
+    return f"{letter.id}  {_age(letter.age_s):>6}  {letter.reason:<16}  {letter.event or '–':<24}  {letter.size} bytes  {letter.detail}"
 
 
 def _details(letter: DeadLetter) -> list[str]:
     values = {
         "id": letter.id, "rejected": f"{_age(letter.age_s)} ago", "reason": letter.reason, "detail": letter.detail,
-        "deliveries": letter.tries, "entry": letter.entry, "event": _event(letter),
+        "deliveries": letter.tries, "entry": letter.entry, "event": letter.event or "–",
         "bytes": f"{letter.size}, {len(letter.payload)} of them kept", "sha1": letter.sha1,
         "payload": letter.payload[:SHOWN_BYTES].hex(" ") + (" …" if len(letter.payload) > SHOWN_BYTES else ""),
     }  # fmt: skip
     return [*(f"{name:<11} {value}" for name, value in values.items()), ""]
-
-
-def _event(letter: DeadLetter) -> str:
-    """RUN-EVENT of an entry that is an event, or ``–``."""
-    try:
-        event = wire.decode_event(letter.payload)
-    except InvalidEvent:
-        return "–"
-    return f"{event.run_id}-{event.event_id}"
 
 
 def _age(seconds: float) -> str:

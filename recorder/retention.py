@@ -31,7 +31,7 @@ class Retention:
         if self._keep_days == 0 or time.monotonic() < self._due:
             return
         for run in self._ended_before(time.time() - self._keep_days * DAY_S):
-            get_artifact_repository(run.info.artifact_uri, self._client.tracking_uri).delete_artifacts(PREDICTIONS)
+            get_artifact_repository(run.info.artifact_uri, self._client.tracking_uri).delete_artifacts(PREDICTIONS)  # type: ignore[no-untyped-call]
             self._client.set_tag(run.info.run_id, DELETED, f"after {self._keep_days:g} days")
             self._log.info("the results of an MLflow run are deleted", mlflow_run=run.info.run_id)
         self._due = time.monotonic() + INTERVAL_S

@@ -113,6 +113,7 @@ function state(now, troubles) {
   find("#in").textContent = number(now.emitted_per_s, "/s");
   find("#out").textContent = number(now.stored_per_s, "/s");
   find("#backlog").textContent = number(now.backlog);
+  find("#rejected").textContent = number(now.rejected);
   find("#latency").textContent = now.latency_p99_s === null ? "–" : number(now.latency_p99_s * 1000, " ms");
   find("#angle").textContent = number(now.opening_angle_mean_deg, "°", 1);
   find("#linefit").textContent = number(now.linefit_opening_angle_mean_deg, "°", 1);
@@ -126,6 +127,16 @@ function trouble(words) {
   const line = find("#trouble");
   if (line.textContent !== words) line.textContent = words;
   line.hidden = !words;
+}
+
+function listRejected(entries) {
+  const cells = (entry) => [age(entry.rejected_ns / 1e9), entry.event ?? "–", entry.bytes, entry.reason, entry.detail];
+  const rows = entries.map((entry) => {
+    const row = document.createElement("tr");
+    row.append(...cells(entry).map((text) => Object.assign(document.createElement("td"), { textContent: text })));
+    return row;
+  });
+  find("#rejected-entries tbody").replaceChildren(...rows);
 }
 
 function connect() {
@@ -144,6 +155,7 @@ function connect() {
     rows = tick.shown;
     list();
     state(tick.state, tick.troubles);
+    if (find("#rejected-entries").open) listRejected(tick.rejected);
     followMostConfident();
   });
   live.onerror = () => {
@@ -162,10 +174,11 @@ find("#previous").addEventListener("click", () => step(1));
 find("#next").addEventListener("click", () => step(-1));
 find("#play").addEventListener("click", () => display.play());
 find("#reset").addEventListener("click", () => display.reset());
+find("#rejected").addEventListener("click", () => find("#rejected-entries").showModal());
 find("#help-open").addEventListener("click", () => find("#help").showModal());
 find("#follow").addEventListener("click", () => follow(!following));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || find("#help").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const row = event.target.closest?.("tr[data-id]");
   if (event.key === "Enter" && row) choose(row.dataset.id);
   const keys = { ArrowLeft: () => step(1), ArrowRight: () => step(-1), r: () => display.reset(), f: () => follow(!following), "?": () => find("#help").showModal() };

@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 from icestream import wire
+from icestream.event import InvalidEvent
 from icestream.streams import keys
 from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
@@ -32,6 +33,15 @@ class DeadLetter:
         """Seconds since it was rejected, by this machine's clock."""
         return time.time() - int(self.id.split("-")[0]) / 1000
 
+    @property
+    def event(self) -> str | None:
+        """RUN-EVENT, if the entry is an event."""
+        try:
+            event = wire.decode_event(self.payload)
+        except InvalidEvent:
+            return None
+        return f"{event.run_id}-{event.event_id}"
+
 
 class Replayed(IntEnum):
     """The outcome of a replay."""
@@ -48,14 +58,14 @@ class DeadLetters:
         self._redis = redis
         self._replay, self._drop = redis.register_script(load("replay")), redis.register_script(load("drop"))
 
-    def latest(self) -> Iterator[DeadLetter]:
-        """All, the latest first."""
+    def latest(self, page: int = PAGE) -> Iterator[DeadLetter]:
+        """All, the latest first, `page` of them read at once."""
         before = "+"
         while True:
-            found: Any = self._redis.xrevrange(keys.REJECTED, max=before, count=PAGE)
+            found: Any = self._redis.xrevrange(keys.REJECTED, max=before, count=page)
             for entry_id, fields in found:
                 yield _dead_letter(entry_id, fields)
-            if len(found) < PAGE:
+            if len(found) < page:
                 return
             before = "(" + found[-1][0].decode()
 

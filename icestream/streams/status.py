@@ -31,6 +31,7 @@ class StreamStatus:
     emitted_total: int  # entries ever added: events,
     stored_total: int  # results,
     rejected_total: int  # dead letters
+    rejected: int  # dead letters that are there now
     emitters: int  # 1 if one is alive, or an event was written lately
     bridges: int  # alive
     recorders: int  # alive
@@ -61,6 +62,7 @@ def _parse(reply: Any) -> StreamStatus:
         emitted_total=int(found["emitted_total"]),
         stored_total=int(found["stored_total"]),
         rejected_total=int(found["rejected_total"]),
+        rejected=int(found["rejected"]),
         emitters=int(bool(found["emitter"]) or (last_event_ms is not None and last_event_ms < ALIVE_S * 1000)),
         bridges=_alive(found["bridges_idle_ms"]),
         recorders=_alive(found["recorders_idle_ms"]),

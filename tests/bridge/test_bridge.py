@@ -380,9 +380,11 @@ def test_an_event_that_crashes_its_bridges_is_rejected_and_no_other(
     while not finished(redis, 300)():
         assert deaths <= 1 + MAX_ALONE
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as process:
-            wait_until(lambda: process.poll() is not None or finished(redis, 300)(), "a crash or the end")
-            deaths += process.poll() == 9
-            process.terminate()
+            try:
+                wait_until(lambda: process.poll() is not None or finished(redis, 300)(), "a crash or the end", 300)
+                deaths += process.poll() == 9
+            finally:
+                process.terminate()
     assert deaths == 1 + MAX_ALONE
     [(_, fields)] = redis.xrange(keys.REJECTED)
     assert (wire.decode_event(fields[b"e"]).event_id, fields[b"reason"]) == (POISON, b"too_many_tries")

@@ -4,11 +4,15 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from icestream import wire
+from icestream.streams import keys
+from tests.events import made_result
 from tests.servers import Display, Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 
@@ -112,6 +116,30 @@ def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: S
     assert {url.split("/")[2] for url in stream.requested if not url.startswith("data:")} == {
         stream.display.url.split("/")[2]
     }
+
+
+def test_rejected_entries_are_shown_with_their_reasons(redis: Any, browser: Browser, stream: Stream) -> None:
+    page = stream.open(browser)
+    for payload in (b"no event <i>at all</i>", b""):
+        redis.xadd(keys.EVENTS, {wire.FIELD: payload})
+    page.wait_for_function("() => document.querySelector('#rejected').textContent === '2'")
+    page.click("#rejected")
+    page.wait_for_selector("#rejected-entries tbody tr:nth-child(2)")
+    assert "undecodable\tExpected `array`, got `int`" in page.inner_text("#rejected-entries tbody")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#rejected-entries")
+    assert stream.errors == []
+
+
+def test_a_page_behind_a_token_works_with_the_password(
+    redis: Any, start: Callable[..., Display], browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("s3cret")
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(1))})
+    display = start(token_file=tmp_path / "token")
+    page = browser.new_context(http_credentials={"username": "me", "password": "s3cret"}).new_page()
+    page.goto(display.url)
+    page.wait_for_function("() => document.querySelector('#backlog').textContent === '0'")
 
 
 def test_no_event_leaves_shaders_behind(browser: Browser, stream: Stream) -> None:

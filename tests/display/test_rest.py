@@ -1,5 +1,6 @@
 """REST: the bridge's answers for anybody's events, and never a traceback."""
 
+import base64
 import json
 import random
 import socket
@@ -171,6 +172,34 @@ def test_heads_of_the_live_page_take_no_place(display: Display) -> None:
         assert answer.readline() == b"retry: 1000\n"
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/status", "/v1/events", "/v1/rejected", "/live/doms", "/live/event/7-1", "/live", "/"]
+)
+def test_a_token_guards_page_and_rest(start: Start, tmp_path: Path, path: str) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    display = start(token_file=tmp_path / "token")
+
+    def status(authorization: str | None) -> int:
+        headers = {} if authorization is None else {"Authorization": authorization}
+        with socket.create_connection(("127.0.0.1", display.port)) as connection:
+            lines = [f"GET {path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items())]
+            connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+            return int(connection.recv(100).split()[1])
+
+    basic = "Basic " + base64.b64encode(b"anybody:s3cret").decode()
+    wrong = "Basic " + base64.b64encode(b"s3cret:").decode()
+    found = 404 if path == "/live/event/7-1" else 200
+    assert [status(given) for given in (None, "Bearer wrong", "Bearer ", wrong, "Basic %", "s3cret")] == [401] * 6
+    assert [status(given) for given in ("Bearer s3cret", basic)] == [found] * 2
+    assert display.ask("/health")[0] == 200
+
+
+def test_the_page_in_a_row_of_requests_is_as_limited_as_rest(start: Start) -> None:
+    display = start(requests_per_s=5)
+    for path in ("/live/event/7-1", "/v1/events/7-1"):
+        assert 429 in {display.ask(path)[0] for _ in range(20)}
+
+
 def test_a_token_and_a_rate_are_asked_for(start: Start, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("s3cret\n")
     display = start(token_file=tmp_path / "token", requests_per_s=5)
@@ -183,6 +212,21 @@ def test_a_token_and_a_rate_are_asked_for(start: Start, tmp_path: Path) -> None:
     assert next(headers for status, _, headers in found if status == 429)["Retry-After"]
     document = wait_until(lambda: display.ask("/v1/openapi.json")[1].get("components"), "the rate is low again")
     assert "securitySchemes" in document
+
+
+def test_rejected_entries_are_listed(redis: Any, start: Start) -> None:
+    display = start()
+    assert display.ask("/v1/rejected")[1] == {"rejected": []}
+    for number in range(30):
+        fields = {wire.FIELD: wire.encode_event(event(number), 1), "reason": "no_answer", "detail": "late", "tries": 3}
+        redis.xadd(keys.REJECTED, fields, id=f"{1000 + number}-0")
+    redis.xadd(keys.REJECTED, {wire.FIELD: b"?", "reason": "malformed", "detail": "<b>", "tries": 1})
+    found = wait_until(lambda: display.ask("/v1/rejected")[1]["rejected"], "the entries")
+    assert len(found) == 20
+    assert (found[0]["event"], found[0]["reason"], found[0]["bytes"]) == (None, "malformed", 1)
+    assert (found[1]["event"], found[1]["rejected_ns"]) == ("7-29", 1029 * 10**6)
+    redis.delete(keys.REJECTED)
+    wait_until(lambda: display.ask("/v1/rejected")[1]["rejected"] == [], "they are dropped")
 
 
 def test_the_latest_results_and_one_with_its_pulses(redis: Any, start: Start) -> None:

@@ -78,6 +78,7 @@ return cjson.encode({
     oldest_unrecorded_ms = age_ms(oldest_unrecorded),
     emitted_total = events['entries-added'] or 0,
     stored_total = stream(KEYS[2])['entries-added'] or 0,
+    rejected = redis.call('XLEN', KEYS[3]),
     rejected_total = stream(KEYS[3])['entries-added'] or 0,
     emitter = redis.call('EXISTS', KEYS[4]) == 1,
     bridges_idle_ms = idle_ms(KEYS[1], ARGV[1]),

@@ -123,14 +123,16 @@ def test_the_health_check_tells_a_loop_that_stands_still() -> None:
     server, thread = start_http_server(0, addr="127.0.0.1", registry=registry)
     port = server.server_port
 
-    def check(at: int) -> "subprocess.CompletedProcess[str]":
+    def check(at: int, *urls: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "icestream.service.health", str(at)], capture_output=True, text=True
+            [sys.executable, "-m", "icestream.service.health", str(at), *urls], capture_output=True, text=True
         )
 
     assert "has made no progress" in check(port).stderr  # not once
     beat.set(time.time())
     assert check(port).returncode == 0
+    assert check(port, f"http://127.0.0.1:{port}/metrics").returncode == 0
+    assert "http://127.0.0.1:1/health does not answer" in check(port, "http://127.0.0.1:1/health").stderr
     beat.set(time.time() - 60)
     assert check(port).returncode == 1
     assert re.search(r"has made no progress for 6\d s", check(port).stderr)

@@ -130,21 +130,21 @@ class Spool:
             for window in run.windows():
                 if content := self.read(window):
                     self._remember(_events(content.rows))
+        self._begun: set[str] = set()  # runs of this process
         self._begin_run()
-        self._first = self.current.name
-        self._since_ns = int(self._first)
+        self._since_ns = int(self.current.name)
 
     def close(self) -> None:
         """Let another recorder use the spool."""
         os.close(self._lock)
 
     def runs(self) -> list[RecorderRun]:
-        """All that are on disk, the current one last."""
+        """All that are on disk, in the order of their beginning."""
         return [RecorderRun(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
 
     def was_closed(self, run: RecorderRun) -> bool:
         """Whether a run that is no longer the current one ended because its time was over, not by a crash."""
-        return int(run.name) >= int(self._first)
+        return run.name in self._begun
 
     def has(self, event: EventKey) -> bool:
         """Whether an event was recorded, as far as it is remembered."""
@@ -196,6 +196,7 @@ class Spool:
         folder = self._folder / str(time.time_ns())
         folder.mkdir()
         self.current, self._number = RecorderRun(folder), 0
+        self._begun.add(folder.name)
 
     def _kept_events(self) -> list[EventKey]:
         path = self._folder / "recent.npy"

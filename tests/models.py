@@ -44,12 +44,15 @@ class TritonPythonModel:
 """
 
 
+FAULTS = ("swapped", "inverted", "elsewhere", "nan")
+
+
 def _add_wrong_models(repository: Path) -> None:
     """Models that look like the shipped one and are not: each with a fault that its known answers must show."""
     mirrored = nominal_icecube86()
     mirrored = dataclasses.replace(mirrored, position_m=mirrored.position_m * [-1, 1, 1])
     model = onnx.load(repository / "icemix" / "1" / "model.onnx")
-    for fault in ("swapped", "inverted", "elsewhere"):
+    for fault in FAULTS:
         shutil.copytree(repository / "icemix", repository / fault)
         config = (repository / fault / "config.pbtxt").read_text()
         (repository / fault / "config.pbtxt").write_text(config.replace('name: "icemix"', f'name: "{fault}"'))
@@ -65,6 +68,11 @@ def _add_wrong_models(repository: Path) -> None:
             for node in nodes:
                 node.input[:] = ["inverse" if name == "auxiliary" else name for name in node.input]
             nodes.insert(0, onnx.helper.make_node("Not", ["auxiliary"], ["inverse"]))
+        elif fault == "nan":
+            for tensor in changed.graph.initializer:
+                if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
+                    values = np.full(tensor.dims, np.nan, np.float32)
+                    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
         else:
             for tensor in changed.graph.initializer:
                 if list(tensor.dims) == [5160, 3]:
@@ -74,7 +82,7 @@ def _add_wrong_models(repository: Path) -> None:
 
 
 def add_test_models(repository: Path) -> None:
-    """Beside `icemix`: `picky` refuses some events, `other` has another output, and three give wrong answers."""
+    """Beside `icemix`: `picky` refuses some events, `other` has another output, and those of FAULTS give wrong answers."""
     config = (repository / "icemix" / "config.pbtxt").read_text()
     (repository / "picky" / "1").mkdir(parents=True)
     (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from redis import Redis, RedisError
@@ -137,30 +138,57 @@ class MlflowProcess:
     """An MLflow server with an empty store."""
 
     def __init__(self, folder: Path):
-        self._process, [port] = start_server(
-            lambda ports: [*UNMEASURED, *mlflow_server(mlflow_command(), folder, ports[0])],
-            1,
-            ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/api/2.0/mlflow/experiments/get?experiment_id=0"),
-            log=folder / "mlflow.log",
-            environment=MLFLOW_ENVIRONMENT,
+        self._folder, self._log = folder, folder / "mlflow.log"
+        self._process, [self._port] = start_server(
+            self._command, 1, ready=self._ready, log=self._log, environment=MLFLOW_ENVIRONMENT
         )
-        self.url = f"http://{HOST}:{port}"
+        self.url = f"http://{HOST}:{self._port}"
+
+    def _command(self, ports: Sequence[int]) -> list[str]:
+        return [*UNMEASURED, *mlflow_server(mlflow_command(), self._folder, ports[0])]
+
+    def _ready(self, ports: Sequence[int]) -> bool:
+        return answers(f"http://{HOST}:{ports[0]}/api/2.0/mlflow/experiments/get?experiment_id=0")
+
+    @property
+    def process_group(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        stop_server(self._process)
+
+    def start(self) -> None:
+        """Start it again after `kill`, on the same port."""
+        with open(self._log, "ab") as log:
+            environment = {**os.environ, **MLFLOW_ENVIRONMENT}
+            command = self._command([self._port])
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def close(self) -> None:
-        stop_server(self._process)
+        self.kill()
 
 
 class Program:
-    """One of our processes, with its log and its metrics. It binds any free port and says in its log which."""
+    """One of our processes, with its log and its metrics. It binds any free port and says in its log which.
 
-    def __init__(self, module: str, folder: Path, **settings: object):
+    Args:
+        variables: of its environment, beside its settings.
+    """
+
+    def __init__(
+        self, module: str, folder: Path, variables: Mapping[str, str] = MappingProxyType({}), **settings: object
+    ):
         given = {"metrics_port": 0, **settings}
         environment = {f"ICESTREAM_{module.upper()}_{name.upper()}": str(value) for name, value in given.items()}
         number = len(list(folder.glob(f"{module}-*.log")))
         self._log_path = folder / f"{module}-{number}.log"
         with open(self._log_path, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module], env={**os.environ, **environment}, stdout=log, stderr=log, cwd=ROOT
+                [sys.executable, "-m", module],
+                env={**os.environ, **environment, **variables},
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
             )
 
     @property

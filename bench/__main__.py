@@ -20,6 +20,7 @@ from icestream.results.markdown import wrap
 from tritonserver.serving import serving
 
 ROOT = Path(__file__).parents[1]
+CHAOS = "\n## Chaos\n"  # the part of the page that is not written here
 STREAM_EVENTS, TRIVIAL_EVENTS = 8000, 60_000
 
 
@@ -69,7 +70,9 @@ def main() -> None:
         table.add_row(*row)
         lines.append("| " + " | ".join(row) + " |")
     console.print(table)
-    options.output.write_text(page("\n".join(lines), options.rounds))
+    before = options.output.read_text() if options.output.exists() else ""
+    _, *kept = before.partition(CHAOS)
+    options.output.write_text(page("\n".join(lines), options.rounds) + "".join(kept))
     console.print(f"wrote {options.output}")
 
 

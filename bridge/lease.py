@@ -39,8 +39,12 @@ class LeaseKeeper:
         while True:
             try:
                 await self._queue.renew(self.held)
-                if orphans := await self._queue.tidy():
+                orphans, trimmed = await self._queue.tidy()
+                if orphans:
                     self._log.warning("entries that no bridge held, nor would read, are taken up", entries=orphans)
+                if trimmed:
+                    self._metrics.trimmed(trimmed)
+                    self._log.warning("results are deleted, because no recorder has ever read", results=trimmed)
                 self.abandoned = bool(await self._queue.abandoned(self.held))
                 self._metrics.stream_status(await self._read_status())
             except RedisError as error:

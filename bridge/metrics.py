@@ -30,6 +30,7 @@ TABLE = (
     Metric("bridge_held_events", "gauge", "Events read and not yet stored"),
     Metric("bridge_held_bytes", "gauge", "Bytes of those events in the stream"),
     Metric("bridge_claimed_events_total", "counter", "Events claimed from another bridge"),
+    Metric("bridge_trimmed_results_total", "counter", "Results deleted from the stream because there is no recorder"),
     Metric("bridge_retries_total", "counter", "Calls that failed and are repeated", label="target", values=TARGETS),
     Metric("bridge_tritons", "gauge", "Servers by whether they have proved the model", label="state", values=STATES),
     Metric("bridge_split_requests_total", "counter", "Requests that Triton refused and that were bisected"),
@@ -83,6 +84,9 @@ class BridgeMetrics(ProcessMetrics):
 
     def claimed(self, events: int) -> None:
         self.metrics["bridge_claimed_events_total"].inc(events)
+
+    def trimmed(self, results: int) -> None:
+        self.metrics["bridge_trimmed_results_total"].inc(results)
 
     def tritons(self, states: Mapping[str, int]) -> None:
         for state, number in states.items():

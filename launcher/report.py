@@ -1,6 +1,7 @@
 """The figures of a session: its events as Redis counted them, and the accuracy of the results that MLflow has recorded."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,19 +23,26 @@ class Counts:
     """Events of a session, by what became of them."""
 
     emitted: int
+    forgotten: int = 0  # emitted before Redis was emptied: what became of them is not known
     reconstructed: int  # results
+    repeated: int = 0  # further entries of an event that has a result
     rejected: int
     left_in_stream: int
 
     @property
     def lost(self) -> int:
         """Events that have neither a result nor a dead letter and are not in the stream."""
-        return max(0, self.emitted - self.reconstructed - self.rejected - self.left_in_stream)
+        return max(0, self._missing)
 
     @property
     def duplicated(self) -> int:
         """Results beyond one for each event."""
-        return max(0, self.reconstructed + self.rejected + self.left_in_stream - self.emitted)
+        return max(0, -self._missing)
+
+    @property
+    def _missing(self) -> int:
+        known = self.reconstructed + self.repeated + self.rejected + self.left_in_stream
+        return self.emitted - self.forgotten - known
 
 
 def recorded(mlflow_url: str, session: str, folder: Path) -> tuple[pa.Table, list[str]]:
@@ -67,7 +75,9 @@ def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
     return {
         "version": __version__,
         "emitted": counts.emitted,
+        "forgotten": counts.forgotten,
         "reconstructed": counts.reconstructed,
+        "repeated": counts.repeated,
         "rejected": counts.rejected,
         "left_in_stream": counts.left_in_stream,
         "lost": counts.lost,
@@ -82,6 +92,11 @@ def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
         "within_radius": {str(share): within_radius(rows, share) for share in (50, 90)},
         **_speed(rows, max_pulses),
     }
+
+
+def is_whole(figures: Mapping[str, Any]) -> bool:
+    """Whether every event of a report has one result, or is known to wait or to be rejected."""
+    return not any(figures[name] for name in ("lost", "duplicated", "forgotten"))
 
 
 def _speed(rows: pa.Table, max_pulses: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from icestream.results.table import SCHEMA
 from icestream.streams.connection import RedisError
 from launcher.errors import LauncherError
 from launcher.plan import Plan
-from launcher.report import recorded, report, write_report
+from launcher.report import is_whole, recorded, report, write_report
 from launcher.status import Probe, fetch_json
 from launcher.supervisor import Supervisor
 from launcher.view import View
@@ -60,7 +60,7 @@ class Session:
         if figures is None:
             return 130 if self._interrupted.is_set() else 1
         self._finish(figures)
-        return 0 if figures["lost"] == 0 and figures["duplicated"] == 0 else 1
+        return 0 if is_whole(figures) else 1
 
     def _interrupt(self) -> None:
         if self._interrupted.is_set():  # the second time: at once. The watchdog ends the services.

@@ -14,7 +14,7 @@ from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys, served_models
 from icestream.streams.connection import RedisError, connect
-from icestream.streams.publisher import emitted, stored_since
+from icestream.streams.publisher import count_run
 from icestream.streams.results import latest_results, payloads
 from icestream.streams.status import StreamStatus, read_status
 from launcher.plan import Plan
@@ -60,15 +60,15 @@ class Probe:
         try:
             stream = read_status(self._redis)
             results = latest_results(self._redis, SAMPLE)
-            count, stored = emitted(self._redis, self._plan.run_id), stored_since(self._redis, self._plan.run_id)
+            run = count_run(self._redis, self._plan.run_id)
         except RedisError:
             return None
         latency = [result.latency_s for result in results if result.run_id >= self._plan.run_id]
         before = self._before or stream
         return SessionStatus(
             when_s=time.monotonic(),
-            emitted=count,
-            stored=stored,
+            emitted=run.emitted,
+            stored=run.stored,
             rejected=stream.rejected_total - before.rejected_total,
             stream=stream,
             latency_s=(float(np.median(latency)), float(np.quantile(latency, 0.99))) if latency else None,
@@ -91,10 +91,12 @@ class Probe:
 
     def counts(self) -> Counts:
         """Events of this session by what became of them; raises RedisError."""
-        run_id = self._plan.run_id
+        run = count_run(self._redis, self._plan.run_id)
         return Counts(
-            emitted=emitted(self._redis, run_id),
-            reconstructed=stored_since(self._redis, run_id),
+            emitted=run.emitted,
+            forgotten=run.forgotten,
+            reconstructed=run.stored,
+            repeated=run.repeated,
             rejected=self._ours(keys.REJECTED),
             left_in_stream=self._ours(keys.EVENTS),
         )

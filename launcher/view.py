@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.plan import Plan
+from launcher.report import is_whole
 from launcher.status import SessionStatus
 from launcher.supervisor import Supervisor
 from tritonserver.process import HOST
@@ -125,8 +126,12 @@ def summary(figures: dict[str, Any]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    whole = figures["lost"] == 0 and figures["duplicated"] == 0
+    whole = is_whole(figures)
     counts = f"{figures['reconstructed']} of {figures['emitted']} events, {figures['rejected']} rejected, {figures['lost']} lost, {figures['duplicated']} duplicated"
+    if figures["repeated"]:
+        counts += f"; {figures['repeated']} came with the run_id and event_id of another and have its result"
+    if figures["forgotten"]:
+        counts += f"; of {figures['forgotten']} nothing is known: Redis was emptied while the stream ran"
     table.add_row("reconstructed", Text(counts, style="green" if whole else "bold red"))
     if figures["latency_seconds"]:
         latency = figures["latency_seconds"]

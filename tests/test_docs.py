@@ -90,6 +90,13 @@ def test_the_readme_names_commands_and_ports_that_exist() -> None:
         assert f":{port}" in README, name
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    text = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    there = set(re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE))
+    for page in ROOT.glob("docs/**/*.md"):
+        assert set(re.findall(r"`(test_\w+)`", page.read_text())) <= there, page
+
+
 def test_every_file_the_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for path in re.findall(

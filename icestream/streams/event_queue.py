@@ -153,10 +153,17 @@ class EventQueue:
         payload, size, deliveries = found
         return _entry(pending.entry_id, payload, size, int(deliveries))
 
-    async def tidy(self) -> int:
-        """Make entries claimable that are nobody's, and delete consumers that hold nothing; returns the number of those entries."""
-        arguments: list[str | int] = [keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS]
-        return int(await self._tidy(keys=[keys.EVENTS], args=arguments))
+    async def tidy(self) -> tuple[int, int]:
+        """Make entries claimable that are nobody's, delete consumers that hold nothing, trim results that no recorder asked for.
+
+        Returns:
+            The number of entries that were nobody's, and of results that were trimmed.
+        """
+        arguments: list[str | int] = [
+            keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS, keys.UNASKED_KEPT,
+        ]  # fmt: skip
+        found, trimmed = await self._tidy(keys=[keys.EVENTS, keys.DIRECTIONS, keys.TRUTH], args=arguments)
+        return int(found), int(trimmed)
 
     async def renew(self, held: Iterable[bytes]) -> None:
         """Extend the lease on entries that this bridge still works on."""

@@ -110,17 +110,22 @@ def read_description(redis: Redis, run_id: int) -> dict[str, str]:
     return {name: value.decode() for name, value in zip(DESCRIBED, found, strict=True) if value is not None}
 
 
-def emitted(redis: Redis, run_id: int) -> int:
-    """How many events a run has written. Raises RedisError."""
-    found: Any = redis.hget(keys.run(run_id), "emitted")
-    return int(found or 0)
+@dataclass(frozen=True, kw_only=True)
+class RunCounts:
+    """Events of a run, as Redis counted them."""
+
+    emitted: int
+    forgotten: int  # of those, before all keys were deleted: what became of them is not known
+    stored: int  # results, those of runs with larger ids (later passes over a folder) included
+    repeated: int  # entries of an event that has a result, the same runs included
 
 
-def stored_since(redis: Redis, run_id: int) -> int:
-    """How many results there are of a run and of runs with larger ids (later passes over a folder). Raises RedisError."""
-    count = 0
+def count_run(redis: Redis, run_id: int) -> RunCounts:
+    """The counts of a run. Raises RedisError."""
+    own: Any = redis.hmget(keys.run(run_id), "emitted", "forgotten")
+    done = [0, 0]
     for key in redis.scan_iter(f"{keys.EMITTED}:*", count=1000):
         if int(key.rsplit(b":", 1)[1]) >= run_id:
-            found: Any = redis.hget(key, "stored")
-            count += int(found or 0)
-    return count
+            found: Any = redis.hmget(key, "stored", "repeated")
+            done = [total + int(value or 0) for total, value in zip(done, found, strict=True)]
+    return RunCounts(emitted=int(own[0] or 0), forgotten=int(own[1] or 0), stored=done[0], repeated=done[1])

@@ -114,6 +114,18 @@ def little_memory(system: System) -> Iterator[None]:
 
 
 @contextmanager
+def filling(system: System) -> Iterator[None]:
+    """Nobody takes the results, and there is little memory for them."""
+    lines = dict(line.split(":", 1) for line in system.redis("INFO", "memory") if ":" in line)
+    system.redis("CONFIG", "SET", "maxmemory", str(int(int(lines["used_memory"]) * 1.4)))
+    try:
+        with paused(system, "recorder"):
+            yield
+    finally:
+        system.redis("CONFIG", "SET", "maxmemory", "1gb")
+
+
+@contextmanager
 def asked_without_triton(system: System) -> Iterator[None]:
     over = threading.Event()
 
@@ -177,6 +189,7 @@ FAULTS = [
     Fault("another model is served", another_model, {"ModelNotProved"}),
     Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
     Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
+    Fault("Redis fills up", filling, {"RedisFilling"}),
     Fault("MLflow is stopped", lambda system: stopped(system, "mlflow"), {"MLflowAway", "SpoolGrowing"}),
     Fault("REST is asked without Triton", asked_without_triton, {"DisplayFailing"}),
     Fault("events from above only", poisoned("down"), {"ZenithDrift"}),

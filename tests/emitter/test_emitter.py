@@ -12,7 +12,7 @@ from icestream.sources.simulation.simulator import Simulation, simulated_events
 from icestream.sources.source import Position
 from icestream.streams import keys
 from icestream.streams.connection import connect
-from icestream.streams.publisher import Publisher
+from icestream.streams.publisher import Publisher, count_run
 from icestream.streams.status import read_status
 from tests.events import event, truth
 from tests.servers import Program, RedisProcess
@@ -63,6 +63,18 @@ def test_after_a_lost_second_the_run_continues_where_redis_ends(
     assert emitter.process.wait(60) == 0
     expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 1000)]
     assert emitted(redis) == expected[50:]
+
+
+def test_events_from_before_all_keys_were_deleted_are_forgotten_not_lost(
+    redis: Any, redis_server: RedisProcess, program: Start
+) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, count=400, rate=200, run_id=9, seed=1)
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 50, "some events")
+    redis.flushall()
+    assert emitter.process.wait(60) == 0
+    found = count_run(redis, 9)
+    assert (found.emitted, found.emitted - found.forgotten) == (400, len(emitted(redis)))
+    assert found.forgotten > 50
 
 
 def test_it_waits_when_the_stream_has_too_many_bytes(redis: Any, redis_server: RedisProcess, program: Start) -> None:

@@ -419,6 +419,10 @@ def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
     figures = report(Counts(emitted=6, reconstructed=2, rejected=1, left_in_stream=1), rows, max_pulses=128)
     assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 0)
     assert Counts(emitted=6, reconstructed=5, rejected=1, left_in_stream=1).duplicated == 1
+    repeated = Counts(emitted=120, reconstructed=60, repeated=60, rejected=0, left_in_stream=0)
+    assert (repeated.lost, repeated.duplicated) == (0, 0)
+    emptied = Counts(emitted=200, forgotten=150, reconstructed=50, rejected=0, left_in_stream=0)
+    assert (emptied.lost, emptied.duplicated) == (0, 0)
     assert figures["latency_seconds"]["p50"] == pytest.approx(0.004)
     assert figures["opening_angle_deg"]["mean"] == pytest.approx(36.87, abs=0.01)
     assert figures["padding_waste"] == pytest.approx(1 - 20 / 32)

@@ -18,7 +18,7 @@ end
 
 local function time_ms(entry_id) return tonumber(string.match(entry_id, '^%d+')) end
 
-local outcomes, stored, stamp = {}, {}, now_ns()
+local outcomes, counted, stamp = {}, { stored = {}, repeated = {} }, now_ns()
 for i = 7, #ARGV, 5 do
     local outcome = 0
     if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1) == 1 then
@@ -33,9 +33,9 @@ for i = 7, #ARGV, 5 do
                 redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], ARGV[i + 3], 'result', result)
             end
             outcome = 1
-            local index = 4 + tonumber(ARGV[i + 4])
-            stored[index] = (stored[index] or 0) + 1
         end
+        local counts, index = counted[outcome == 1 and 'stored' or 'repeated'], 4 + tonumber(ARGV[i + 4])
+        counts[index] = (counts[index] or 0) + 1
         redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
         redis.call('XDEL', KEYS[1], ARGV[i])
     end
@@ -46,8 +46,10 @@ local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 local from = oldest and time_ms(oldest[1]) or time_ms(ARGV[7] or '0')
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.format('%.0f', from - window))
 redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -most - 1)
-for index, count in pairs(stored) do
-    redis.call('HINCRBY', KEYS[index], 'stored', count)
-    redis.call('EXPIRE', KEYS[index], ARGV[6])
+for name, counts in pairs(counted) do
+    for index, count in pairs(counts) do
+        redis.call('HINCRBY', KEYS[index], name, count)
+        redis.call('EXPIRE', KEYS[index], ARGV[6])
+    end
 end
 return outcomes

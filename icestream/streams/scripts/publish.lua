@@ -3,7 +3,7 @@
 -- ARGV: writer of the run, number of the first event in its run, field, run_id and event_id of the last event, seconds to keep
 --       the hash; then event and truth ('' if unknown) of each
 -- Returns the backlog; -1 if another writer has begun the run since; -2 if the stream ends before the first event, because Redis
--- came back without its last writes. Then nothing was added.
+-- came back without its last writes. Then nothing was added. If the hash is gone, it notes how many events were written before.
 local found = redis.call('HMGET', KEYS[3], 'writer', 'emitted')
 if found[1] and found[1] ~= ARGV[1] then return -1 end
 local number = tonumber(ARGV[2])
@@ -17,6 +17,7 @@ for i = 7, #ARGV, 2 do
     number = number + 1
 end
 if number > emitted then
+    if not found[2] and tonumber(ARGV[2]) > 0 then redis.call('HSET', KEYS[3], 'forgotten', ARGV[2]) end
     redis.call('HSET', KEYS[3], 'writer', ARGV[1], 'emitted', number, 'run_id', ARGV[4], 'event_id', ARGV[5])
     redis.call('EXPIRE', KEYS[3], ARGV[6])
 end

@@ -1,18 +1,24 @@
--- Tidy a group: make entries pending again that were delivered and are nobody's, and delete consumers that hold nothing.
+-- Tidy the streams: make entries pending again that were delivered and are nobody's, delete consumers that hold nothing, and trim
+-- results and truths that no recorder has ever asked for.
 -- An entry becomes nobody's when its consumer is deleted (XGROUP DELCONSUMER), or when the group is set forward (XGROUP SETID).
--- KEYS: events
+-- KEYS: events, directions, truth
 -- ARGV: group, consumer that the entries are given to, ms without renewal that they are given (so that they can be claimed),
---       most entries to look at, ms after which an idle consumer is deleted
--- Returns the number of entries that were nobody's.
+--       most entries to look at, ms after which an idle consumer is deleted, most results and truths where there is no group
+-- Returns the number of entries that were nobody's, and the number of results that were trimmed.
+local trimmed = {}
+for i = 2, 3 do
+    local readers = redis.pcall('XINFO', 'GROUPS', KEYS[i])
+    trimmed[i] = not readers.err and #readers == 0 and redis.call('XTRIM', KEYS[i], 'MAXLEN', '~', ARGV[6]) or 0
+end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if groups.err then return 0 end
+if groups.err then return {0, trimmed[2]} end
 local last
 for _, flat in ipairs(groups) do
     local group = {}
     for i = 1, #flat, 2 do group[flat[i]] = flat[i + 1] end
     if group['name'] == ARGV[1] then last = group['last-delivered-id'] end
 end
-if not last then return 0 end
+if not last then return {0, trimmed[2]} end
 local found = 0
 for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', last, 'COUNT', ARGV[4])) do
     if #redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1) == 0 then
@@ -27,4 +33,4 @@ for _, flat in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
         redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], consumer['name'])
     end
 end
-return found
+return {found, trimmed[2]}

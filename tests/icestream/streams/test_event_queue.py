@@ -14,7 +14,7 @@ from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect, connect_asyncio
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue, Outcome, Rejection
-from icestream.streams.publisher import Publisher, stored_since
+from icestream.streams.publisher import Publisher, RunCounts, count_run
 from icestream.streams.rejected import DeadLetters, Replayed
 from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
 from tests.events import event, made_result, put, results
@@ -93,7 +93,8 @@ def test_results_are_counted_by_run(redis: Any, redis_server: RedisProcess) -> N
         )
         assert redis.hget(keys.run(7), "stored") == b"2"
         assert 0 < redis.ttl(keys.run(7)) <= keys.RUN_KEPT_S
-        assert stored_since(redis, 7) == 3  # a foreign writer's run 0 is not of this session
+        found = count_run(redis, 7)  # a foreign writer's run 0 is not of this session
+        assert found == RunCounts(emitted=0, forgotten=0, stored=3, repeated=1)
 
     with_client(redis_server, use)
 
@@ -196,12 +197,35 @@ def test_entries_that_are_nobodys_are_taken_up(redis: Any, redis_server: RedisPr
         redis.xgroup_delconsumer(keys.EVENTS, keys.BRIDGE_GROUP, "gone")  # as operators' scripts do
         redis.xgroup_setid(keys.EVENTS, keys.BRIDGE_GROUP, redis.xrange(keys.EVENTS)[2][0])
         assert (await read_status_asyncio(client)).oldest_unheld_s > 0
-        assert (await alive.tidy(), await alive.tidy()) == (3, 0)
+        assert [await alive.tidy(), await alive.tidy()] == [(3, 0), (0, 0)]
         claimed = await claim_all(alive)
         assert [wire.decode_event(entry.payload).event_id for entry in claimed] == [1, 2, 3]
         assert [entry.tries for entry in claimed] == [2, 2, 2]
         assert [wire.decode_event(entry.payload).event_id for entry in await alive.read(10)] == [4]
-        assert (await alive.tidy(), (await read_status_asyncio(client)).oldest_unheld_s) == (0, 0)
+        assert (await alive.tidy(), (await read_status_asyncio(client)).oldest_unheld_s) == ((0, 0), 0)
+
+    with_client(redis_server, use)
+
+
+@pytest.mark.parametrize("recorder", [False, True])
+def test_results_that_no_recorder_has_asked_for_are_trimmed(
+    redis: Any, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch, recorder: bool
+) -> None:
+    monkeypatch.setattr(keys, "UNASKED_KEPT", 500)
+
+    async def use(client: Any) -> None:
+        with redis.pipeline() as pipe:
+            for _ in range(1000):
+                pipe.xadd(keys.DIRECTIONS, {wire.FIELD: b"a result"})
+                pipe.xadd(keys.TRUTH, {wire.FIELD: b"a truth"})
+            pipe.execute()
+        if recorder:  # it may be away: what it has not read stays
+            for stream in (keys.DIRECTIONS, keys.TRUTH):
+                redis.xgroup_create(stream, keys.RECORDER_GROUP, id="0")
+        _, trimmed = await EventQueue(client, "bridge", 10).tidy()
+        left = {redis.xlen(keys.DIRECTIONS), redis.xlen(keys.TRUTH)}
+        assert (trimmed, left) == ((0, {1000}) if recorder else (1000 - max(left), left))
+        assert recorder or (len(left) == 1 and 500 <= max(left) < 700)  # Redis frees whole nodes of some entries
 
     with_client(redis_server, use)
 
@@ -361,7 +385,7 @@ def test_the_status_of_the_streams_is_read_whoever_is_away(redis: Any, redis_ser
         redis.delete(keys.EVENTS)
         assert (await read_status_asyncio(client)) == StreamStatus(
             backlog=0, pending=0, oldest_pending_s=0, oldest_unheld_s=0, last_event_s=None, unrecorded=0, oldest_unrecorded_s=0,
-            emitted_total=0, stored_total=0, rejected_total=0, emitters=0, bridges=0, recorders=0,
+            emitted_total=0, stored_total=0, rejected_total=0, rejected=0, emitters=0, bridges=0, recorders=0,
         )  # fmt: skip
         queue = EventQueue(client, "one", 10)
         await queue.join()

@@ -23,8 +23,7 @@ from icestream.detector import nominal_icecube86
 from icestream.inference.checked_model import CheckedModel
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
-from icestream.streams import served_models
-from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio
+from icestream.streams.connection import AsyncRedis, connect_asyncio
 from icestream.streams.event_queue import EventQueue
 from icestream.streams.status import read_status_asyncio
 from icestream.streams.suitability import UnsuitableRedis
@@ -44,17 +43,23 @@ async def run(settings: BridgeSettings, log: Log) -> None:
         metrics.tritons(states)
         if reason:
             log.warning("not every Triton is asked", reason=reason, **states)
-        else:
-            log.info("the model is proved", **states)
+        elif served := model.model:
+            log.info(
+                "the model is proved",
+                model=served.name,
+                version=served.version,
+                max_pulses=served.max_pulses,
+                checkpoint=served.checkpoint,
+                known_answers=len(served.known_answers),
+                **states,
+            )
 
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
     model = CheckedModel(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
-    announcing = asyncio.create_task(_announce(redis, settings.model, model, log))
     try:
         if await _first_proof(model, metrics=metrics, stopping=stopping):
             await _work(settings, model, redis, metrics=metrics, log=log, stopping=stopping)
     finally:
-        announcing.cancel()
         await model.close()
         await redis.aclose()
     log.info("stopped")
@@ -98,29 +103,6 @@ async def _work(
     stopper = asyncio.create_task(stop_worker())
     await worker.run()
     stopper.cancel()
-
-
-async def _announce(redis: AsyncRedis, name: str, model: CheckedModel, log: Log) -> None:
-    """Write what the bridge finds Triton to serve, once: its limit, or why it is not used."""
-    while model.model is None and not model.wrong:
-        await asyncio.sleep(PROOF_LOOK_S)
-    served = model.model
-    while True:
-        with suppress(RedisError):
-            if served is None:
-                await served_models.announce_problem(redis, name, model.reason)
-                return
-            log.info(
-                "model validated",
-                model=served.name,
-                version=served.version,
-                max_pulses=served.max_pulses,
-                checkpoint=served.checkpoint,
-                known_answers=len(served.known_answers),
-            )
-            await served_models.announce(redis, name, served.max_pulses)
-            return
-        await asyncio.sleep(1)
 
 
 def main() -> None:

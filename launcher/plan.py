@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from bridge.settings import BridgeSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
+from icestream.inference.model_config import parse_config
 from icestream.service.settings import problems
 from icestream.sources.kaggle import KaggleError, open_folder
 from launcher.errors import LauncherError
@@ -59,7 +61,7 @@ class Plan:
         self.mlflow = mlflow_command()
         self.repository = options.model_repository.resolve()
         self.model = os.environ.get("ICESTREAM_BRIDGE_MODEL", str(BridgeSettings.model_fields["model"].default))
-        _check_model(self.repository, self.model)
+        self.max_pulses = _max_pulses(self.repository, self.model)
         _check_source(options.source)
         _check_report(options.report)
         self.ports = Ports(options.bridges, options.ports)
@@ -243,7 +245,8 @@ def lock_state_dir(state_dir: Path) -> Any:
         raise LauncherError(f"{state_dir} cannot be used ({error.strerror}): give another --state-dir") from None
 
 
-def _check_model(repository: Path, model: str) -> None:
+def _max_pulses(repository: Path, model: str) -> int:
+    """The limit of a model; 0 if its configuration has none, which the bridge will say."""
     models = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
     if not models:
         raise LauncherError(
@@ -253,6 +256,11 @@ def _check_model(repository: Path, model: str) -> None:
         raise LauncherError(
             f"{repository} holds no model {model}: set ICESTREAM_BRIDGE_MODEL to one of {', '.join(models)}"
         )
+    with suppress(ValueError):
+        return int(
+            parse_config((repository / model / "config.pbtxt").read_text()).parameters["max_pulses"].string_value
+        )
+    return 0
 
 
 def _check_source(source: str) -> None:

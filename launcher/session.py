@@ -1,7 +1,9 @@
 """One `icestream up` from start to end."""
 
 import asyncio
+import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -100,11 +102,10 @@ class Session:
         view.say_addresses()
         with view:
             await self._watch()
-        max_pulses = await asyncio.to_thread(self._probe.max_pulses)
         view.say("uploading the remaining results to MLflow")
         await self._supervisor.stop("emitter", *plan.bridges)
         await self._supervisor.stop("recorder")
-        return await asyncio.to_thread(self._figures, max_pulses, triton)
+        return await asyncio.to_thread(self._figures, triton)
 
     async def _start_all(self) -> bool:
         """Start the servers, then what depends on each; False if Ctrl-C came first."""
@@ -140,9 +141,11 @@ class Session:
         return self._probe.ping()
 
     def _bridge_works(self) -> bool:
-        if problem := self._probe.model_problem():
-            raise LauncherError(problem)
-        return self._probe.max_pulses() > 0
+        tritons = self._probe.tritons()
+        if tritons.get("wrong"):
+            reasons = re.findall(r'"reason": ("(?:[^"\\]|\\.)*")', self._supervisor.tail("bridge"))
+            raise LauncherError(json.loads(reasons[-1]) if reasons else "the bridge does not use the served model")
+        return tritons.get("proved", 0) > 0
 
     def _create_experiment(self) -> bool:
         """Create the experiment, so that its address is known before the recorder has results."""
@@ -202,7 +205,7 @@ class Session:
                 return
             await asyncio.sleep(POLL_S)
 
-    def _figures(self, max_pulses: int, triton: str) -> dict[str, Any] | None:
+    def _figures(self, triton: str) -> dict[str, Any] | None:
         plan = self._plan
         try:
             counts = self._probe.counts()
@@ -212,7 +215,7 @@ class Session:
             )
             return None
         rows, runs = self._recorded()
-        figures = report(counts, rows, max_pulses)
+        figures = report(counts, rows, plan.max_pulses)
         options = plan.options
         figures |= {
             "mlflow_run_id": runs[-1] if runs else None,

@@ -9,16 +9,18 @@ from http.client import HTTPException
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
 from icestream import wire
 from icestream.event import InvalidEvent
-from icestream.streams import keys, served_models
+from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect
 from icestream.streams.publisher import count_run
 from icestream.streams.results import latest_results, payloads
 from icestream.streams.status import StreamStatus, read_status
 from launcher.plan import Plan
 from launcher.report import Counts
+from tritonserver.process import HOST
 
 SAMPLE = 300  # latest results that the latency is computed from
 
@@ -52,7 +54,6 @@ class Probe:
 
     def begin(self) -> None:
         """Note what earlier sessions have left; raises RedisError."""
-        served_models.forget(self._redis)
         self._before = read_status(self._redis)
 
     def read(self) -> SessionStatus | None:
@@ -75,19 +76,16 @@ class Probe:
             angles_deg=self._angles_deg(),
         )
 
-    def max_pulses(self) -> int:
-        """The limit of the served model, as a bridge of this session found it; 0 until then."""
+    def tritons(self) -> dict[str, float]:
+        """The Tritons of the bridge by whether they have proved the model; empty while it does not answer."""
+        port = self._plan.ports["bridge_metrics"]
         try:
-            return served_models.max_pulses(self._redis)
-        except RedisError:
-            return 0
-
-    def model_problem(self) -> str:
-        """Why a bridge of this session does not use the served model; empty if it does, or has not said."""
-        try:
-            return served_models.problem(self._redis)
-        except RedisError:
-            return ""
+            with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=0.5) as answer:
+                families = list(text_string_to_metric_families(answer.read().decode()))
+        except (OSError, HTTPException, ValueError):
+            return {}
+        [found] = [family for family in families if family.name == "icestream_bridge_tritons"]
+        return {sample.labels["state"]: sample.value for sample in found.samples}
 
     def counts(self) -> Counts:
         """Events of this session by what became of them; raises RedisError."""

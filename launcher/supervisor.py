@@ -141,7 +141,7 @@ class Supervisor:
             if deaths >= MAX_RESTARTS:
                 raise ServiceFailed(
                     f"{service.name} keeps exiting (exit status {status}); the end of {self.log(service.name)}:\n"
-                    f"{self._tail(service.name)}"
+                    f"{self.tail(service.name)}"
                 )
             self.restarts[service.name] += 1
             await asyncio.sleep(next(waits))
@@ -179,7 +179,7 @@ class Supervisor:
         if not keeper.cancelled() and (error := keeper.exception()) and not self.failed.done():
             self.failed.set_exception(error)
 
-    def _tail(self, name: str) -> str:
+    def tail(self, name: str) -> str:
         """The last lines of the latest start."""
         with open(self.log(name), errors="replace") as log:
             log.seek(self._log_starts[name])

@@ -18,7 +18,6 @@ EMITTED = (
 )
 RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
 EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
-MODEL = "{icestream}:model"  # prefix of one hash per model: what a bridge found Triton to serve
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH

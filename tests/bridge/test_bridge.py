@@ -341,7 +341,7 @@ def test_what_a_dead_bridge_held_is_taken_over_under_backlog(redis: Any, bridge:
 
 def test_two_bridges_share_the_work(redis: Any, bridge: Start) -> None:
     both = [bridge(max_held=32), bridge(max_held=32)]
-    wait_until(lambda: all("model validated" in one.log for one in both), "both are ready")
+    wait_until(lambda: all("the model is proved" in one.log for one in both), "both are ready")
     put(redis, *(event(number) for number in range(400)))
     wait_until(finished(redis, 400), "all results")
     assert sorted(one.event_id for one in results(redis)) == list(range(400))
@@ -430,7 +430,7 @@ def test_a_triton_that_is_sick_makes_events_wait_rather_than_be_rejected(
     redis: Any, bridge: Start, triton: TritonProcess
 ) -> None:
     process = bridge()
-    wait_until(lambda: "model validated" in process.log, "the bridge has found its model")
+    wait_until(lambda: "the model is proved" in process.log, "the bridge has found its model")
     triton.kill_backends()
     put(redis, event(1), event(2))
     try:
@@ -487,7 +487,7 @@ def test_two_tritons_share_the_work_and_one_alone_carries_on(
 ) -> None:
     with serving(ROOT / "model_repository", tmp_path) as other:
         process = bridge(triton_url=f"ipv4:{triton.url},{other}")
-        wait_until(lambda: "model validated" in process.log, "the bridge has found its model")
+        wait_until(lambda: "the model is proved" in process.log, "the bridge has found its model")
         before = triton.metric("nv_inference_request_success", "icemix")
         put(redis, *(event(number) for number in range(200)))
         wait_until(finished(redis, 200), "all results")

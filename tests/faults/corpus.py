@@ -124,3 +124,6 @@ OF_ANOTHER_TYPE: dict[str, tuple[str, str]] = {
     for kind in ("string", "list", "hash")
     if (key, kind) != (keys.run(7), "hash")
 }
+
+# Commands of Redis that the bridge needs, each of which its user may be denied.
+DENIED = ("xadd", "xack", "xdel", "xpending", "xreadgroup", "zadd", "zscore", "zremrangebyscore", "zremrangebyrank", "hincrby", "expire", "evalsha", "xrange")  # fmt: skip

@@ -6,12 +6,14 @@ from itertools import count
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys
+from icestream.streams.results import payloads
 from tests.events import event, made_result, put, truth
-from tests.faults.corpus import EVENTS, OF_ANOTHER_TYPE, REST, RESULTS, TRUTHS
+from tests.faults.corpus import DENIED, EVENTS, OF_ANOTHER_TYPE, REST, RESULTS, TRUTHS
 from tests.servers import Display, Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 
@@ -24,6 +26,7 @@ class Running:
     """A stream that runs through all tests of this file, whatever they do to it."""
 
     redis: Any
+    url: str
     bridge: Program
     recorder: Program
     display: Display
@@ -50,14 +53,14 @@ def running(
     )
     display = Display(folder, redis_url=url, triton_url=triton.url)
     wait_until(lambda: display.ask("/health")[1]["triton"], "Triton has proved its model to the display")
-    yield Running(shared_redis.client, bridge, recorder, display)
+    yield Running(shared_redis.client, url, bridge, recorder, display)
     for program in (bridge, recorder, display.process):
         assert "Traceback" not in program.log
         program.close()
 
 
 def test_the_corpus_is_large() -> None:
-    assert len(EVENTS) + len(RESULTS) + len(TRUTHS) + len(REST) + len(OF_ANOTHER_TYPE) >= 120
+    assert len(EVENTS) + len(RESULTS) + len(TRUTHS) + len(REST) + len(OF_ANOTHER_TYPE) + len(DENIED) >= 120
 
 
 @pytest.mark.parametrize("name", EVENTS)
@@ -122,6 +125,37 @@ def test_a_key_of_another_type_loses_no_event(running: Running, name: str) -> No
         wait_until(lambda: running.display.ask(f"/v1/events/7-{number}")[0] == 200, "the event has its result")
     running.next_good_event_is_reconstructed()
     assert running.alive()
+
+
+@pytest.mark.parametrize("command", DENIED)
+def test_a_command_that_the_user_may_not_use_loses_no_event(running: Running, command: str) -> None:
+    redis, number = running.redis, next(NUMBERS)
+    running.next_good_event_is_reconstructed()
+    retries = running.bridge.metric("icestream_bridge_retries_total", target="redis")
+    redis.execute_command("ACL", "SETUSER", "hostile", "on", "nopass", "~*", "&*", "+@all")
+    redis.execute_command("ACL", "SETUSER", "default", f"-{command}")
+    try:
+        with Redis.from_url(running.url, username="hostile", password="any") as other:
+            other.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(event(number), 1)})
+        failed = lambda: running.bridge.metric("icestream_bridge_retries_total", target="redis") > retries  # noqa: E731
+        wait_until(failed, "the bridge has met it")
+    finally:
+        with Redis.from_url(running.url, username="hostile", password="any") as other:
+            other.execute_command("ACL", "SETUSER", "default", "+@all")
+            other.execute_command("ACL", "DELUSER", "hostile")
+    wait_until(lambda: running.display.ask(f"/v1/events/7-{number}")[0] == 200, "the event has its result")
+    running.next_good_event_is_reconstructed()
+    wait_until(lambda: redis.xlen(keys.EVENTS) == 0, "nothing is left in the stream")
+    stored = [wire.RESULT.decode(payload) for payload in payloads(redis, keys.DIRECTIONS) if is_result(payload)]
+    assert [result.event_id for result in stored if result.run_id == 7].count(number) == 1
+    assert running.alive()
+
+
+def is_result(payload: bytes) -> bool:
+    try:
+        return bool(wire.RESULT.decode(payload))
+    except InvalidEvent:
+        return False
 
 
 def test_results_and_truths_that_are_good_are_recorded_after_all_that(running: Running) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from launcher.ports import DEFAULT_PORTS, Ports
-from tests.waiting import wait_until
+from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST
 
 Up = Callable[..., "subprocess.Popen[str]"]
@@ -177,6 +179,21 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
         (["--seed", "-1"], "greater than or equal to 0"),
     ],
 )
+def test_a_model_that_is_not_what_was_exported_ends_it_with_a_sentence(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    shutil.copytree(ROOT / "model_repository", repository)
+    config = repository / "icemix" / "config.pbtxt"
+    text = config.read_text()
+    other = re.sub(r'(\\"kappa\\":)([0-9.]+)', r"\g<1>1\g<2>", text)  # κ of the known answers
+    assert other != text
+    config.write_text(other)
+    command = [sys.executable, "-m", "launcher", "up", "--events", "1", "--model-repository", str(repository)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "model icemix is not what was exported: a known event of" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:

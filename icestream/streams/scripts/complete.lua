@@ -19,37 +19,50 @@ end
 local function time_ms(entry_id) return tonumber(string.match(entry_id, '^%d+')) end
 
 local outcomes, counted, stamp = {}, { stored = {}, repeated = {} }, now_ns()
-for i = 7, #ARGV, 5 do
-    local outcome = 0
-    if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1) == 1 then
-        outcome = 2
-        local event, when = ARGV[i + 1], time_ms(ARGV[i])
-        local before = redis.call('ZSCORE', KEYS[4], event)
-        if not before or math.abs(tonumber(before) - when) > window then
-            local result = string.sub(ARGV[i + 2], 1, -9) .. stamp
-            redis.call('XADD', KEYS[2], '*', ARGV[2], result)
-            redis.call('ZADD', KEYS[4], when, event)
-            if ARGV[i + 3] ~= '' then -- pcall: what is shown must not hold up what is stored
-                redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], ARGV[i + 3], 'result', result)
-            end
-            outcome = 1
+
+local function store(entry_id, event, result, shown) -- returns the outcome
+    if #redis.call('XPENDING', KEYS[1], ARGV[1], entry_id, entry_id, 1) == 0 then return 0 end
+    local outcome, when = 2, time_ms(entry_id)
+    local before = redis.call('ZSCORE', KEYS[4], event)
+    if not before or math.abs(tonumber(before) - when) > window then
+        outcome, result = 1, string.sub(result, 1, -9) .. stamp
+        local stored = redis.call('XADD', KEYS[2], '*', ARGV[2], result)
+        local remembered = redis.pcall('ZADD', KEYS[4], when, event)
+        if type(remembered) == 'table' and remembered.err then -- as if nothing had been stored
+            redis.call('XDEL', KEYS[2], stored)
+            error(remembered)
         end
-        local counts, index = counted[outcome == 1 and 'stored' or 'repeated'], 4 + tonumber(ARGV[i + 4])
-        counts[index] = (counts[index] or 0) + 1
-        redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-        redis.call('XDEL', KEYS[1], ARGV[i])
+        if shown ~= '' then -- pcall: what is shown must not hold up what is stored
+            redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], shown, 'result', result)
+        end
     end
-    outcomes[#outcomes + 1] = outcome
+    redis.call('XACK', KEYS[1], ARGV[1], entry_id)
+    redis.call('XDEL', KEYS[1], entry_id)
+    return outcome
 end
--- An entry that is still to come is no older than the oldest in the stream, or than the newest ever written.
-local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-local from = oldest and time_ms(oldest[1]) or time_ms(ARGV[7] or '0')
-redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.format('%.0f', from - window))
-redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -most - 1)
-for name, counts in pairs(counted) do
+
+local function store_all()
+    for i = 7, #ARGV, 5 do
+        local outcome = store(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+        outcomes[#outcomes + 1] = outcome
+        if outcome > 0 then
+            local counts, index = counted[outcome == 1 and 'stored' or 'repeated'], 4 + tonumber(ARGV[i + 4])
+            counts[index] = (counts[index] or 0) + 1
+        end
+    end
+end
+
+local whole, failure = pcall(store_all)
+for name, counts in pairs(counted) do -- of those before a failure, too: they are stored
     for index, count in pairs(counts) do
         redis.call('HINCRBY', KEYS[index], name, count)
         redis.call('EXPIRE', KEYS[index], ARGV[6])
     end
 end
+if not whole then return type(failure) == 'table' and failure or redis.error_reply(tostring(failure)) end
+-- An entry that is still to come is no older than the oldest in the stream, or than the newest ever written.
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local from = oldest and time_ms(oldest[1]) or time_ms(ARGV[7] or '0')
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.format('%.0f', from - window))
+redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -most - 1)
 return outcomes

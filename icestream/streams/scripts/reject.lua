@@ -1,4 +1,4 @@
--- Move an entry to the dead letters; it is acknowledged last, as in complete.lua. The oldest dead letters are deleted while
+-- Move an entry to the dead letters; it is acknowledged after that, as in complete.lua. The oldest dead letters are deleted while
 -- they are more, or have more bytes, than allowed.
 -- KEYS: events, rejected, counter of the bytes of the payloads in it
 -- ARGV: group, entry id, field, rejected entries to keep, bytes to keep, bytes to keep of one payload, reason, detail, tries
@@ -17,15 +17,19 @@ local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
 local payload = entry and payload_of(entry) or ''
 local kept = string.sub(payload, 1, tonumber(ARGV[6]))
 if redis.call('XLEN', KEYS[2]) == 0 then redis.call('DEL', KEYS[3]) end
-redis.call('XADD', KEYS[2], '*', ARGV[3], kept, 'bytes', #payload, 'sha1', redis.sha1hex(payload),
-    'reason', ARGV[7], 'detail', ARGV[8], 'tries', ARGV[9], 'entry', ARGV[2])
 local bytes = redis.call('INCRBY', KEYS[3], #kept)
+local added = redis.pcall('XADD', KEYS[2], '*', ARGV[3], kept, 'bytes', #payload, 'sha1', redis.sha1hex(payload),
+    'reason', ARGV[7], 'detail', ARGV[8], 'tries', ARGV[9], 'entry', ARGV[2])
+if type(added) == 'table' and added.err then -- as if nothing had been done
+    redis.call('DECRBY', KEYS[3], #kept)
+    return added
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
 while bytes > tonumber(ARGV[5]) or redis.call('XLEN', KEYS[2]) > tonumber(ARGV[4]) do
     local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
     if not oldest then break end
     bytes = redis.call('DECRBY', KEYS[3], #payload_of(oldest))
     redis.call('XDEL', KEYS[2], oldest[1])
 end
-redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
-redis.call('XDEL', KEYS[1], ARGV[2])
 return 1

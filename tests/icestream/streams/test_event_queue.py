@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis import ResponseError
 
 from icestream import wire
 from icestream.streams import keys
@@ -226,6 +227,28 @@ def test_results_that_no_recorder_has_asked_for_are_trimmed(
         left = {redis.xlen(keys.DIRECTIONS), redis.xlen(keys.TRUTH)}
         assert (trimmed, left) == ((0, {1000}) if recorder else (1000 - max(left), left))
         assert recorder or (len(left) == 1 and 500 <= max(left) < 700)  # Redis frees whole nodes of some entries
+
+    with_client(redis_server, use)
+
+
+@pytest.mark.parametrize("key", [keys.REJECTED, keys.REJECTED_BYTES])
+def test_a_rejection_that_fails_leaves_the_entry_and_no_dead_letter(
+    redis: Any, redis_server: RedisProcess, key: str
+) -> None:
+    async def use(client: Any) -> None:
+        put(redis, event(1), event(2))
+        queue = EventQueue(client, "one", 10)
+        first, entry = await queue.read(10)
+        await queue.reject(Rejection(entry=first, reason="empty", detail=""))
+        redis.rename(key, "kept")
+        redis.rpush(key, "of another type")
+        for _ in range(3):
+            with pytest.raises(ResponseError):
+                await queue.reject(Rejection(entry=entry, reason="empty", detail=""))
+        assert redis.xpending(keys.EVENTS, keys.BRIDGE_GROUP)["pending"] == 1
+        redis.rename("kept", key)
+        assert await queue.reject(Rejection(entry=entry, reason="empty", detail=""))
+        assert (redis.xlen(keys.REJECTED), redis.xlen(keys.EVENTS)) == (2, 0)
 
     with_client(redis_server, use)
 

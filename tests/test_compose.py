@@ -120,7 +120,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
     assert re.search(r"CMD (.*)", stage)[1] == str(part(plan, name).command).replace(  # type: ignore[index]
         repr(part(plan, name).command[0]), '"python"'
     ).replace("'", '"')
-    assert SERVICES[name]["healthcheck"]["test"][-1] == str(DEFAULT_PORTS[f"{name}_metrics"])
+    assert SERVICES[name]["healthcheck"]["test"][4] == str(DEFAULT_PORTS[f"{name}_metrics"])
 
 
 def test_containers_are_given_time_to_drain(plan: Plan) -> None:

@@ -164,21 +164,6 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
     wait_until(lambda: not any(map(alive, running.values())) and not descendants(tmp_path), "all services are gone", 20)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--port", "redis={taken}"], "port {taken} for redis is taken: free it"),
-        (["--port", "reddis=5"], "no port is called reddis"),
-        (["--source", "kaggle:/nowhere"], "no such folder"),
-        (["--source", "cagle:/nowhere"], "a source is `simulate` or `kaggle:DIR`"),
-        (["--rate", "fast"], "a rate is `max` or a number"),
-        (["--events", "0"], "not a whole number above 0"),
-        (["--model-repository", "/nowhere"], "holds no model"),
-        (["--state-dir", "/proc/nowhere"], "give another --state-dir"),
-        (["--report", "/proc/report.json"], "give another --report"),
-        (["--seed", "-1"], "greater than or equal to 0"),
-    ],
-)
 def test_a_model_that_is_not_what_was_exported_ends_it_with_a_sentence(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     shutil.copytree(ROOT / "model_repository", repository)
@@ -194,6 +179,21 @@ def test_a_model_that_is_not_what_was_exported_ends_it_with_a_sentence(tmp_path:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--port", "redis={taken}"], "port {taken} for redis is taken: free it"),
+        (["--port", "reddis=5"], "no port is called reddis"),
+        (["--source", "kaggle:/nowhere"], "no such folder"),
+        (["--source", "cagle:/nowhere"], "a source is `simulate` or `kaggle:DIR`"),
+        (["--rate", "fast"], "a rate is `max` or a number"),
+        (["--events", "0"], "not a whole number above 0"),
+        (["--model-repository", "/nowhere"], "holds no model"),
+        (["--state-dir", "/proc/nowhere"], "give another --state-dir"),
+        (["--report", "/proc/report.json"], "give another --report"),
+        (["--seed", "-1"], "greater than or equal to 0"),
+    ],
+)
 def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:

@@ -87,17 +87,25 @@ class TritonProcess:
         return answers(f"http://{HOST}:{ports[0]}/v2/health/ready")
 
     def start(self) -> None:
-        """Start it again after `kill`, on the same ports."""
+        """Start it again after `kill`, on the same ports.
+
+        Now and then it ends while it starts its backends (a boost lock_exception of its own): then, as under a supervisor, once more.
+        """
         ports = (self.http, self.grpc, self.metrics)
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                self._command(ports),
-                env={**os.environ, **self._server.environment()},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(lambda: self._ready(ports), "Triton is ready", 60)
+        for _ in range(5):
+            with open(self._log, "ab") as log:
+                self._process = subprocess.Popen(
+                    self._command(ports),
+                    env={**os.environ, **self._server.environment()},
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            wait_until(lambda: self._ready(ports) or not self.alive, "Triton is ready, or has ended", 120)
+            if self.alive:
+                return
+            self.kill()
+        raise AssertionError(f"Triton ends while it starts: {self._log}")
 
     def metric(self, name: str, model: str) -> float:
         """A counter of Triton's own metrics."""

@@ -117,11 +117,6 @@ class CheckedModel:
         )
         return reasons[0][1] if reasons else self._unresolved
 
-    @property
-    def wrong(self) -> bool:
-        """A server serves another model than the exported one."""
-        return any(endpoint.state == "wrong" for endpoint in self._endpoints.values())
-
     async def infer(self, events: Sequence[Event]) -> Inference:
         """The answer to a batch.
 

@@ -69,11 +69,6 @@ class DeadLetters:
                 return
             before = "(" + found[-1][0].decode()
 
-    def find(self, letter_id: str) -> DeadLetter | None:
-        """One by its id."""
-        found: Any = self._redis.xrange(keys.REJECTED, min=letter_id, max=letter_id)
-        return _dead_letter(*found[0]) if found else None
-
     def replay(self, letter_id: str) -> Replayed:
         """Move one back into the stream of events, in one step: repeated calls move it once."""
         streams = [keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES]

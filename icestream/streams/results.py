@@ -16,14 +16,6 @@ from icestream.streams.connection import Redis, ResponseError
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
 
-EntryId = tuple[int, int]  # ms, sequence: as Redis orders them
-
-
-def parse_id(entry_id: bytes) -> EntryId:
-    """An entry id as a pair that sorts as Redis sorts ids."""
-    milliseconds, sequence = entry_id.split(b"-")
-    return int(milliseconds), int(sequence)
-
 
 class Tail:
     """Reads a stream from its first entry on, as anybody may, without a consumer group."""

@@ -58,10 +58,17 @@ def redis(redis_server: RedisProcess) -> Any:
 
 
 @pytest.fixture(scope="session")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
+def shared_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonProcess]:
     process = TritonProcess(tmp_path_factory.mktemp("triton"))
     yield process
     process.close()
+
+
+@pytest.fixture
+def triton(shared_triton: TritonProcess) -> TritonProcess:
+    """A Triton that lives, whatever the test before has done to it."""
+    shared_triton.revive()
+    return shared_triton
 
 
 @pytest.fixture(scope="session")
@@ -102,11 +109,11 @@ def start(tmp_path: Path, redis_server: RedisProcess, triton: TritonProcess) -> 
 
 @pytest.fixture(scope="module")
 def display(
-    tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess, triton: TritonProcess
+    tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess, shared_triton: TritonProcess
 ) -> Iterator[Display]:
     """One for all tests of a file; its Redis is not emptied between them."""
     shared_redis.client.flushall()
-    one = Display(tmp_path_factory.mktemp("display"), redis_url=shared_redis.url, triton_url=triton.url)
+    one = Display(tmp_path_factory.mktemp("display"), redis_url=shared_redis.url, triton_url=shared_triton.url)
     wait_until(lambda: one.ask("/health")[1]["triton"], "Triton has proved its model to the display")
     yield one
     one.process.close()

@@ -16,9 +16,13 @@ from types import MappingProxyType
 from typing import Any
 
 from redis import Redis, RedisError
+from tritonclient.utils import InferenceServerException
 
+from icestream.inference.blocking import BlockingClient
+from icestream.tensors import pad
 from launcher.plan import MLFLOW_ENVIRONMENT, mlflow_command, mlflow_server
 from launcher.redis_server import find_redis
+from tests.events import event
 from tests.models import add_test_models
 from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST, answers, start_server, stop_server
@@ -89,23 +93,36 @@ class TritonProcess:
     def start(self) -> None:
         """Start it again after `kill`, on the same ports.
 
-        Now and then it ends while it starts its backends (a boost lock_exception of its own): then, as under a supervisor, once more.
+        Its Python backend ends it now and then with a boost lock_exception while it starts, and after it has hung. Then it is
+        started once more, as a supervisor would.
         """
-        ports = (self.http, self.grpc, self.metrics)
         for _ in range(5):
             with open(self._log, "ab") as log:
                 self._process = subprocess.Popen(
-                    self._command(ports),
+                    self._command((self.http, self.grpc, self.metrics)),
                     env={**os.environ, **self._server.environment()},
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                 )
-            wait_until(lambda: self._ready(ports) or not self.alive, "Triton is ready, or has ended", 120)
-            if self.alive:
+            if self._works():
                 return
             self.kill()
         raise AssertionError(f"Triton ends while it starts: {self._log}")
+
+    def revive(self) -> None:
+        """Start it again if it has ended by itself."""
+        if not self.alive:
+            self.kill()
+            self.start()
+
+    def _works(self) -> bool:
+        """Whether it answers; False if it has ended."""
+        ports = (self.http, self.grpc, self.metrics)
+        wait_until(lambda: self._ready(ports) or not self.alive, "Triton is ready, or has ended", 120)
+        with suppress(InferenceServerException), BlockingClient(self.url, "icemix") as client:
+            client.outputs(pad([event(1)], 32))
+        return self.alive
 
     def metric(self, name: str, model: str) -> float:
         """A counter of Triton's own metrics."""
@@ -126,6 +143,12 @@ class TritonProcess:
 
     def resume(self) -> None:
         os.killpg(self._process.pid, signal.SIGCONT)
+        if not self._works():
+            self.revive()
+
+    @property
+    def process_group(self) -> int:
+        return self._process.pid
 
     def kill_backends(self) -> None:
         """Kill the processes in which the server runs its models; it does not notice until it asks them."""

@@ -97,7 +97,7 @@ def test_a_panel_explains_itself_and_its_queries_parse(panel: dict[str, Any]) ->
 def watched(
     tmp_path_factory: pytest.TempPathFactory,
     shared_redis: RedisProcess,
-    triton: TritonProcess,
+    shared_triton: TritonProcess,
     mlflow_url: str,
     tool: Callable[[str], str],
 ) -> Iterator[str]:
@@ -106,16 +106,16 @@ def watched(
     shared_redis.client.flushall()
     redis_url = shared_redis.url
     programs = {
-        "bridge": Program("bridge", folder, redis_url=redis_url, triton_url=triton.url),
+        "bridge": Program("bridge", folder, redis_url=redis_url, triton_url=shared_triton.url),
         "recorder": Program(
             "recorder", folder, redis_url=redis_url, mlflow_url=mlflow_url, experiment="watched",
             spool_dir=folder / "spool", window_s=2, part_s=10,
         ),
         "emitter": Program("emitter", folder, redis_url=redis_url, rate=50),
-        "display": Program("display", folder, redis_url=redis_url, triton_url=triton.url, port=0),
+        "display": Program("display", folder, redis_url=redis_url, triton_url=shared_triton.url, port=0),
     }  # fmt: skip
     ports = {name: program.port for name, program in programs.items()}
-    ports |= {"triton": triton.metrics, "alertmanager": 1}
+    ports |= {"triton": shared_triton.metrics, "alertmanager": 1}
     streams_shown = "{icestream}:events,{icestream}:truth,{icestream}:directions,{icestream}:rejected"
     exporter, [ports["redis"]] = start_server(
         lambda free: [

@@ -229,10 +229,10 @@ def pause_triton(stream: Stream, chance: random.Random) -> str:
 def slow_triton(stream: Stream, chance: random.Random) -> str:
     name, until = chance.choice(list(stream.tritons)), time.monotonic() + chance.uniform(*HANG_S)
     while time.monotonic() < until:
-        stream.tritons[name].pause()
-        time.sleep(0.2)
-        stream.tritons[name].resume()
+        with paused(stream.tritons[name].process_group, os.killpg):
+            time.sleep(0.2)
         time.sleep(0.02)
+    stream.tritons[name].resume()  # starts it again if it has not survived this
     return f"{name} is ten times as slow for some seconds"
 
 

@@ -42,16 +42,16 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(
-    tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess, triton: TritonProcess
+    tmp_path_factory: pytest.TempPathFactory, shared_redis: RedisProcess, shared_triton: TritonProcess
 ) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("hostile")
     shared_redis.client.flushall()
     url = shared_redis.url
-    bridge = Program("bridge", folder, redis_url=url, triton_url=triton.url, claim_idle_s=1, show="true")
+    bridge = Program("bridge", folder, redis_url=url, triton_url=shared_triton.url, claim_idle_s=1, show="true")
     recorder = Program(
         "recorder", folder, redis_url=url, mlflow_url="http://127.0.0.1:9", spool_dir=folder / "spool", window_s=0.2
     )
-    display = Display(folder, redis_url=url, triton_url=triton.url)
+    display = Display(folder, redis_url=url, triton_url=shared_triton.url)
     wait_until(lambda: display.ask("/health")[1]["triton"], "Triton has proved its model to the display")
     yield Running(shared_redis.client, url, bridge, recorder, display)
     for program in (bridge, recorder, display.process):

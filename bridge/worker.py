@@ -28,6 +28,7 @@ from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
 from icestream.streams.connection import RedisError, is_away
 from icestream.streams.event_queue import READ_BYTES, Entry, EventQueue, Rejection
+from icestream.tasks import cancel
 
 READ_AT_ONCE = 256  # entries; more in one reply would delay the answers of requests in flight
 STUCK_S = 15.0  # beyond the timeout of a request: then nothing that is in flight makes progress
@@ -79,10 +80,7 @@ class Worker:
         except (TimeoutError, RedisError):
             self._log.warning("stopped with events in flight; another bridge will claim them", held=len(self._held))
         self._closed = True
-        tasks = (reading, renewing, *self._requests)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel((reading, renewing, *self._requests))
         for failed in (reading, renewing, self._failed):
             if failed and failed.done() and not failed.cancelled() and (error := failed.exception()):
                 raise error

@@ -15,6 +15,7 @@ from icestream.inference.addresses import resolve
 from icestream.inference.client import Answer, TritonClient
 from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
 from icestream.inference.model import ModelDescription
+from icestream.tasks import cancel
 from icestream.tensors import Arrays, pad, padded_length
 
 LOOK_S = 1.0  # between two looks at a server
@@ -152,9 +153,7 @@ class CheckedModel:
 
     async def close(self) -> None:
         """Close all connections."""
-        for task in (self._resolving, *self._tasks.values()):
-            task.cancel()
-        await asyncio.gather(self._resolving, *self._tasks.values(), return_exceptions=True)
+        await cancel((self._resolving, *self._tasks.values()))
         for endpoint in self._endpoints.values():
             await endpoint.client.close()
 

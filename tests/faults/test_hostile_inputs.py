@@ -112,9 +112,9 @@ def test_a_key_of_another_type_loses_no_event(running: Running, name: str) -> No
     redis.delete(key)
     {"string": lambda: redis.set(key, "x"), "list": lambda: redis.rpush(key, "x"), "hash": lambda: redis.hset(key, "x", "x")}[kind]()  # fmt: skip
     number = next(NUMBERS)
+    retries = running.bridge.metric("icestream_bridge_retries_total", target="redis")
     if key != keys.EVENTS:
         put(redis, event(number))
-    retries = running.bridge.metric("icestream_bridge_retries_total", target="redis")
     if key in (keys.EVENTS, keys.DIRECTIONS, keys.DONE, keys.run(7)):
         failed = lambda: running.bridge.metric("icestream_bridge_retries_total", target="redis") > retries  # noqa: E731
         wait_until(failed, "the bridge has met it")

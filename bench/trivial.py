@@ -6,7 +6,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.known_events import known_events
 from export.triton_config import MAX_BATCH, cpu_config
+from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model import ModelDescription
 from icestream.tensors import INPUTS, OUTPUTS
 
@@ -36,7 +38,8 @@ def write_trivial_model(repository: Path, max_pulses: int) -> None:
     folder = repository / NAME
     (folder / "1").mkdir(parents=True)
     onnx.save(model, folder / "1" / "model.onnx")
+    known = [KnownAnswer(known_events()[0], (0.0, 0.0, 1.0), float(known_events()[0].n_pulses))]
     description = ModelDescription(
-        name=NAME, max_pulses=max_pulses, max_batch=MAX_BATCH, checkpoint="none", known_answers=[]
+        name=NAME, max_pulses=max_pulses, max_batch=MAX_BATCH, checkpoint="none", known_answers=known
     )
     (folder / "config.pbtxt").write_text(cpu_config(description))

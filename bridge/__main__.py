@@ -88,7 +88,15 @@ async def _work(
     worker = Worker(
         settings,
         queue,
-        BatchInference(model, settings.max_batch, nominal_icecube86().position_m, metrics=metrics, log=log),
+        BatchInference(
+            model,
+            queue,
+            max_batch=settings.max_batch,
+            timeout_s=settings.request_timeout_s,
+            position_m=nominal_icecube86().position_m,
+            metrics=metrics,
+            log=log,
+        ),
         LeaseKeeper(
             queue, lambda: read_status_asyncio(redis), claim_idle_s=settings.claim_idle_s, metrics=metrics, log=log
         ),

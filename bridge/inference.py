@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +21,13 @@ from icestream.linefit import linefit
 from icestream.result import Result
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
-from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry
+from icestream.streams.connection import RedisError
+from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue
 
 MAX_LOST = 3  # requests with one event, alone, that are lost while Triton gives its known answers before and after
 MAX_INVALID = 2  # times that Triton calls a single event invalid
+TURN_S = 5.0  # beyond the time of two requests: after it another bridge may ask alone
+TURN_PAUSES_S = (0.05, 1.0)
 MAX_FAILURES = 8  # (about 10 s) before an event alone in its request is rejected, if the known answers are still right
 
 
@@ -61,22 +66,26 @@ class BatchInference:
     """Requests of one bridge to one model.
 
     Args:
+        queue: where bridges take turns at asking alone.
         max_batch: the most events of one request.
+        timeout_s: of one request.
         position_m: (5160, 3) of the DOMs, for LineFit.
     """
 
     def __init__(
         self,
         model: CheckedModel,
-        max_batch: int,
-        position_m: NDArray[np.float64],
+        queue: EventQueue,
         *,
+        max_batch: int,
+        timeout_s: float,
+        position_m: NDArray[np.float64],
         metrics: BridgeMetrics,
         log: Log,
     ):
-        self._model, self._position_m = model, position_m
+        self._model, self._queue, self._timeout_s, self._position_m = model, queue, timeout_s, position_m
         self._metrics, self._log = metrics, log
-        self._gate = Gate()
+        self._gate, self._own_turn = Gate(), asyncio.Lock()
         self.limit = BatchLimit(max_batch)
         self._answered_s = time.monotonic()  # when a request last began or ended, however it did
 
@@ -151,6 +160,29 @@ class BatchInference:
             for queued, direction, kappa, radius_50_deg, radius_90_deg, guess in rows
         ]
 
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """While no other request of this bridge is under way, nor one of another bridge that is alone: they take turns.
+
+        A request that another bridge asks alone may hold up Triton, and an innocent event here would be blamed.
+        """
+        async with self._own_turn:
+            for pause_s in pauses(*TURN_PAUSES_S):
+                self._answered_s = time.monotonic()  # a turn has an end
+                try:
+                    if await self._queue.take_turn(2 * self._timeout_s + TURN_S):  # own requests end first
+                        break
+                except RedisError as error:
+                    self._metrics.retry("redis")
+                    self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)
+                await asyncio.sleep(pause_s)
+            try:
+                async with self._gate.alone():
+                    yield
+            finally:
+                with suppress(RedisError):  # it ends by itself
+                    await self._queue.give_turn()
+
     async def _ask_until_answered(self, batch: Batch[PendingEvent]) -> Inference:
         """Ask until there is an answer; raises RequestRefused where the batch, and nothing else, is the cause that there is none.
 
@@ -160,7 +192,7 @@ class BatchInference:
         single, suspect, failures = len(batch.queued) == 1, batch.suspect, 0
         for pause_s in pauses():
             try:
-                async with self._gate.alone() if suspect else self._gate.together():
+                async with self._alone() if suspect else self._gate.together():
                     self._answered_s = time.monotonic()
                     try:
                         inference = await self._model.infer(batch.events)
@@ -173,7 +205,7 @@ class BatchInference:
                 self._log.warning("request failed, retrying when Triton is well", error=str(error), alone=suspect)
                 if error.timed_out:
                     self.limit.timed_out(len(batch.queued))
-                await self._until_well()
+                await self._until_well(batch.length)
                 if not error.asked:
                     continue
                 failures += suspect
@@ -185,8 +217,8 @@ class BatchInference:
                     raise
                 self._metrics.retry("model")
                 self._log.warning("inference failed for one event, retrying", error=str(error), failures=failures)
-                if not await self._model.prove():
-                    await self._until_well()  # the event is not the cause: this failure does not count
+                if not await self._model.prove(batch.length):
+                    await self._until_well(batch.length)  # the event is not the cause: this failure does not count
                     continue
                 failures += 1
                 if failures >= (MAX_INVALID if error.final else MAX_FAILURES):
@@ -194,10 +226,10 @@ class BatchInference:
                 await asyncio.sleep(pause_s)
         raise AssertionError("pauses do not end")
 
-    async def _until_well(self) -> None:
-        """Wait until Triton serves the model and gives its known answers."""
+    async def _until_well(self, length: int) -> None:
+        """Wait until Triton serves the model and gives its known answers at this padded length."""
         for pause_s in pauses():
             await asyncio.sleep(pause_s)
-            if await self._model.prove():
+            if await self._model.prove(length):
                 return
             self._metrics.retry("triton")

@@ -57,7 +57,7 @@ class Worker:
         self._held = lease.held
         self._lease = lease
         self._requests: set[asyncio.Task[None]] = set()
-        self._failed: asyncio.Task[None] | None = None  # a request task that raised an unexpected exception
+        self._failure: BaseException | None = None  # an unexpected one of a request
         self._stopping = asyncio.Event()
         self._closed = False  # no request is sent any more
         self._capacity = asyncio.Event()
@@ -81,9 +81,11 @@ class Worker:
             self._log.warning("stopped with events in flight; another bridge will claim them", held=len(self._held))
         self._closed = True
         await cancel((reading, renewing, *self._requests))
-        for failed in (reading, renewing, self._failed):
-            if failed and failed.done() and not failed.cancelled() and (error := failed.exception()):
+        for task in (reading, renewing):
+            if not task.cancelled() and (error := task.exception()):
                 raise error
+        if self._failure:
+            raise self._failure
 
     async def _finish(self, reading: asyncio.Task[None]) -> None:
         await asyncio.wait({reading})
@@ -170,9 +172,10 @@ class Worker:
 
     def _request_done(self, task: asyncio.Task[None]) -> None:
         self._requests.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            self._log.error("a request failed unexpectedly", exc_info=error)
-            self._failed = task
+        failure = RuntimeError("a request was cancelled by nobody") if task.cancelled() else task.exception()
+        if failure and not self._closed:
+            self._log.error("a request failed unexpectedly", exc_info=failure)
+            self._failure = failure
             self.stop()
         self._capacity.set()
         self._dispatch()

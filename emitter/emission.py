@@ -89,6 +89,7 @@ class Emission:
                     self._log.warning(
                         "Redis lost its last writes: events are emitted again from there", error=str(error)
                     )
+                    self._retry(lambda: self._publisher.begin_if_lost(description))
         except Stopped:
             self._log.info("stopped")
 

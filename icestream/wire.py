@@ -36,6 +36,11 @@ class _Head(msgspec.Struct, array_like=True):
     version: int
 
 
+class _Run(msgspec.Struct, array_like=True):
+    version: int
+    run_id: Int64
+
+
 class _Event(msgspec.Struct, array_like=True):
     version: int
     run_id: Int64
@@ -99,6 +104,7 @@ class _Result(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
+_decode_run = msgspec.msgpack.Decoder(_Run).decode
 _decode_event = msgspec.msgpack.Decoder(_Event).decode
 
 
@@ -142,6 +148,14 @@ def decode_event(data: bytes) -> Event:
         charge_pe=charge_pe,
         auxiliary=auxiliary,
     )
+
+
+def run_of(data: bytes) -> int | None:
+    """The run_id of what may be an event; None if the bytes have none."""
+    try:
+        return _decode_run(data).run_id
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _check_version(data: bytes, expected: int) -> None:

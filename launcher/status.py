@@ -3,7 +3,6 @@
 import json
 import time
 import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from icestream import wire
-from icestream.event import InvalidEvent
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect
 from icestream.streams.publisher import count_run
@@ -95,17 +93,14 @@ class Probe:
             forgotten=run.forgotten,
             reconstructed=run.stored,
             repeated=run.repeated,
-            rejected=self._ours(keys.REJECTED),
-            left_in_stream=self._ours(keys.EVENTS),
+            rejected=run.rejected,
+            left_in_stream=self._left_in_stream(),
         )
 
-    def _ours(self, stream: str) -> int:
+    def _left_in_stream(self) -> int:
         """Entries that are events of this session's run (or of a later pass over its folder)."""
-        count = 0
-        for payload in payloads(self._redis, stream):
-            with suppress(InvalidEvent):
-                count += wire.decode_event(payload).run_id >= self._plan.run_id
-        return count
+        runs = (wire.run_of(payload) for payload in payloads(self._redis, keys.EVENTS))
+        return sum(run_id is not None and run_id >= self._plan.run_id for run_id in runs)
 
     def _angles_deg(self) -> dict[str, float]:
         status = fetch_json(f"{self._plan.display_url}/v1/status") or {}

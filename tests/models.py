@@ -43,6 +43,28 @@ class TritonPythonModel:
         return responses
 """
 
+# The same, but as if it had no memory for long requests, until the file `well` is in its folder.
+SHORT_MODEL = """
+import pathlib
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+class TritonPythonModel:
+    def execute(self, requests):
+        responses = []
+        for request in requests:
+            sensor_id = np.from_dlpack(pb.get_input_tensor_by_name(request, "sensor_id"))
+            if sensor_id.shape[1] > 64 and not pathlib.Path(__file__).with_name("well").exists():
+                responses.append(pb.InferenceResponse(error=pb.TritonError("out of memory", pb.TritonError.INTERNAL)))
+                continue
+            direction = np.zeros((len(sensor_id), 3), np.float32)
+            direction[:, 2] = 1
+            kappa = sensor_id[:, :1].astype(np.float32)
+            responses.append(pb.InferenceResponse([pb.Tensor.from_dlpack("direction", direction), pb.Tensor.from_dlpack("kappa", kappa), pb.Tensor.from_dlpack("radius", direction)]))
+        return responses
+"""
+
 
 FAULTS = ("swapped", "inverted", "elsewhere", "nan")
 
@@ -82,7 +104,7 @@ def _add_wrong_models(repository: Path) -> None:
 
 
 def add_test_models(repository: Path) -> None:
-    """Beside `icemix`: `picky` refuses some events, `other` has another output, and those of FAULTS give wrong answers."""
+    """Beside `icemix`: `picky` refuses some events, `short` long ones, `other` has another output, FAULTS give wrong answers."""
     config = (repository / "icemix" / "config.pbtxt").read_text()
     (repository / "picky" / "1").mkdir(parents=True)
     (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
@@ -91,6 +113,9 @@ def add_test_models(repository: Path) -> None:
     known = KnownAnswer(event(5, charge=1.0), (0.0, 0.0, 1.0), float(event(5).sensor_id[0]))
     self_test = parameter("self_test", known_answers.encode([known]))
     (repository / "picky" / "config.pbtxt").write_text(config + self_test)
+    (repository / "short" / "1").mkdir(parents=True)
+    (repository / "short" / "1" / "model.py").write_text(SHORT_MODEL)
+    (repository / "short" / "config.pbtxt").write_text(config.replace('"picky"', '"short"') + self_test)
     other = config.replace('"picky"', '"other"').replace(
         '{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }'
     )

@@ -49,11 +49,11 @@ class Endpoint:
     def usable(self) -> bool:
         return self.proved is not None and self.responds and self._incarnation == self.client.incarnation
 
-    async def look(self, prove: bool = False) -> None:
-        """See what the server serves; `prove` asks for the known answers even if nothing has changed."""
+    async def look(self, prove: bool = False, length: int = 0) -> None:
+        """See what the server serves; `prove` asks for the known answers, of this length, even if nothing has changed."""
         async with self._looking:
             try:
-                await self._look(prove)
+                await self._look(prove, length)
             except TritonUnavailable as error:
                 self.state, self.reason = "away", str(error)
                 if error.timed_out:
@@ -62,15 +62,18 @@ class Endpoint:
                     self.proved = None
             except ModelMismatch as error:
                 self.state, self.reason, self.proved = "wrong", str(error), None
+            except Exception as error:  # something that is no Triton, or a reply that nobody has thought of
+                reason = f"Triton at {self.client.address} gives a reply that is not understood: {error!r}"
+                self.state, self.reason, self.proved = "wrong", reason, None
 
-    async def _look(self, prove: bool) -> None:
+    async def _look(self, prove: bool, length: int) -> None:
         incarnation = self.client.incarnation
         model = await self.client.describe_model(self.proved.version if self.proved else "")
         changed = model != self.proved or incarnation != self._incarnation
         if changed:
             self.proved = None
         if prove or changed or time.monotonic() - self._proved_s > PROVED_S:
-            await self.client.check_known_answers(model)
+            await self.client.check_known_answers(model, length)
             if incarnation != self.client.incarnation:
                 raise TritonUnavailable("the connection was lost while the model was proved")
             self._incarnation, self._proved_s = incarnation, time.monotonic()
@@ -102,7 +105,7 @@ class CheckedModel:
         self._reported: tuple[dict[str, int], str] | None = None
         self._turn = 0
         self._proving = asyncio.Lock()
-        self._proved_round_s = 0.0
+        self._proved_round = (0.0, 0)  # when it began, and its length
         self._resolving = asyncio.get_running_loop().create_task(self._resolve_forever())
 
     @property
@@ -140,14 +143,15 @@ class CheckedModel:
         answer = await self._ask(endpoint, inputs, model)
         return Inference(inputs=inputs, answer=answer, model=model)
 
-    async def prove(self) -> bool:
-        """Ask every server for the known answers now; whether one gives them."""
+    async def prove(self, length: int = 0) -> bool:
+        """Ask every server now for the known answers, padded to this length at least; whether one gives them."""
         asked_s = time.monotonic()
         async with self._proving:
-            if self._proved_round_s < asked_s:  # else another call has just done it
+            began_s, proved_length = self._proved_round
+            if began_s < asked_s or proved_length < length:  # else another call has just done it
                 began_s = time.monotonic()
-                await asyncio.gather(*(endpoint.look(prove=True) for endpoint in self._endpoints.values()))
-                self._proved_round_s = began_s
+                await asyncio.gather(*(endpoint.look(True, length) for endpoint in self._endpoints.values()))
+                self._proved_round = (began_s, length)
                 self._report()
         return bool(self._usable())
 
@@ -166,7 +170,8 @@ class CheckedModel:
         try:
             answer = await asyncio.shield(task)
         except asyncio.CancelledError:
-            if task.cancelled() and not endpoint.responds:
+            outer = asyncio.current_task()
+            if task.cancelled() and outer and not outer.cancelling():
                 raise TritonUnavailable(f"Triton at {endpoint.client.address} does not respond") from None
             task.cancel()
             raise

@@ -17,6 +17,8 @@ from icestream.tensors import INPUTS, OUTPUTS, RADIUS_50, RADIUS_90, Arrays, pad
 
 # gRPC status codes at which asking again later can help, whatever the request was.
 _UNAVAILABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND", "ABORTED"}
+UNIT_TOLERANCE = 1e-3  # of the length of a direction: half precision stays below it
+MAX_RADIUS_DEG = 180.001  # rounded
 METADATA_TIMEOUT_S = 3.0  # a server that takes longer does not respond
 _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
@@ -91,11 +93,16 @@ class TritonClient:
             config = await self._call(self._stub.ModelConfig, pb.ModelConfigRequest(name=name, version=wanted))
         except grpc.RpcError as error:
             raise _unavailable(error) from None
+        except ValueError:
+            raise ModelMismatch(f"model {name} has no version that is a number: {list(metadata.versions)}") from None
         found = (MessageToDict(message, preserving_proto_field_name=True) for message in (metadata, config.config))
         return describe(name, wanted, *found)
 
-    async def check_known_answers(self, model: ModelDescription) -> None:
+    async def check_known_answers(self, model: ModelDescription, length: int = 0) -> None:
         """Compare the answers to known events with the stored ones.
+
+        Args:
+            length: to which they are padded at least; a server may fail at long requests only.
 
         Raises:
             TritonUnavailable: ask again.
@@ -103,7 +110,8 @@ class TritonClient:
         """
         for known in model.known_answers:
             try:
-                inputs = pad([known.event], padded_length(known.event.n_pulses, model.max_pulses))
+                padded = max(padded_length(known.event.n_pulses, model.max_pulses), min(length, model.max_pulses))
+                inputs = pad([known.event], padded)
                 answer = await self.infer(inputs, model.version)
             except RequestRefused as error:
                 raise ModelMismatch(f"model {model.name} does not answer a known event: {error}") from None
@@ -123,7 +131,7 @@ class TritonClient:
         """
         incarnation = self.incarnation
         try:
-            reply = await self._stub.ModelInfer(_request(self._model, version, inputs), timeout=self._timeout_s)
+            reply = await self._call(self._stub.ModelInfer, _request(self._model, version, inputs), self._timeout_s)
         except grpc.RpcError as error:
             if error.code().name in _UNAVAILABLE:
                 raise _unavailable(error) from None
@@ -136,8 +144,15 @@ class TritonClient:
         self._watching.cancel()
         await self._channel.close()
 
-    async def _call(self, method: Any, request: Any) -> Any:
-        return await method(request, timeout=METADATA_TIMEOUT_S)
+    async def _call(self, method: Any, request: Any, timeout_s: float = METADATA_TIMEOUT_S) -> Any:
+        """A reply; raises RpcError, or TritonUnavailable if the channel was closed meanwhile."""
+        try:
+            return await method(request, timeout=timeout_s)
+        except (grpc.aio.UsageError, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise TritonUnavailable(f"the connection to Triton at {self.address} was closed") from None
 
 
 def _request(model: str, version: str, inputs: Arrays) -> Any:
@@ -162,6 +177,10 @@ def _answer(reply: Any, events: int) -> Answer:
         raise RequestRefused(f"the answer does not fit the request: {error}", final=False) from None
     if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
         raise RequestRefused("the answer has numbers that are not finite", final=False)
+    if (np.abs(np.linalg.norm(direction, axis=1) - 1) > UNIT_TOLERANCE).any():
+        raise RequestRefused("the answer has directions that are no unit vectors", final=False)
+    if (kappa < 0).any() or (radius < 0).any() or (radius > MAX_RADIUS_DEG).any():
+        raise RequestRefused("the answer has a κ below 0, or a radius that is not in 0…180 degrees", final=False)
     return Answer(
         direction=direction,
         kappa=kappa,

@@ -11,11 +11,14 @@ from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    ClusterDownError,
     ConnectionError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 __all__ = [
@@ -61,25 +64,18 @@ def connect_asyncio(url: str, password: str | None = None) -> AsyncRedis:
     return _AsyncClient.from_url(url, retry=retry, **_options(password))
 
 
-AWAY = (
-    "LOADING",
-    "OOM",
-    "READONLY",
-    "MISCONF",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "NOREPLICAS",
-    "NOGROUP",
-    "BUSY",
-)
+# The client has a class for some errors, and takes their code off the message.
+AWAY_CLASSES = (
+    ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError,
+)  # fmt: skip
+AWAY_CODES = ("MISCONF", "NOREPLICAS", "NOGROUP", "BUSY")
 
 
 def is_away(error: Exception) -> bool:
     """Whether an error passes by itself: Redis is away, starting, full, or a replica. Others do not, such as a key of another type."""
     if isinstance(error, AuthenticationError):
         return False
-    return isinstance(error, ConnectionError | TimeoutError) or str(error).startswith(AWAY)
+    return isinstance(error, AWAY_CLASSES) or str(error).startswith(AWAY_CODES)
 
 
 def _options(password: str | None) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class EventQueue:
         self._read = redis.register_script(load("read"))
         self._claim = redis.register_script(load("claim"))
         self._tidy = redis.register_script(load("tidy"))
+        self._lease = redis.register_script(load("lease"))
+        self._join = redis.register_script(load("join"))
         self._waited = False  # for the last entry: the stream was empty
 
     async def check_server(self) -> list[str]:
@@ -93,11 +95,7 @@ class EventQueue:
     async def join(self) -> None:
         """Create the group, from the first entry of the stream, if it does not exist."""
         await adopt_old_names_asyncio(self._redis)
-        try:
-            await self._redis.xgroup_create(keys.EVENTS, keys.BRIDGE_GROUP, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        await self._join(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP])
 
     async def read(self, count: int, at_most_bytes: int = READ_BYTES) -> list[Entry]:
         """New entries: as many as wanted, or until they have so many bytes; waits for the first one for at most BLOCK_MS."""
@@ -201,13 +199,23 @@ class EventQueue:
 
     async def reject(self, rejection: Rejection) -> bool:
         """Move an entry to the dead letters; False if another bridge has dealt with it."""
-        entry = rejection.entry
+        entry, run_id = rejection.entry, wire.run_of(rejection.entry.payload)
         arguments: list[bytes | str | int] = [
             keys.BRIDGE_GROUP, entry.entry_id, wire.FIELD,
             keys.REJECTED_KEPT, keys.REJECTED_KEPT_BYTES, keys.REJECTED_PAYLOAD_BYTES,
-            rejection.reason, rejection.detail[:DETAIL_CHARACTERS], entry.tries,
+            rejection.reason, rejection.detail[:DETAIL_CHARACTERS], entry.tries, "" if run_id is None else run_id,
         ]  # fmt: skip
-        return bool(await self._reject(keys=[keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES], args=arguments))
+        run = [] if run_id is None else [keys.run(run_id)]
+        return bool(await self._reject(keys=[keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES, *run], args=arguments))
+
+    async def take_turn(self, for_s: float) -> bool:
+        """Take the bridges' turn at asking Triton alone, for so many seconds; False while another bridge has it."""
+        holder: bytes = await self._lease(keys=[keys.ALONE], args=[self._consumer, int(for_s * 1000)])
+        return holder.decode() == self._consumer
+
+    async def give_turn(self) -> None:
+        """Let another bridge ask alone."""
+        await self._lease(keys=[keys.ALONE], args=[self._consumer, 0])
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still pending: those must stay claimable."""

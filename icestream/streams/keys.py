@@ -3,6 +3,8 @@
 All have the hash tag `{icestream}`, so that one script may use several of them in a Redis Cluster, too.
 """
 
+import re
+
 # emitter → bridge; an entry is deleted when its result is stored, so its length is the backlog
 EVENTS = "{icestream}:events"
 TRUTH = "{icestream}:truth"  # emitter → recorder; an entry is deleted when it is recorded
@@ -17,6 +19,7 @@ EMITTED = (
     "{icestream}:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
 )
 RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
+ALONE = "{icestream}:alone"  # lease of the bridge that asks Triton alone, to see which event is to blame
 EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS
@@ -24,6 +27,8 @@ RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
 # Reading the consumer's own pending entries beyond this id finds nothing but updates the consumer's idle time. Before
 # Redis 7.2 a read of new entries that finds none does not.
 END = "18446744073709551615-0"
+
+INTEGER = re.compile(rb"-?[0-9]{1,19}")  # run_id, event_id
 
 REMEMBERED_MS = 300_000
 REMEMBERED_MOST = 1_000_000  # events: some 110 MB, five minutes at 3000 events/s

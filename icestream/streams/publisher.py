@@ -18,6 +18,7 @@ from icestream.streams.suitability import check_server
 from icestream.truth import Truth
 
 ALIVE_MS = 5000  # that a sign of life lasts
+ON_DISK_S = 2.0  # after which a write is on the disk of a Redis that writes its append-only file to it every second
 DESCRIBED = ("source", "rate", "seed")
 
 
@@ -26,7 +27,7 @@ class AnotherWriter(Exception):
 
 
 class PositionLost(Exception):
-    """Redis came back without its last writes: read the position again and continue from there."""
+    """Redis came back without its last writes: call `begin_if_lost`, read the position again and continue from there."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,12 @@ class Publisher:
 
     def __init__(self, redis: Redis, run_id: int):
         self._redis, self._run_id = redis, run_id
-        self._publish = redis.register_script(load("publish"))
+        self._publish, self._begin = redis.register_script(load("publish")), redis.register_script(load("begin"))
         self._key = keys.run(run_id)
-        self._writer = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        self._writer = f"{0:012d} {self._name}"
+        self._begun_s = time.monotonic()
+        self._on_disk = False  # the beginning of the run
 
     def check_server(self) -> list[str]:
         """Warnings about the server; raises RedisError or UnsuitableRedis."""
@@ -57,15 +61,23 @@ class Publisher:
     def begin(self, description: Mapping[str, str]) -> None:
         """Become the writer of the run, and write what its events are, for readers of its results. Raises RedisError."""
         adopt_old_names(self._redis, {f"icestream:emitted:{self._run_id}": self._key})
-        mapping: dict[Any, Any] = {**description, "writer": self._writer}
-        self._redis.hset(self._key, mapping=mapping)
-        self._redis.expire(self._key, keys.RUN_KEPT_S)
+        self._become_writer(description, only_if_lost=False)
+
+    def begin_if_lost(self, description: Mapping[str, str]) -> None:
+        """The same, if Redis knows of no writer of the run any more."""
+        self._become_writer(description, only_if_lost=True)
+
+    def _become_writer(self, description: Mapping[str, str], only_if_lost: bool) -> None:
+        words = [word for pair in description.items() for word in pair]
+        arguments: list[str | int] = [self._name, keys.RUN_KEPT_S, int(only_if_lost), *words]
+        if (writer := self._begin(keys=[self._key], args=arguments)) is not None:
+            self._writer, self._begun_s, self._on_disk = writer.decode(), time.monotonic(), False
 
     def position(self) -> tuple[int, Position | None]:
         """How many events of the run are in the stream, and the last of them."""
         values: Any = self._redis.hmget(self._key, "emitted", "run_id", "event_id")
         emitted, run_id, event_id = values
-        return (0, None) if emitted is None else (int(emitted), Position(int(run_id), int(event_id)))
+        return (0, None) if run_id is None else (int(emitted), Position(int(run_id), int(event_id)))
 
     def publish(self, first: int, pairs: Sequence[tuple[Event, Truth | None]], now_ns: int) -> int:
         """Write events; may be called again with the same arguments until it returns.
@@ -83,15 +95,19 @@ class Publisher:
         """
         last = pairs[-1][0]
         arguments: list[bytes | str | int] = [
-            self._writer, first, wire.FIELD, last.run_id, last.event_id, keys.RUN_KEPT_S,
+            self._writer, first, wire.FIELD, last.run_id, last.event_id, keys.RUN_KEPT_S, int(self._on_disk),
         ]  # fmt: skip
+        passes = {event.run_id for event, _ in pairs} - {self._run_id}
         for event, truth in pairs:
             arguments += [wire.encode_event(event, now_ns), b"" if truth is None else wire.TRUTH.encode(truth)]
-        backlog = int(self._publish(keys=[keys.EVENTS, keys.TRUTH, self._key], args=arguments))
+        began_s = time.monotonic()
+        streams = [keys.EVENTS, keys.TRUTH, self._key, *map(keys.run, passes)]
+        backlog = int(self._publish(keys=streams, args=arguments))
         if backlog == -1:
             raise AnotherWriter(f"another emitter writes run {self._run_id} now")
         if backlog == -2:
             raise PositionLost(f"run {self._run_id} ends before event number {first}")
+        self._on_disk = self._on_disk or began_s - self._begun_s > ON_DISK_S
         return backlog
 
     def show_alive(self) -> None:
@@ -118,14 +134,17 @@ class RunCounts:
     forgotten: int  # of those, before all keys were deleted: what became of them is not known
     stored: int  # results, those of runs with larger ids (later passes over a folder) included
     repeated: int  # entries of an event that has a result, the same runs included
+    rejected: int  # the same
 
 
 def count_run(redis: Redis, run_id: int) -> RunCounts:
     """The counts of a run. Raises RedisError."""
     own: Any = redis.hmget(keys.run(run_id), "emitted", "forgotten")
-    done = [0, 0]
+    done = [0, 0, 0]
     for key in redis.scan_iter(f"{keys.EMITTED}:*", count=1000):
-        if int(key.rsplit(b":", 1)[1]) >= run_id:
-            found: Any = redis.hmget(key, "stored", "repeated")
+        number = key.rsplit(b":", 1)[1]
+        if keys.INTEGER.fullmatch(number) and int(number) >= run_id:
+            found: Any = redis.hmget(key, "stored", "repeated", "rejected")
             done = [total + int(value or 0) for total, value in zip(done, found, strict=True)]
-    return RunCounts(emitted=int(own[0] or 0), forgotten=int(own[1] or 0), stored=done[0], repeated=done[1])
+    emitted, forgotten = (int(value or 0) for value in own)
+    return RunCounts(emitted=emitted, forgotten=forgotten, stored=done[0], repeated=done[1], rejected=done[2])

@@ -9,6 +9,7 @@ from typing import Any
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys
+from icestream.streams.keys import INTEGER
 from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
 
@@ -71,7 +72,10 @@ class DeadLetters:
 
     def replay(self, letter_id: str) -> Replayed:
         """Move one back into the stream of events, in one step: repeated calls move it once."""
-        streams = [keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES]
+        found: Any = self._redis.xrange(keys.REJECTED, letter_id, letter_id)
+        run_id = found[0][1].get(b"run", b"") if found else b""
+        run = [keys.run(int(run_id))] if INTEGER.fullmatch(run_id) else []
+        streams = [keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES, *run]
         return Replayed(int(self._replay(keys=streams, args=[letter_id, wire.FIELD])))
 
     def drop(self, letter_id: str) -> bool:

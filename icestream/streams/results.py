@@ -12,7 +12,7 @@ from icestream.event import InvalidEvent
 from icestream.result import Result
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
-from icestream.streams.connection import Redis, ResponseError
+from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
 
@@ -46,6 +46,7 @@ class GroupReader:
     def __init__(self, redis: Redis):
         self._redis = redis
         self._lease = redis.register_script(load("lease"))
+        self._join = redis.register_script(load("join"))
         self._name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
 
     def hold(self) -> None:
@@ -65,12 +66,7 @@ class GroupReader:
     def join(self) -> None:
         """Create the groups, from the first entry of each stream, if they do not exist."""
         adopt_old_names(self._redis)
-        for stream in (keys.DIRECTIONS, keys.TRUTH):
-            try:
-                self._redis.xgroup_create(stream, keys.RECORDER_GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
+        self._join(keys=[keys.DIRECTIONS, keys.TRUTH], args=[keys.RECORDER_GROUP])
 
     def pending(self, stream: str) -> list[tuple[bytes, bytes]]:
         """Entry id and payload of what was delivered and not acknowledged."""

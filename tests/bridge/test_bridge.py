@@ -288,6 +288,35 @@ def test_a_triton_of_two_that_hangs_is_left_out_until_it_responds(
     assert sorted(one.event_id for one in results(redis)) == list(range(400))
 
 
+def test_a_triton_that_fails_at_every_event_of_its_length_makes_those_wait(
+    redis: Any, bridge: Start, triton: TritonProcess
+) -> None:
+    """As when another program takes the memory of its card: no event is to blame."""
+    long = [event(number, pulses=100) for number in range(4)]
+    well = triton.repository / "short" / "1" / "well"
+    try:
+        process = bridge(model="short", max_batch=2)
+        put(redis, *long, *(event(number) for number in range(4, 8)))
+        retries = "icestream_bridge_retries_total"
+        wait_until(lambda: process.metric(retries) > 2 * MAX_FAILURES, "more failures than one event may have", 120)
+        assert redis.xlen(keys.REJECTED) == 0
+        well.touch()
+        wait_until(finished(redis, 8), "all results")
+    finally:
+        well.unlink(missing_ok=True)
+    assert sorted(one.event_id for one in results(redis)) == list(range(8))
+
+
+def test_two_bridges_take_turns_at_asking_alone(redis: Any, bridge: Start) -> None:
+    """An event that takes too long in one bridge is not held against the events that another bridge asks for alone."""
+    put(redis, *(event(number, charge=23.0 if number in (3, 40) else 1.0) for number in range(60)))
+    for _ in range(2):
+        bridge(model="picky", request_timeout_s=2, max_held=32)
+    wait_until(finished(redis, 60), "all are dealt with", 400)
+    assert rejected(redis) == {3: b"no_answer", 40: b"no_answer"}
+    assert sorted(one.event_id for one in results(redis)) == [number for number in range(60) if number not in (3, 40)]
+
+
 def test_pulses_outside_the_readout_are_left_out_and_counted(redis: Any, bridge: Start) -> None:
     clean = event(1, pulses=30)
     times = np.concatenate([clean.time_ns, np.array([1e7, -5e4], np.float32)])

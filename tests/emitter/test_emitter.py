@@ -5,6 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.sources.kaggle import Replay, write_folder
@@ -12,7 +14,7 @@ from icestream.sources.simulation.simulator import Simulation, simulated_events
 from icestream.sources.source import Position
 from icestream.streams import keys
 from icestream.streams.connection import connect
-from icestream.streams.publisher import Publisher, count_run
+from icestream.streams.publisher import ON_DISK_S, AnotherWriter, Publisher, count_run
 from icestream.streams.status import read_status
 from tests.events import event, truth
 from tests.servers import Program, RedisProcess
@@ -28,6 +30,7 @@ def emitted(redis: Any) -> list[tuple[int, int]]:
 
 def test_a_write_whose_reply_was_lost_may_be_sent_again(redis: Any, redis_server: RedisProcess) -> None:
     publisher = Publisher(connect(redis_server.url), run_id=7)
+    publisher.begin({})
     pairs = [(event(number), truth(7, number, 1.0, 1.0)) for number in range(5)]
     for _ in range(3):
         publisher.publish(0, pairs[:3], 1)
@@ -65,15 +68,39 @@ def test_after_a_lost_second_the_run_continues_where_redis_ends(
     assert emitted(redis) == expected[50:]
 
 
+def test_a_lost_first_second_is_emitted_again(redis: Any, redis_server: RedisProcess, program: Start) -> None:
+    emitter = program("emitter", redis_url=redis_server.url, count=200, rate=100, run_id=9, seed=1)
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 10, "some events")
+    redis.flushall()  # Redis is as it was before the emitter began
+    assert emitter.process.wait(60) == 0
+    expected = [(9, event.event_id) for event, _ in islice(simulated_events(nominal_icecube86(), 1, 9), 200)]
+    assert emitted(redis) == expected
+    assert redis.hget(keys.run(9), "source") == b"simulate"
+    assert count_run(redis, 9).forgotten == 0
+
+
+def test_the_latest_writer_stays_it_where_redis_has_lost_that_it_began(redis: Any, redis_server: RedisProcess) -> None:
+    first, second = (Publisher(connect(redis_server.url), run_id=7) for _ in range(2))
+    first.begin({})
+    first.publish(0, [(event(1), None)], 1)
+    before = redis.dump(keys.run(7))
+    second.begin({})
+    redis.restore(keys.run(7), 0, before, replace=True)
+    second.publish(1, [(event(2), None)], 1)
+    with pytest.raises(AnotherWriter):
+        first.publish(2, [(event(3), None)], 1)
+    assert emitted(redis) == [(7, 1), (7, 2)]
+
+
 def test_events_from_before_all_keys_were_deleted_are_forgotten_not_lost(
     redis: Any, redis_server: RedisProcess, program: Start
 ) -> None:
-    emitter = program("emitter", redis_url=redis_server.url, count=400, rate=200, run_id=9, seed=1)
-    wait_until(lambda: redis.xlen(keys.EVENTS) > 50, "some events")
+    emitter = program("emitter", redis_url=redis_server.url, count=1200, rate=200, run_id=9, seed=1)
+    wait_until(lambda: redis.xlen(keys.EVENTS) > 1.5 * ON_DISK_S * 200, "the beginning of the run is on the disk")
     redis.flushall()
     assert emitter.process.wait(60) == 0
     found = count_run(redis, 9)
-    assert (found.emitted, found.emitted - found.forgotten) == (400, len(emitted(redis)))
+    assert (found.emitted, found.emitted - found.forgotten) == (1200, len(emitted(redis)))
     assert found.forgotten > 50
 
 

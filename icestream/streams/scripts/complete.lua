@@ -8,6 +8,14 @@
 -- Returns for each result: 0 the entry was not pending, 1 stored, 2 duplicate.
 redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- no entry; but a script that has begun to write may go on in a full Redis
 local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+local counted_runs = {} -- those that were begun: anybody may write events of any run
+for i = 5, #KEYS do
+    if redis.call('EXISTS', KEYS[i]) == 1 then
+        redis.call('HINCRBY', KEYS[i], 'stored', 0) -- what is refused is refused here, before a result is stored
+        redis.call('EXPIRE', KEYS[i], ARGV[6])
+        counted_runs[i] = true
+    end
+end
 
 local function now_ns() -- 8 bytes, big-endian; a Lua number does not hold ns exactly
     local time = redis.call('TIME')
@@ -55,8 +63,7 @@ end
 local whole, failure = pcall(store_all)
 for name, counts in pairs(counted) do -- of those before a failure, too: they are stored
     for index, count in pairs(counts) do
-        redis.call('HINCRBY', KEYS[index], name, count)
-        redis.call('EXPIRE', KEYS[index], ARGV[6])
+        if counted_runs[index] then redis.call('HINCRBY', KEYS[index], name, count) end
     end
 end
 if not whole then return type(failure) == 'table' and failure or redis.error_reply(tostring(failure)) end

@@ -4,6 +4,7 @@
 -- Returns the holder.
 local holder = redis.call('GET', KEYS[1]) or ARGV[1]
 if holder == ARGV[1] then
-    if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+    redis.call('DEL', KEYS[1]) -- first: a script that has begun to write may go on in a full Redis
+    if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 end
 return holder

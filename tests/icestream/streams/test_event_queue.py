@@ -13,10 +13,11 @@ from redis import ResponseError
 
 from icestream import wire
 from icestream.streams import keys
-from icestream.streams.connection import RedisError, connect, connect_asyncio
+from icestream.streams.connection import RedisError, connect, connect_asyncio, is_away
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue, Outcome, Rejection
 from icestream.streams.publisher import Publisher, RunCounts, count_run
 from icestream.streams.rejected import DeadLetters, Replayed
+from icestream.streams.results import GroupReader
 from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
 from tests.events import event, made_result, put, results
 from tests.servers import RedisProcess
@@ -29,12 +30,16 @@ def with_client(server: RedisProcess, use: Callable[[Any], Awaitable[None]]) -> 
     async def main() -> None:
         client = connect_asyncio(server.url)
         try:
-            await EventQueue(client, "one", 10).join()
+            await queue_of(client).join()
             await use(client)
         finally:
             await client.aclose()
 
     asyncio.run(main())
+
+
+def queue_of(client: Any) -> EventQueue:
+    return EventQueue(client, "one", 10)
 
 
 @pytest.mark.parametrize("refused", [keys.DIRECTIONS, keys.DONE, keys.REJECTED])
@@ -44,7 +49,7 @@ def test_an_entry_stays_pending_until_its_result_or_dead_letter_is_written(
     async def use(client: Any) -> None:
         put(redis, event(1), event(2))
         redis.set(refused, "of another type", ex=600)
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         first, second = await queue.read(10)
         done, gone = [(first.entry_id, made_result(1))], Rejection(entry=second, reason="undecodable", detail="")
         if refused == keys.REJECTED:
@@ -85,17 +90,26 @@ def test_deliveries_are_counted_for_each_entry_however_many_lie_between(redis: A
 
 def test_results_are_counted_by_run(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
-        put(redis, event(1), event(2), event(2), event(1, run_id=8), event(1, run_id=0))
-        queue = EventQueue(client, "one", 10)
-        entries = await queue.read(10)
+        publisher = Publisher(connect(redis_server.url), run_id=7)
+        publisher.begin({})
+        passes = [event(1), event(2), event(1, run_id=8)]  # run 8 is a second pass over the source
+        publisher.publish(0, [(one, None) for one in passes], 1)
+        redis.delete(keys.EVENTS)
+        await queue_of(client).join()
+        put(redis, event(1), event(2), event(2), event(1, run_id=8), event(1, run_id=0), event(3))
+        queue = queue_of(client)
+        *entries, bad = await queue.read(10)
         events = [(1, 7), (2, 7), (2, 7), (1, 8), (1, 0)]
         await queue.complete(
             [(entry.entry_id, made_result(number, run)) for entry, (number, run) in zip(entries, events, strict=True)]
         )
         assert redis.hget(keys.run(7), "stored") == b"2"
         assert 0 < redis.ttl(keys.run(7)) <= keys.RUN_KEPT_S
-        found = count_run(redis, 7)  # a foreign writer's run 0 is not of this session
-        assert found == RunCounts(emitted=0, forgotten=0, stored=3, repeated=1)
+        assert await queue.reject(Rejection(entry=bad, reason="refused_by_model", detail=""))
+        assert redis.keys(keys.run(0)) == []  # nobody has begun it: anybody may write events of any run
+        redis.hset("{icestream}:emitted:x", "stored", 5)
+        found = count_run(redis, 7)
+        assert found == RunCounts(emitted=3, forgotten=0, stored=3, repeated=1, rejected=1)
 
     with_client(redis_server, use)
 
@@ -103,8 +117,8 @@ def test_results_are_counted_by_run(redis: Any, redis_server: RedisProcess) -> N
 def test_a_result_and_the_removal_of_its_entry_are_one_step(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1))
-        [entry] = await EventQueue(client, "one", 10).read(10)
-        assert await EventQueue(client, "one", 10).complete([(entry.entry_id, made_result(1))]) == [Outcome.STORED]
+        [entry] = await queue_of(client).read(10)
+        assert await queue_of(client).complete([(entry.entry_id, made_result(1))]) == [Outcome.STORED]
         assert (redis.xlen(keys.EVENTS), redis.xlen(keys.DIRECTIONS)) == (0, 1)
         assert (await read_status_asyncio(client)).pending == 0
 
@@ -114,8 +128,8 @@ def test_a_result_and_the_removal_of_its_entry_are_one_step(redis: Any, redis_se
 def test_storing_again_adds_nothing(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1))
-        [entry] = await EventQueue(client, "one", 10).read(10)
-        queue = EventQueue(client, "one", 10)
+        [entry] = await queue_of(client).read(10)
+        queue = queue_of(client)
         await queue.complete([(entry.entry_id, made_result(1))])
         assert await queue.complete([(entry.entry_id, made_result(1))]) == [Outcome.WAS_DONE]
         assert len(results(redis)) == 1
@@ -126,9 +140,9 @@ def test_storing_again_adds_nothing(redis: Any, redis_server: RedisProcess) -> N
 def test_an_event_that_was_written_twice_gives_one_result(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1), event(2), event(1), event(1, run_id=8))
-        entries = await EventQueue(client, "one", 10).read(10)
+        entries = await queue_of(client).read(10)
         pairs = [(entries[0], 1, 7), (entries[1], 2, 7), (entries[2], 1, 7), (entries[3], 1, 8)]
-        stored = await EventQueue(client, "one", 10).complete(
+        stored = await queue_of(client).complete(
             [(entry.entry_id, made_result(number, run)) for entry, number, run in pairs]
         )
         assert stored == [Outcome.STORED, Outcome.STORED, Outcome.DUPLICATE, Outcome.STORED]
@@ -145,7 +159,7 @@ def at(redis: Any, number: int, second: int) -> None:
 
 def test_two_entries_of_an_event_are_one_whenever_they_are_finished(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         for number, second in ((1, 0), (1, 1), (2, 1), (3, 700), (1, 701)):
             at(redis, number, second)
         first, again, second, third, later = await queue.read(10)
@@ -166,7 +180,7 @@ def test_two_entries_of_an_event_are_one_whenever_they_are_finished(redis: Any, 
 def test_a_result_bears_the_time_at_which_redis_stored_it(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1))
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         [entry] = await queue.read(10)
         before_us = int(redis.time()[0]) * 10**6 + redis.time()[1]
         await queue.complete([(entry.entry_id, made_result(1, stored_ns=10**18))])
@@ -182,7 +196,7 @@ def test_what_is_read_at_once_is_limited_in_bytes(redis: Any, redis_server: Redi
     async def use(client: Any) -> None:
         put(redis, *(event(number, pulses=1000) for number in range(20)))
         redis.xadd(keys.EVENTS, {"e": b"x" * (MAX_PAYLOAD_BYTES + 5)})
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         assert [len(await queue.read(100, at_most_bytes=40_000)) for _ in range(5)] == [4] * 5
         [huge] = await queue.read(100)
         assert (len(huge.payload), huge.size) == (MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 5)
@@ -237,7 +251,7 @@ def test_a_rejection_that_fails_leaves_the_entry_and_no_dead_letter(
 ) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1), event(2))
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         first, entry = await queue.read(10)
         await queue.reject(Rejection(entry=first, reason="empty", detail=""))
         redis.rename(key, "kept")
@@ -300,7 +314,7 @@ def test_a_living_bridge_keeps_what_it_renews(redis: Any, redis_server: RedisPro
 def test_a_bridge_does_not_claim_what_it_holds(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1), event(2))
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         first, second = await queue.read(10)
         let_pass(redis, "one", 10_000)
         [again] = await claim_all(queue, held=[first.entry_id])
@@ -312,8 +326,8 @@ def test_a_bridge_does_not_claim_what_it_holds(redis: Any, redis_server: RedisPr
 def test_a_rejected_entry_is_kept_with_its_reason_and_bytes(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         redis.xadd(keys.EVENTS, {"e": b"\x01bad"})
-        [entry] = await EventQueue(client, "one", 10).read(10)
-        queue = EventQueue(client, "one", 10)
+        [entry] = await queue_of(client).read(10)
+        queue = queue_of(client)
         rejection = Rejection(entry=replace(entry, tries=3), reason="undecodable", detail="why")
         assert await queue.reject(rejection)
         assert not await queue.reject(rejection)
@@ -326,6 +340,7 @@ def test_a_rejected_entry_is_kept_with_its_reason_and_bytes(redis: Any, redis_se
             b"detail": b"why",
             b"tries": b"3",
             b"entry": entry.entry_id,
+            b"run": b"",
         }
         assert redis.xlen(keys.EVENTS) == 0
 
@@ -335,7 +350,7 @@ def test_a_rejected_entry_is_kept_with_its_reason_and_bytes(redis: Any, redis_se
 def test_dead_letters_are_limited_in_bytes(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         payload = b"x" * (2 * keys.REJECTED_PAYLOAD_BYTES)
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         fit = keys.REJECTED_KEPT_BYTES // keys.REJECTED_PAYLOAD_BYTES
         for _ in range(fit + 20):
             redis.xadd(keys.EVENTS, {"e": payload})
@@ -353,8 +368,9 @@ def test_dead_letters_are_limited_in_bytes(redis: Any, redis_server: RedisProces
 
 def test_a_dead_letter_is_replayed_once(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
+        Publisher(connect(redis_server.url), run_id=7).begin({})
         put(redis, event(1), event(2))
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         for entry in await queue.read(10):
             await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail="why"))
         letters = DeadLetters(redis)
@@ -365,6 +381,36 @@ def test_a_dead_letter_is_replayed_once(redis: Any, redis_server: RedisProcess) 
         assert int(redis.get(keys.REJECTED_BYTES)) == 0
         [entry] = await queue.read(10)
         assert wire.decode_event(entry.payload).event_id == 1
+        assert count_run(redis, 7).rejected == 1
+
+    with_client(redis_server, use)
+
+
+def test_a_dead_letter_whose_payload_was_cut_is_counted(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        Publisher(connect(redis_server.url), run_id=7).begin({})
+        put(redis, event(1, pulses=20_000))
+        queue = queue_of(client)
+        [entry] = await queue.read(10)
+        assert await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail=""))
+        assert count_run(redis, 7).rejected == 1
+
+    with_client(redis_server, use)
+
+
+def test_bridges_take_turns(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        one, other = queue_of(client), EventQueue(client, "other", 10)
+        assert await one.take_turn(10)
+        assert not await other.take_turn(10)
+        assert await one.take_turn(10)
+        await other.give_turn()  # it is not its own
+        assert not await other.take_turn(10)
+        await one.give_turn()
+        assert await other.take_turn(0.05)
+        while redis.exists(keys.ALONE):
+            await asyncio.sleep(0.01)
+        assert await one.take_turn(10)
 
     with_client(redis_server, use)
 
@@ -374,7 +420,7 @@ def test_streams_with_old_names_are_taken_over(redis: Any, redis_server: RedisPr
         redis.delete(keys.EVENTS)
         redis.xadd("icestream:events", {wire.FIELD: wire.encode_event(event(1), 1)})
         redis.xgroup_create("icestream:events", keys.BRIDGE_GROUP, id="0")
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         await queue.join()
         [entry] = await queue.read(10)
         assert wire.decode_event(entry.payload).event_id == 1
@@ -386,11 +432,11 @@ def test_streams_with_old_names_are_taken_over(redis: Any, redis_server: RedisPr
 def test_a_bridge_that_leaves_with_nothing_in_hand_leaves_no_name(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         put(redis, event(1))
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         [entry] = await queue.read(10)
         await queue.leave()
         assert [one["name"] for one in redis.xinfo_consumers(keys.EVENTS, keys.BRIDGE_GROUP)] == [b"one"]
-        await EventQueue(client, "one", 10).complete([(entry.entry_id, made_result(1))])
+        await queue_of(client).complete([(entry.entry_id, made_result(1))])
         await queue.leave()
         assert redis.xinfo_consumers(keys.EVENTS, keys.BRIDGE_GROUP) == []
 
@@ -409,7 +455,7 @@ def test_the_status_of_the_streams_is_read_whoever_is_away(redis: Any, redis_ser
             backlog=0, pending=0, oldest_pending_s=0, oldest_unheld_s=0, last_event_s=None, unrecorded=0, oldest_unrecorded_s=0,
             emitted_total=0, stored_total=0, rejected_total=0, rejected=0, emitters=0, bridges=0, recorders=0,
         )  # fmt: skip
-        queue = EventQueue(client, "one", 10)
+        queue = queue_of(client)
         await queue.join()
         for number in (1, 2):
             old(keys.EVENTS, wire.encode_event(event(number), 1), 100 - number)
@@ -453,11 +499,18 @@ def test_a_full_redis_takes_no_events_but_still_gives_out_results(redis: Any, re
         put(redis, *(event(number) for number in range(5)))
         redis.config_set("maxmemory", 1)
         try:
-            with pytest.raises(RedisError, match="used memory"):
+            with pytest.raises(RedisError, match="used memory") as refused:
                 Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(9), None)], 1)
-            entries = await EventQueue(client, "one", 10).read(10)
+            assert is_away(refused.value)
+            reader = GroupReader(connect(redis_server.url))  # a recorder begins
+            reader.hold()
+            reader.join()
+            redis.xgroup_destroy(keys.EVENTS, keys.BRIDGE_GROUP)
+            await queue_of(client).join()  # a bridge begins
+            assert await queue_of(client).take_turn(1)
+            entries = await queue_of(client).read(10)
             pairs = [(entry.entry_id, made_result(number)) for number, entry in enumerate(entries)]
-            assert await EventQueue(client, "one", 10).complete(pairs) == [Outcome.STORED] * 5
+            assert await queue_of(client).complete(pairs) == [Outcome.STORED] * 5
         finally:
             redis.config_set("maxmemory", 0)
         assert [result.event_id for result in results(redis)] == [0, 1, 2, 3, 4]

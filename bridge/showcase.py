@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from icestream.result import Result
-
-MAX_BYTES = 128 * 1024  # of an event that is kept; some 10 000 pulses
+from icestream.streams.keys import SHOWN_BYTES
 
 
 class Showcase:
@@ -28,7 +27,7 @@ class Showcase:
         second = int(self._clock())
         if second != self._second:
             self._second, self._best = second, 0.0
-        small = [index for index, payload in enumerate(payloads) if len(payload) <= MAX_BYTES]
+        small = [index for index, payload in enumerate(payloads) if len(payload) <= SHOWN_BYTES]
         best = max(small, key=lambda index: results[index].kappa, default=None)
         if best is None or results[best].kappa <= self._best:
             return {}

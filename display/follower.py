@@ -1,11 +1,12 @@
 """Follows the stream in Redis and caches the latest results, their truths, and the events kept with their pulses."""
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ class CachedResult:
     azimuth: float  # rad
     zenith: float
     truth: Truth | None
+    read_s: float  # by the follower's clock
 
     @property
     def id(self) -> str:
@@ -77,13 +79,17 @@ class FollowedStatus:
 
 
 class StreamFollower:
-    """Follows the stream from a thread. All other methods may be called from any thread."""
+    """Follows the stream from a thread. All other methods may be called from any thread.
 
-    def __init__(self, redis: Redis, metrics: DisplayMetrics, clock: Callable[[], float] = time.time):
+    Args:
+        clock: seconds, monotonic: the time of day may be set back.
+    """
+
+    def __init__(self, redis: Redis, metrics: DisplayMetrics, clock: Callable[[], float] = time.monotonic):
         self._redis, self._metrics, self._clock = redis, metrics, clock
         self._directions = Tail(redis, keys.DIRECTIONS, READ_AT_ONCE)
         self._truth_tail = Tail(redis, keys.TRUTH, READ_AT_ONCE)
-        self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE)
+        self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE, keys.SHOWN_BYTES)
         self._unmatched: list[dict[bytes, bytes]] = []  # results that were read, whose truths are still to be read
         self._lock = threading.Lock()
         self._results: deque[CachedResult] = deque(maxlen=KEPT_RESULTS)
@@ -101,7 +107,7 @@ class StreamFollower:
 
     def follow(self, stop: threading.Event) -> None:
         """Read until stopped, whatever Redis does."""
-        status_read = 0.0
+        status_read = -math.inf
         while not stop.is_set():
             try:
                 self._unmatched += self._directions.read(BLOCK_MS)
@@ -206,10 +212,12 @@ class StreamFollower:
         if not results:
             return
         azimuths, zeniths = to_angles([result.direction for result in results])
+        read_s = self._clock()
         with self._lock:
             for result, azimuth, zenith in zip(results, azimuths.tolist(), zeniths.tolist(), strict=True):
                 key = (result.run_id, result.event_id)
-                cached = CachedResult(result=result, azimuth=azimuth, zenith=zenith, truth=self._truths.pop(key, None))
+                truth = self._truths.pop(key, None)
+                cached = CachedResult(result=result, azimuth=azimuth, zenith=zenith, truth=truth, read_s=read_s)
                 if len(self._results) == KEPT_RESULTS:
                     oldest = self._results[0].result
                     self._by_event.pop((oldest.run_id, oldest.event_id), None)
@@ -227,7 +235,7 @@ class StreamFollower:
             if now > then
             else (None, 0.0)
         )
-        recent = self.select(now - SPAN_S, 0.0, KEPT_RESULTS)
+        recent = self._recent(now)
         latency = [cached.result.latency_s for cached in recent]
         known = [cached for cached in recent[:500] if cached.truth is not None]
         return FollowedStatus(
@@ -245,6 +253,14 @@ class StreamFollower:
             source=self._source_of(recent[0].result.run_id) if recent else None,
             model=f"{recent[0].result.model} version {recent[0].result.model_version}" if recent else None,
         )
+
+    def _recent(self, now_s: float) -> list[CachedResult]:
+        """Results that were read, and stored, in the last SPAN_S, the latest first."""
+        with self._lock:
+            results = list(self._results)
+        late = list(takewhile(lambda cached: cached.read_s > now_s - SPAN_S, reversed(results)))
+        newest_ns = max((cached.result.stored_ns for cached in late), default=0)
+        return [cached for cached in late if cached.result.stored_ns > newest_ns - SPAN_S * 1e9]
 
     def _list_rejected(self, stream: StreamStatus) -> None:
         if self._rejected != (stream.rejected_total, stream.rejected):

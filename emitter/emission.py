@@ -98,6 +98,12 @@ class Emission:
         self._log.info("emitting", run_id=run_id, already_emitted=emitted, limit=limit)
         remaining = None if limit is None else max(limit - emitted, 0)
         events = Prefetcher(islice(source.events(run_id, position), remaining))
+        try:
+            self._emit(events, run_id, emitted, max_backlog)
+        finally:
+            events.close()
+
+    def _emit(self, events: Prefetcher, run_id: int, emitted: int, max_backlog: Backlog) -> None:
         self._wait_for(events)  # before the schedule begins
         room = _Room(max_backlog, lambda: self._retry(self._publisher.backlog))
         self._pacing.start()

@@ -27,7 +27,7 @@ class Collector:
     """The reader of DIRECTIONS and TRUTH.
 
     Every method may raise RedisError. Then `prepare` has to be called again: a delivery whose reply was lost is pending, and
-    only `prepare` reads pending entries. `prepare` and `read` raise AnotherReader while another recorder reads.
+    only `prepare` reads pending entries. All raise AnotherReader while another recorder reads.
     """
 
     def __init__(self, reader: GroupReader, spool: Spool, metrics: RecorderMetrics):
@@ -36,6 +36,7 @@ class Collector:
             bytes, Result | None
         ] = {}  # entries of the open window; None where there is nothing to record
         self._open: set[EventKey] = set()  # events of the open window
+        self._missing: set[EventKey] = set()  # those whose truths are still to be read
         self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry id, truth
         self._written: list[bytes] = []  # entries that are on disk and not yet acknowledged
         self._settled: list[bytes] = []  # truth entries to acknowledge with them
@@ -45,9 +46,9 @@ class Collector:
         """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
         self._reader.hold()
         self._reader.join()
-        for entry_id, data in self._reader.pending(keys.DIRECTIONS):
+        for entry_id, data in self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE):
             self._add_result(entry_id, data)
-        for entry_id, data in self._reader.pending(keys.TRUTH):
+        for entry_id, data in self._reader.pending(keys.TRUTH, READ_AT_ONCE):
             self._add_truth(entry_id, data)
         self._acknowledge()
 
@@ -59,11 +60,26 @@ class Collector:
             self._reader.show_alive()
         for entry_id, data in entries:
             self._add_result(entry_id, data)
-        while truths := self._reader.new(keys.TRUTH, READ_AT_ONCE):
-            for entry_id, data in truths:
-                self._add_truth(entry_id, data)
+        self._read_truths()
         self._metrics.unmatched(len(self._truths))
         return len(entries)
+
+    def _read_truths(self) -> None:
+        """Read truths until those of the open window are there, and as many as may wait.
+
+        Truths are in the order of their events, so that those of a backlog of results wait in the stream.
+        """
+        while self._missing or len(self._truths) < KEPT_TRUTHS:
+            if not (truths := self._reader.new(keys.TRUTH, READ_AT_ONCE)):
+                self._missing.clear()  # a truth is written before its event: these have none
+                return
+            for entry_id, data in truths:
+                self._add_truth(entry_id, data)
+            while len(self._truths) > KEPT_TRUTHS:
+                oldest = next((event for event in self._truths if event not in self._open), None)
+                if oldest is None:
+                    break
+                self._settled.append(self._truths.pop(oldest)[0])
 
     @property
     def full(self) -> bool:
@@ -71,19 +87,19 @@ class Collector:
         return len(self._results) >= WINDOW_ROWS
 
     def close_window(self) -> None:
-        """Put the open window into the spool and acknowledge its entries."""
+        """Put the open window into the spool and acknowledge its entries; raises AnotherReader if another recorder has them now."""
         self._acknowledge()  # what an earlier call has written and failed to acknowledge
         if not self._results:
             return
         results = [result for result in self._results.values() if result is not None]
         if results:
-            found = [self._truths.pop((result.run_id, result.event_id), None) for result in results]
+            found = [self._truths.get((result.run_id, result.event_id)) for result in results]
             rows = table(results, [pair[1] if pair else None for pair in found])
-            self._spool.write(rows)
+            self._spool.write(rows, confirm=self._reader.hold)
             self._metrics.spooled(rows)
+            for result in results:
+                self._truths.pop((result.run_id, result.event_id), None)
             self._settled += [pair[0] for pair in found if pair]
-        while len(self._truths) > KEPT_TRUTHS:
-            self._settled.append(self._truths.pop(next(iter(self._truths)))[0])
         self._written += self._results
         self._results.clear()
         self._open.clear()
@@ -120,6 +136,8 @@ class Collector:
             self._metrics.repeated()
             return
         self._open.add(event)
+        if event not in self._truths:
+            self._missing.add(event)
         self._results[entry_id] = result
 
     def _add_truth(self, entry_id: bytes, data: bytes) -> None:
@@ -132,6 +150,7 @@ class Collector:
         if self._spool.has((truth.run_id, truth.event_id)):
             self._settled.append(entry_id)
             return
+        self._missing.discard((truth.run_id, truth.event_id))
         earlier = self._truths.pop((truth.run_id, truth.event_id), None)
         if earlier and earlier[0] != entry_id:
             self._settled.append(earlier[0])

@@ -15,8 +15,10 @@ import io
 import json
 import math
 import os
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from icestream.results.table import SCHEMA
 
 KEPT_EVENTS = 200_000  # that are recognised when they are delivered again: the last minute at 3000 events/s
 SINCE = b"since_ns"  # metadata of a window: Unix time at which it begins
+
+RUN, WINDOW = re.compile("[0-9]+"), re.compile(r"window-[0-9]+\.parquet")
 
 EventKey = tuple[int, int]  # run_id, event_id
 
@@ -66,40 +70,47 @@ class RecorderRun:
 
     def windows(self) -> list[Window]:
         """Those that are not in a part yet, in the order of their numbers."""
-        found = [Window(path) for path in self.folder.glob("window-*.parquet")]
+        found = [Window(path) for path in self.folder.iterdir() if WINDOW.fullmatch(path.name)]
         return sorted((window for window in found if window.number > self.uploaded), key=lambda window: window.number)
 
     @property
     def mlflow_run(self) -> str | None:
         """Its run, once it has one."""
-        return self._state().get("mlflow_run_id")
+        run_id = self._state().get("mlflow_run_id")
+        return run_id if isinstance(run_id, str) else None
 
     @mlflow_run.setter
-    def mlflow_run(self, run_id: str) -> None:
+    def mlflow_run(self, run_id: str | None) -> None:
         self._write_state(mlflow_run_id=run_id)
 
     @property
     def uploaded(self) -> int:
         """The last window that is in a part in MLflow."""
-        return int(self._state().get("uploaded", 0))
+        number = self._state().get("uploaded")
+        return number if isinstance(number, int) else 0
 
     @uploaded.setter
     def uploaded(self, number: int) -> None:
         self._write_state(uploaded=number)
 
     def _state(self) -> dict[str, Any]:
-        path = self.folder / "run.json"
-        state: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return state
+        """Nothing where the file is damaged: its run is found by a tag then, and its windows by their files."""
+        try:
+            state = json.loads((self.folder / "run.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
 
     def _write_state(self, **changes: Any) -> None:
         _write(self.folder / "run.json", json.dumps({**self._state(), **changes}).encode())
 
     def remove(self) -> None:
-        """Remove the folder once all of it is in MLflow."""
-        for path in [*self.folder.glob("window-*.parquet"), self.folder / "run.json"]:
-            path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        """Remove the folder once all of it is in MLflow; files that are not the recorder's stay."""
+        for path in self.folder.iterdir():
+            if WINDOW.fullmatch(path.name) or path.name == "run.json":
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 class Spool:
@@ -140,7 +151,8 @@ class Spool:
 
     def runs(self) -> list[RecorderRun]:
         """All that are on disk, in the order of their beginning."""
-        return [RecorderRun(path) for path in sorted(self._folder.iterdir()) if path.name.isdigit()]
+        found = (path for path in self._folder.iterdir() if RUN.fullmatch(path.name) and path.is_dir())
+        return [RecorderRun(path) for path in sorted(found)]
 
     def was_closed(self, run: RecorderRun) -> bool:
         """Whether a run that is no longer the current one ended because its time was over, not by a crash."""
@@ -150,13 +162,18 @@ class Spool:
         """Whether an event was recorded, as far as it is remembered."""
         return event in self._recent
 
-    def write(self, rows: pa.Table) -> None:
-        """Write a window durably (fsync) before its entries are acknowledged."""
+    def write(self, rows: pa.Table, confirm: Callable[[], None] = lambda: None) -> None:
+        """Write a window durably (fsync) before its entries are acknowledged.
+
+        Args:
+            confirm: called when all of it is on disk and it does not count yet; it never does if this raises.
+        """
         if time.time_ns() - int(self.current.name) > self._run_ns:
             self._begin_run()
         sink = pa.BufferOutputStream()
         pq.write_table(rows.replace_schema_metadata({SINCE: str(self._since_ns)}), sink, compression="zstd")
-        _write(self.current.folder / f"window-{self._number + 1:08d}.parquet", sink.getvalue().to_pybytes())
+        path = self.current.folder / f"window-{self._number + 1:08d}.parquet"
+        _write(path, sink.getvalue().to_pybytes(), confirm)
         self._number += 1
         self._since_ns = pc.max(rows["stored_ns"]).as_py()
         self._remember(_events(rows))
@@ -168,9 +185,7 @@ class Spool:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError):
-            (self._folder / "damaged").mkdir(exist_ok=True)
-            window.path.rename(self._folder / "damaged" / f"{window.path.parent.name}-{window.path.name}")
-            self.damaged += 1
+            self._set_aside(window.path, f"{window.path.parent.name}-{window.path.name}")
             return None
         columns = [
             rows[one.name] if one.name in rows.schema.names else pa.nulls(rows.num_rows, one.type) for one in SCHEMA
@@ -200,7 +215,19 @@ class Spool:
 
     def _kept_events(self) -> list[EventKey]:
         path = self._folder / "recent.npy"
-        return list(map(tuple, np.load(path).tolist())) if path.exists() else []
+        try:
+            return list(map(tuple, np.load(path).reshape(-1, 2).tolist()))
+        except FileNotFoundError:
+            return []
+        except (ValueError, EOFError, OSError):
+            self._set_aside(path, f"{time.time_ns()}-{path.name}")
+            return []
+
+    def _set_aside(self, path: Path, name: str) -> None:
+        """Keep a damaged file under another name."""
+        (self._folder / "damaged").mkdir(exist_ok=True)
+        path.rename(self._folder / "damaged" / name)
+        self.damaged += 1
 
     def _remember(self, events: Iterable[EventKey]) -> None:
         for event in events:
@@ -213,13 +240,14 @@ def _events(rows: pa.Table) -> Iterable[EventKey]:
     return zip(rows["run_id"].to_pylist(), rows["event_id"].to_pylist(), strict=True)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file: afterwards it is complete on disk, or as it was."""
+def _write(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:
+    """Replace a file: afterwards it is complete on disk, or as it was, as after an exception of `confirm`."""
     part = path.with_name(path.name + ".part")
     with open(part, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    confirm()
     part.rename(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelInput, Metric, Param, Run
+from mlflow.entities import LifecycleStage, LoggedModelInput, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from icestream import __version__
 from icestream.results.mlflow_names import EXPERIMENT_TAGS, PREDICTIONS
@@ -66,7 +67,11 @@ class Uploader:
         """Upload what waits; `closing` uploads all of it and ends the current run."""
         try:
             for recorder_run in self._spool.runs():
-                self._upload_run(recorder_run, closing)
+                try:
+                    self._upload_run(recorder_run, closing)
+                except MlflowException:
+                    self._forget_deleted(recorder_run)
+                    raise
             if not closing:
                 self._retention.apply()
         finally:  # while MLflow is away, too: that is when the spool grows
@@ -109,11 +114,15 @@ class Uploader:
         """The MLflow run of a recorder run, created when there is something to log."""
         if (run_id := recorder_run.mlflow_run) is None:
             experiment = self._client.get_experiment_by_name(self._settings.experiment)
-            experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self._client.create_experiment(self._settings.experiment, tags=EXPERIMENT_TAGS)
-            )
+            if experiment is None:
+                experiment_id = self._client.create_experiment(self._settings.experiment, tags=EXPERIMENT_TAGS)
+            else:
+                experiment_id = experiment.experiment_id
+                if experiment.lifecycle_stage == LifecycleStage.DELETED:  # its name is still taken
+                    self._log.warning(
+                        "somebody has deleted the MLflow experiment: it is restored", experiment=experiment.name
+                    )
+                    self._client.restore_experiment(experiment_id)
             made = self._client.search_runs([experiment_id], f"tags.`icestream.start` = '{recorder_run.name}'")
             run = made[0] if made else self._create_run(experiment_id, recorder_run)
             run_id = str(run.info.run_id)
@@ -121,6 +130,20 @@ class Uploader:
                 self._log_parameters(run_id, rows)
             recorder_run.mlflow_run = run_id
         return run_id
+
+    def _forget_deleted(self, recorder_run: RecorderRun) -> None:
+        """If somebody has deleted the MLflow run, let another be created with what is still in the spool."""
+        if (run_id := recorder_run.mlflow_run) is None:
+            return
+        try:
+            deleted = self._client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED
+        except MlflowException as error:
+            deleted = error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+        if deleted:
+            self._log.warning(
+                "somebody has deleted the MLflow run: another takes the results to come", mlflow_run=run_id
+            )
+            recorder_run.mlflow_run, self._of = None, ""
 
     def _create_run(self, experiment_id: str, recorder_run: RecorderRun) -> Run:
         began = datetime.fromtimestamp(int(recorder_run.name) / 1e9, UTC)

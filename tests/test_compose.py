@@ -198,6 +198,20 @@ def test_files_that_are_mounted_are_there() -> None:
                 assert source in COMPOSE["volumes"], source
 
 
+@pytest.mark.parametrize("zeros", [0, 1, 4096, 100_001])
+def test_zeros_at_the_end_of_the_append_only_file_are_cut_in_containers_too(tmp_path: Path, zeros: int) -> None:
+    file = tmp_path / "appendonlydir" / "a.1.incr.aof"
+    file.parent.mkdir()
+    written = b"*1\r\n$4\r\n\0\0\0\0\r\n"
+    file.write_bytes(written + bytes(zeros))
+    started = ["sh", ROOT / "bin" / "start-redis", tmp_path, "echo", "started"]
+    said = subprocess.run(started, check=True, capture_output=True, text=True).stdout
+    assert said.endswith("started\n")
+    assert file.read_bytes() == written
+    copies = [path.read_bytes() for path in file.parent.iterdir() if path != file]
+    assert copies == ([written + bytes(zeros)] if zeros else [])
+
+
 def test_passwords_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
     script = (ROOT / "bin" / "prepare").read_text()
     for folder in ("redis-auth", "grafana-auth", "redis-data", "mlflow-data"):

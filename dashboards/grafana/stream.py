@@ -9,7 +9,7 @@ STAGE = "icestream_bridge_stage_duration_seconds"
 
 
 def _alive(process: str) -> str:
-    return f"(time() - max(icestream_{process}_heartbeat_timestamp_seconds)) < bool 30 or vector(0)"
+    return f"min(abs(time() - icestream_{process}_heartbeat_timestamp_seconds)) < bool 30 or vector(0)"
 
 
 def _mean(histogram: str, labels: str = "") -> str:

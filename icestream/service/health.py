@@ -25,7 +25,7 @@ def main() -> None:
     beat = re.search(
         r"^icestream_\w+_heartbeat_timestamp_seconds (\S+)$", _get(f"http://127.0.0.1:{port}/metrics"), re.M
     )
-    age_s = time.time() - float(beat[1]) if beat else float("inf")
+    age_s = abs(time.time() - float(beat[1])) if beat else float("inf")  # of the future: the clock was set back
     if age_s > FRESH_S:
         sys.exit(f"the main loop has made no progress for {age_s:.0f} s")
     for url in urls:

@@ -117,7 +117,7 @@ class EventQueue:
     async def _read_present(self, count: int, at_most_bytes: int) -> list[Entry]:
         found: list[Any] = await self._read(
             keys=[keys.EVENTS],
-            args=[keys.BRIDGE_GROUP, self._consumer, count, at_most_bytes, wire.FIELD, MAX_PAYLOAD_BYTES],
+            args=[keys.BRIDGE_GROUP, self._consumer, count, at_most_bytes, wire.FIELD, MAX_PAYLOAD_BYTES, ">"],
         )
         return [_entry(entry_id, payload, size) for entry_id, payload, size in found]
 

@@ -38,6 +38,7 @@ REJECTED_PAYLOAD_BYTES = 64 * 2**10  # of one payload; the rest of a larger one 
 # Results, and truths, that stay where no recorder has ever read: some 230 MB, five minutes at 3000 events/s.
 UNASKED_KEPT = 1_000_000
 SHOWN_KEPT = 500  # entries, some minutes
+SHOWN_BYTES = 128 * 2**10  # of the payload of one: some 10 000 pulses
 RUN_KEPT_S = 604_800  # that the hash of a run outlives its last write
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys
-from icestream.streams.keys import INTEGER
 from icestream.streams.connection import Redis
+from icestream.streams.keys import INTEGER
 from icestream.streams.scripts import load
 
 PAGE = 100  # entries read at once

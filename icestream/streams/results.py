@@ -16,21 +16,42 @@ from icestream.streams.connection import Redis
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
 
+RECORD_BYTES = 16 * 2**10  # more than a result or a truth has; of a larger payload only the beginning is read
+READ_BYTES = 8 * 2**20  # read at once
+
 
 class Tail:
-    """Reads a stream from its first entry on, as anybody may, without a consumer group."""
+    """Reads a stream from its first entry on, as anybody may, without a consumer group.
 
-    def __init__(self, redis: Redis, stream: str, read_at_once: int):
-        self._redis, self._stream, self._read_at_once = redis, stream, read_at_once
-        self._read_to: bytes = b"0"
+    Args:
+        read_at_once: most entries.
+        value_bytes: of a larger value only the beginning is read.
+    """
+
+    def __init__(self, redis: Redis, stream: str, read_at_once: int, value_bytes: int = RECORD_BYTES):
+        self._redis, self._stream, self._read_at_once, self._value_bytes = redis, stream, read_at_once, value_bytes
+        self._read_to: bytes = b"0-0"
+        self._tail = redis.register_script(load("tail"))
 
     def read(self, block_ms: int | None = None) -> list[dict[bytes, bytes]]:
         """Fields of new entries; waits for the first one for at most `block_ms` (None: not at all). Raises RedisError."""
-        reply: Any = self._redis.xread({self._stream: self._read_to}, count=self._read_at_once, block=block_ms)
-        entries = [entry for _, found in reply or [] for entry in found]
+        entries = self._present()
+        # What a blocking read returns is whole, however large: it only shows that there is an entry.
+        if (
+            not entries
+            and block_ms is not None
+            and self._redis.xread({self._stream: self._read_to}, count=1, block=block_ms)
+        ):
+            entries = self._present()
         if entries:
             self._read_to = entries[-1][0]
-        return [fields for _, fields in entries]
+        return [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
+
+    def _present(self) -> list[tuple[bytes, list[bytes]]]:
+        found: Any = self._tail(
+            keys=[self._stream], args=[self._read_to, self._read_at_once, READ_BYTES, self._value_bytes]
+        )
+        return list(found)
 
 
 class AnotherReader(Exception):
@@ -46,7 +67,7 @@ class GroupReader:
     def __init__(self, redis: Redis):
         self._redis = redis
         self._lease = redis.register_script(load("lease"))
-        self._join = redis.register_script(load("join"))
+        self._join, self._read_script = redis.register_script(load("join")), redis.register_script(load("read"))
         self._name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
 
     def hold(self) -> None:
@@ -68,17 +89,21 @@ class GroupReader:
         adopt_old_names(self._redis)
         self._join(keys=[keys.DIRECTIONS, keys.TRUTH], args=[keys.RECORDER_GROUP])
 
-    def pending(self, stream: str) -> list[tuple[bytes, bytes]]:
-        """Entry id and payload of what was delivered and not acknowledged."""
-        return self._read(stream, "0")
+    def pending(self, stream: str, count: int) -> Iterator[tuple[bytes, bytes]]:
+        """Entry id and payload of what was delivered and not acknowledged, `count` of them read at once."""
+        after = b"0"
+        while found := self._read_present(stream, count, after):
+            yield from found
+            after = found[-1][0]
 
     def new(self, stream: str, count: int, block_ms: int | None = None) -> list[tuple[bytes, bytes]]:
         """Entry id and payload of up to `count` new entries; waits for the first for at most `block_ms` (None: not at all)."""
-        return self._read(stream, ">", count, block_ms)
+        found = self._read_present(stream, count, b">")
+        return found if found or block_ms is None else self._read(stream, ">", block_ms)
 
     def show_alive(self) -> None:
         """Update the consumer's idle time although there is nothing to read."""
-        self._read(keys.DIRECTIONS, keys.END)
+        self._read(keys.DIRECTIONS, keys.END, None)
 
     def acknowledge(self, results: Sequence[bytes], truths: Sequence[bytes], trim_before: bytes | None) -> None:
         """Acknowledge results, acknowledge and delete truths, and delete results older than an entry, in one step."""
@@ -92,14 +117,19 @@ class GroupReader:
                 pipe.xtrim(keys.DIRECTIONS, minid=trim_before)
             pipe.execute()
 
-    def _read(
-        self, stream: str, start: str, count: int | None = None, block_ms: int | None = None
-    ) -> list[tuple[bytes, bytes]]:
+    def _read_present(self, stream: str, count: int, start: bytes) -> list[tuple[bytes, bytes]]:
+        arguments: list[bytes | str | int] = [
+            keys.RECORDER_GROUP, self.CONSUMER, count, READ_BYTES, wire.FIELD, RECORD_BYTES, start,
+        ]  # fmt: skip
+        found: Any = self._read_script(keys=[stream], args=arguments)
+        return [(entry_id, payload) for entry_id, payload, _ in found]
+
+    def _read(self, stream: str, start: str, block_ms: int | None) -> list[tuple[bytes, bytes]]:
         reply: Any = self._redis.xreadgroup(
-            keys.RECORDER_GROUP, self.CONSUMER, {stream: start}, count=count, block=block_ms
+            keys.RECORDER_GROUP, self.CONSUMER, {stream: start}, count=1, block=block_ms
         )
-        found: list[tuple[bytes, Mapping[bytes, bytes] | None]] = [entry for _, entries in reply for entry in entries]
-        return [(entry_id, (fields or {}).get(wire.FIELD, b"")) for entry_id, fields in found]
+        found: list[tuple[bytes, Mapping[bytes, bytes]]] = [entry for _, entries in reply for entry in entries]
+        return [(entry_id, fields.get(wire.FIELD, b"")[:RECORD_BYTES]) for entry_id, fields in found]
 
 
 def latest_results(redis: Redis, count: int) -> list[Result]:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,16 @@ def test_a_plane_front_gives_its_direction(direction: list[float]) -> None:
     guess = linefit(pad([event], event.n_pulses + 9), POSITION)
     assert np.degrees(opening_angle(guess[0], direction)) < 12  # the array is not symmetric around the line
     assert np.linalg.norm(guess[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("charge", [-1e15, -1.0, 0.0, 1e30])
+def test_of_charges_that_are_none_there_is_no_guess(charge: float) -> None:
+    event = muon(np.array([0.3, 0.5, 0.8]))
+    charges = np.ones(event.n_pulses, np.float32)
+    charges[:] = charge if charge == 0 else charges
+    charges[0] = charge
+    guess = linefit(pad([replace(event, charge_pe=charges)], event.n_pulses), POSITION)
+    assert guess.tolist() == [[0, 0, 0]]
 
 
 def test_without_coincident_pulses_there_is_no_guess() -> None:

@@ -1,69 +1,28 @@
-"""The recorder on a real Redis and a real MLflow: everything recorded once, whatever is away or dies."""
+"""The recorder on a real Redis: everything recorded once, whatever is away or dies."""
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mlflow import MlflowClient
 from prometheus_client import CollectorRegistry
 from redis import ConnectionError as RedisAway
 
 from icestream import wire
 from icestream.results.table import SCHEMA, table
 from icestream.streams import keys
-from icestream.streams.connection import connect
-from icestream.streams.publisher import Publisher
-from icestream.streams.results import GroupReader
-from launcher.report import Counts, recorded, report
+from icestream.streams.results import RECORD_BYTES, AnotherReader, Tail
+from launcher.report import Counts, report
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.reference import SHIPPED, describe
 from recorder.spool import Spool, SpoolInUse
 from tests.events import made_result, truth
-from tests.servers import Program, RedisProcess
+from tests.recorder.streams import SPOOLS, collector, put_results, spool, spooled
 from tests.waiting import wait_until
-
-Start = Callable[..., Program]
-
-
-def put_results(redis: Any, *numbers: int, known: bool = True) -> None:
-    """Results as a bridge stores them, their truths before them."""
-    for number in numbers:
-        if known:
-            redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5, "cascade"))})
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(number))})
-
-
-def spooled(folder: Path) -> list[int]:
-    """The event_ids on disk."""
-    return [
-        event_id
-        for path in sorted(folder.glob("*/window-*.parquet"))
-        for event_id in pq.read_table(path)["event_id"].to_pylist()
-    ]
-
-
-SPOOLS: dict[Path, Spool] = {}
-
-
-def spool(folder: Path) -> Spool:
-    """A spool; that of an earlier recorder in the test is left as a crash leaves it."""
-    if folder in SPOOLS:
-        SPOOLS[folder].close()
-    SPOOLS[folder] = Spool(folder)
-    return SPOOLS[folder]
-
-
-def collector(redis: Any, folder: Path) -> Collector:
-    redis.delete(keys.RECORDER)  # the lease of an earlier one has expired
-    one = Collector(GroupReader(redis), spool(folder), RecorderMetrics(CollectorRegistry()))
-    one.prepare()
-    return one
 
 
 def close_without_acknowledging(one: Collector, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,45 +152,70 @@ def test_a_spool_has_one_recorder(tmp_path: Path) -> None:
     Spool(tmp_path).close()
 
 
-def test_two_recorders_of_one_stream_record_nothing_twice(
-    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
-) -> None:
-    first = recorder(session="two", window_s=0.5)
-    put_results(redis, *range(20))
-    wait_until(lambda: first.metric("icestream_recorder_events_total") == 20, "the first records")
-    on_its_spool = recorder(session="two")
-    assert on_its_spool.process.wait(60) == 1
-    assert "another recorder uses" in on_its_spool.log
-    second = recorder(session="two", spool_dir=tmp_path / "other")
-    put_results(redis, *range(20, 40))
-    assert second.process.wait(60) == 1
-    assert "reads these streams: one Redis has one recorder" in second.log
-    assert "Traceback" not in second.log + on_its_spool.log
-    assert first.stop(60) == 0
-    rows, _ = recorded(mlflow_url, "two", tmp_path)
-    assert sorted(rows["event_id"].to_pylist()) == list(range(40))
-
-
-def test_a_damaged_window_is_set_aside_and_the_others_are_uploaded(
-    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
-) -> None:
-    one = collector(redis, tmp_path / "spool")
-    for number in (1, 2, 3):
-        put_results(redis, number)
-        one.read(None)
+def test_a_window_counts_only_while_no_other_recorder_reads(redis: Any, tmp_path: Path) -> None:
+    """As after a pause of the process that was longer than its lease."""
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path / "one")
+    one.read(None)
+    second = collector(redis, tmp_path / "second")
+    with pytest.raises(AnotherReader):
         one.close_window()
-    second = sorted((tmp_path / "spool").glob("*/window-*.parquet"))[1]
-    second.write_bytes(second.read_bytes()[:100])
-    SPOOLS.pop(tmp_path / "spool").close()
-    redis.delete(keys.RECORDER)
-    process = recorder(session="damaged", window_s=0.5)
-    put_results(redis, 4)
-    wait_until(lambda: process.metric("icestream_recorder_events_total") == 1, "it records")
-    assert process.metric("icestream_recorder_damaged_windows_total") == 1
-    assert process.stop(60) == 0
-    rows, _ = recorded(mlflow_url, "damaged", tmp_path)
-    assert sorted(rows["event_id"].to_pylist()) == [1, 3, 4]
-    assert len(list((tmp_path / "spool" / "damaged").iterdir())) == 1
+    assert spooled(tmp_path / "one") == []
+    second.read(None)
+    second.close_window()
+    assert spooled(tmp_path / "second") == [1, 2]
+
+
+def test_the_truths_of_a_backlog_wait_with_it(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recorder.collector.KEPT_TRUTHS", 20)
+    monkeypatch.setattr("recorder.collector.READ_AT_ONCE", 5)
+    for number in range(1000, 1050):  # of rejected events: they never get a result
+        redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5))})
+    put_results(redis, *range(100))
+    one = collector(redis, tmp_path)
+    while one.read(None):
+        one.close_window()
+    assert spooled(tmp_path) == list(range(100))
+    kinds = [kind for path in tmp_path.glob("*/window-*") for kind in pq.read_table(path)["kind"].to_pylist()]
+    assert kinds == ["cascade"] * 100
+    assert redis.xlen(keys.TRUTH) <= 20
+
+
+def test_what_is_read_is_limited_in_bytes(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("icestream.streams.results.READ_BYTES", 3 * RECORD_BYTES)
+    one = collector(redis, tmp_path)
+    for stream in (keys.DIRECTIONS, keys.TRUTH):
+        for _ in range(7):
+            redis.xadd(stream, {wire.FIELD: bytes(10 * RECORD_BYTES)})
+    put_results(redis, 1)
+    assert [one.read(None) for _ in range(4)] == [3, 3, 2, 0]
+    one.close_window()
+    assert spooled(tmp_path) == [1]
+    reader = Tail(redis, keys.DIRECTIONS, 100)
+    assert [len(reader.read()) for _ in range(4)] == [3, 3, 2, 0]
+    assert reader.read(10) == []
+
+
+def test_files_of_the_spool_that_are_damaged_or_strange_stop_nothing(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    one.close_window()
+    run = next(run for run in SPOOLS[tmp_path].runs() if run.windows())
+    SPOOLS[tmp_path].forget(run, run.windows())
+    for damage in (b"", b"\x93NUMPY", b"no array"):
+        (tmp_path / "recent.npy").write_bytes(damage)
+        (run.folder / "run.json").write_bytes(damage)
+        (run.folder / "window-a.parquet").write_bytes(b"of somebody else")
+        (tmp_path / "123").write_bytes(b"no folder")
+        again = spool(tmp_path)
+        assert again.damaged == 1
+        assert (run.windows(), run.mlflow_run, run.uploaded) == ([], None, 0)
+    put_results(redis, 3)
+    last = collector(redis, tmp_path)
+    last.read(None)
+    last.close_window()
+    assert spooled(tmp_path) == [3]
 
 
 def test_a_recorder_with_nothing_to_do_is_seen_to_live(redis: Any, tmp_path: Path) -> None:
@@ -257,161 +241,6 @@ def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) ->
     one.close_window()
     assert spooled(tmp_path) == [1]
     assert redis.xlen(keys.TRUTH) == 0
-
-
-def runs(mlflow_url: str, session: str) -> list[Any]:
-    client = MlflowClient(mlflow_url)
-    experiment = client.get_experiment_by_name("icestream")
-    return (
-        list(client.search_runs([experiment.experiment_id], f"tags.`icestream.session` = '{session}'"))
-        if experiment
-        else []
-    )
-
-
-@pytest.fixture
-def recorder(redis_server: RedisProcess, mlflow_url: str, program: Start, tmp_path: Path) -> Start:
-    def start(**settings: object) -> Program:
-        given = {"redis_url": redis_server.url, "mlflow_url": mlflow_url, "spool_dir": tmp_path / "spool", **settings}
-        return program("recorder", **given)
-
-    return start
-
-
-def test_mlflow_gets_charts_parts_pictures_parameters_and_tags(
-    redis: Any, redis_server: RedisProcess, mlflow_url: str, recorder: Start, tmp_path: Path
-) -> None:
-    Publisher(connect(redis_server.url), run_id=7).begin({"source": "simulate", "rate": "100.0", "seed": "42"})
-    process = recorder(session="s1", window_s=0.5)
-    put_results(redis, *range(50))
-    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
-    put_results(redis, *range(50, 80))
-    assert process.stop(60) == 0
-    [run] = runs(mlflow_url, "s1")
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["model.checkpoint"] == "c.safetensors sha256:0"
-    assert (run.data.tags["model.name"], run.data.tags["model.version"]) == ("icemix", "1")
-    assert models_since(run) == ["icemix 1 c.safetensors sha256:0"]
-    assert run.data.params == {
-        "source": "simulate", "rate": "100.0", "seed": "42", "run_id": "7", "model": "icemix", "model_version": "1",
-        "window_s": "0.5", "part_s": "60.0",
-    }  # fmt: skip
-    client = MlflowClient(mlflow_url)
-    assert len(client.get_metric_history(run.info.run_id, "latency/p99_seconds")) >= 2
-    assert "truth/network_cascades_mean_deg" in run.data.metrics
-    assert {a.path for a in client.list_artifacts(run.info.run_id, "latest")} == {
-        "latest/sky.png", "latest/opening_angle.png", "latest/predictions.csv",
-    }  # fmt: skip
-    assert "| the latest 80 events | |" in run.data.tags["mlflow.note.content"]
-    assert "| opening angle to the truth | mean " in run.data.tags["mlflow.note.content"]
-    rows, ids = recorded(mlflow_url, "s1", tmp_path)
-    assert ids == [run.info.run_id]
-    assert rows["event_id"].to_pylist() == list(range(80))
-    assert {path.name for path in (tmp_path / "spool").iterdir()} == {"lock", "recent.npy"}
-
-
-def models_since(run: Any) -> list[str]:
-    """The models that a run is tagged with, by the time of their first result."""
-    since = sorted((tag, words) for tag, words in run.data.tags.items() if tag.startswith("model.since."))
-    return [words for _, words in since]
-
-
-def test_a_run_names_each_model_that_made_some_of_its_results(redis: Any, mlflow_url: str, recorder: Start) -> None:
-    process = recorder(session="models", window_s=0.2)
-    for number, version in enumerate(["1", "2", "1"]):
-        result = made_result(number, model_version=version, stored_ns=10**18 + number * 10**9)
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(result)})
-        wait_until(lambda: process.metric("icestream_recorder_uploads_total", outcome="done") > number, "an upload")  # noqa: B023
-    assert process.stop(60) == 0
-    [run] = runs(mlflow_url, "models")
-    assert models_since(run) == ["icemix 1 c.safetensors sha256:0", "icemix 2 c.safetensors sha256:0"]
-
-
-def test_a_run_has_an_end_and_its_results_are_kept_as_long_as_wanted(
-    redis: Any, mlflow_url: str, recorder: Start
-) -> None:
-    client = MlflowClient(mlflow_url)
-
-    def found() -> list[Any]:
-        experiment = client.get_experiment_by_name("days")
-        return list(client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])) if experiment else []
-
-    process = recorder(experiment="days", window_s=0.2, run_hours=1e-9)
-    put_results(redis, 1)
-    wait_until(lambda: len(found()) == 1, "a run")
-    put_results(redis, 2)
-    wait_until(lambda: len(found()) == 2, "another run")
-    assert process.stop(60) == 0
-    assert [run.info.status for run in found()] == ["FINISHED", "FINISHED"]
-    assert all(client.list_artifacts(run.info.run_id, "predictions") for run in found())
-
-    process = recorder(experiment="days", window_s=0.2, keep_days=1e-9)
-    wait_until(lambda: all("icestream.results_deleted" in run.data.tags for run in found()), "deletion")
-    assert process.stop(60) == 0
-    for run in found():
-        assert run.data.metrics["events"] == 1
-        assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"latest"}
-
-
-def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlflow_url: str, recorder: Start) -> None:
-    client = MlflowClient(mlflow_url)
-    logged = client.create_logged_model(client.create_experiment("models-of-a-test"), "icemix")
-    client.finalize_logged_model(logged.model_id, "READY")
-    if not client.search_registered_models("name = 'icemix'"):
-        client.create_registered_model("icemix")
-    versions = [
-        client.create_model_version(
-            "icemix", f"models:/{logged.model_id}", tags={"checkpoint": checkpoint}, model_id=logged.model_id
-        )
-        for checkpoint in ("another sha256:123", "c.safetensors sha256:0")
-    ]
-    process = recorder(session="linked", window_s=0.5)
-    put_results(redis, *range(5))
-    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
-    assert process.stop(60) == 0
-    [run] = runs(mlflow_url, "linked")
-    assert run.data.tags["model.registered"] == f"models:/icemix/{versions[1].version}"
-    assert [one.model_id for one in client.get_run(run.info.run_id).inputs.model_inputs] == [logged.model_id]
-
-
-def test_results_wait_on_disk_while_mlflow_is_away(
-    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
-) -> None:
-    spool = tmp_path / "spool"
-    away = recorder(mlflow_url="http://127.0.0.1:1", session="s2", window_s=0.3)
-    put_results(redis, *range(20))
-    wait_until(
-        lambda: away.metric("icestream_recorder_uploads_total") > 0 and len(spooled(spool)) == 20, "failed uploads"
-    )
-    wait_until(lambda: away.metric("icestream_recorder_spool_files") > 0, "the spool's size is told meanwhile")
-    away.kill()
-    put_results(redis, *range(20, 30))
-    back = recorder(session="s2", window_s=0.3)
-    wait_until(
-        lambda: sum(run.info.status == "KILLED" for run in runs(mlflow_url, "s2")) == 1, "the earlier start's run"
-    )
-    assert back.stop(60) == 0
-    rows, ids = recorded(mlflow_url, "s2", tmp_path)
-    assert sorted(rows["event_id"].to_pylist()) == list(range(30))
-    assert len(ids) == 2  # one run per start
-
-
-def test_a_run_that_a_crash_has_left_keeps_its_parameters(
-    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path
-) -> None:
-    process = recorder(session="s3", window_s=0.2)
-    put_results(redis, 1)
-    wait_until(lambda: process.metric("icestream_recorder_uploads_total") > 0, "an upload")
-    process.kill()
-    again = recorder(session="s3", window_s=0.3)  # another setting, and results of another run and model
-    other = made_result(2, run_id=9, model_version="2")
-    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(other)})
-    wait_until(lambda: len(recorded(mlflow_url, "s3", tmp_path)[0]) == 1, "the results of the first")
-    assert again.stop(60) == 0
-    rows, _ = recorded(mlflow_url, "s3", tmp_path)
-    assert sorted(rows["event_id"].to_pylist()) == [1, 2]
-    found = {run.data.params["run_id"]: run.data.params["window_s"] for run in runs(mlflow_url, "s3")}
-    assert found == {"7": "0.2", "9": "0.3"}
 
 
 def test_the_report_counts_what_is_missing_and_what_is_double() -> None:

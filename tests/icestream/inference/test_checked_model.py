@@ -27,7 +27,7 @@ def test_an_address_that_goes_while_a_request_is_under_way_is_an_error_that_pass
 ) -> None:
     addresses = [triton.url]
 
-    async def resolve(url: str) -> list[str]:  # noqa: ARG001
+    async def resolve(url: str) -> list[str]:
         return list(addresses)
 
     async def use() -> None:

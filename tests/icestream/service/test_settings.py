@@ -136,6 +136,8 @@ def test_the_health_check_tells_a_loop_that_stands_still() -> None:
     beat.set(time.time() - 60)
     assert check(port).returncode == 1
     assert re.search(r"has made no progress for 6\d s", check(port).stderr)
+    beat.set(time.time() + 3600)  # the clock was set back by an hour
+    assert check(port).returncode == 1
     server.shutdown()
     server.server_close()
     thread.join()

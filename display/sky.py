@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 # Nothing is fetched: the tables that come with astropy do, to a fraction of an arc second.
 iers.conf.auto_download = False
 iers.conf.auto_max_age = None
+iers.conf.iers_degraded_accuracy = "warn"  # of times beyond the tables
+iers.earth_orientation_table.get()  # now: threads that need it at the same time would each read the table, for seconds
 SOUTH_POLE = EarthLocation(lon=0 * u.deg, lat=-90 * u.deg, height=2800 * u.m)
 
 
@@ -25,12 +27,11 @@ def equatorial(
         azimuth, zenith: radians, (...).
         unix_s: Unix times of the events, (...).
     """
-    with iers.conf.set_temp("iers_degraded_accuracy", "warn"):
-        place = AltAz(
-            az=(np.pi / 2 - np.asarray(azimuth)) * u.rad,
-            alt=(np.pi / 2 - np.asarray(zenith)) * u.rad,
-            obstime=Time(unix_s, format="unix"),
-            location=SOUTH_POLE,
-        )
-        found = SkyCoord(place).icrs
+    place = AltAz(
+        az=(np.pi / 2 - np.asarray(azimuth)) * u.rad,
+        alt=(np.pi / 2 - np.asarray(zenith)) * u.rad,
+        obstime=Time(unix_s, format="unix"),
+        location=SOUTH_POLE,
+    )
+    found = SkyCoord(place).icrs
     return found.ra.rad, found.dec.rad

@@ -3,7 +3,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.showcase import MAX_BYTES, Showcase
+from bridge.showcase import Showcase
+from icestream.streams.keys import SHOWN_BYTES
 from tests.events import made_result
 
 
@@ -37,5 +38,5 @@ def test_each_second_begins_anew() -> None:
 
 def test_an_event_that_is_too_large_is_passed_over() -> None:
     showcase = Showcase(clock=lambda: 7.0)
-    assert picked(showcase, 900.0, 3.0, sizes=[MAX_BYTES + 1, 10]) == [1]
-    assert picked(showcase, 900.0, sizes=[MAX_BYTES + 1]) == []
+    assert picked(showcase, 900.0, 3.0, sizes=[SHOWN_BYTES + 1, 10]) == [1]
+    assert picked(showcase, 900.0, sizes=[SHOWN_BYTES + 1]) == []

@@ -11,6 +11,7 @@ from redis import Redis
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys
+from icestream.streams.publisher import Publisher
 from icestream.streams.results import payloads
 from tests.events import event, made_result, put, truth
 from tests.faults.corpus import DENIED, EVENTS, OF_ANOTHER_TYPE, REST, RESULTS, TRUTHS
@@ -47,6 +48,7 @@ def running(
     folder = tmp_path_factory.mktemp("hostile")
     shared_redis.client.flushall()
     url = shared_redis.url
+    Publisher(shared_redis.client, 7).begin({})  # the run of all events here
     bridge = Program("bridge", folder, redis_url=url, triton_url=shared_triton.url, claim_idle_s=1, show="true")
     recorder = Program(
         "recorder", folder, redis_url=url, mlflow_url="http://127.0.0.1:9", spool_dir=folder / "spool", window_s=0.2

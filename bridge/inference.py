@@ -21,12 +21,13 @@ from icestream.linefit import linefit
 from icestream.result import Result
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
-from icestream.streams.connection import RedisError
+from icestream.streams.connection import RedisError, is_away
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue
 
 MAX_LOST = 3  # requests with one event, alone, that are lost while Triton gives its known answers before and after
 MAX_INVALID = 2  # times that Triton calls a single event invalid
-TURN_S = 5.0  # beyond the time of two requests: after it another bridge may ask alone
+TURN_S = 5.0  # beyond the time of four requests: after it another bridge may ask alone
+LONGEST_WAIT = 10  # turns of other bridges, after which a wait for one is no progress
 TURN_PAUSES_S = (0.05, 1.0)
 MAX_FAILURES = 8  # (about 10 s) before an event alone in its request is rejected, if the known answers are still right
 
@@ -161,27 +162,45 @@ class BatchInference:
         ]
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _alone(self, length: int) -> AsyncIterator[None]:
         """While no other request of this bridge is under way, nor one of another bridge that is alone: they take turns.
 
-        A request that another bridge asks alone may hold up Triton, and an innocent event here would be blamed.
+        Triton gives its known answers at the beginning, and again before the turn ends: it may still compute what was asked before,
+        and an innocent event would be blamed.
+
+        Raises:
+            TritonUnavailable: Triton does not give its known answers; nothing was asked.
         """
         async with self._own_turn:
-            for pause_s in pauses(*TURN_PAUSES_S):
-                self._answered_s = time.monotonic()  # a turn has an end
-                try:
-                    if await self._queue.take_turn(2 * self._timeout_s + TURN_S):  # own requests end first
-                        break
-                except RedisError as error:
-                    self._metrics.retry("redis")
-                    self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)
-                await asyncio.sleep(pause_s)
+            await self._take_turn()
             try:
                 async with self._gate.alone():
-                    yield
+                    if not await self._model.prove(length):
+                        raise TritonUnavailable(self._model.reason, asked=False)
+                    try:
+                        yield
+                    except TritonUnavailable:
+                        await self._until_well(length)
+                        raise
             finally:
                 with suppress(RedisError):  # it ends by itself
                     await self._queue.give_turn()
+
+    async def _take_turn(self) -> None:
+        turn_s = 4 * self._timeout_s + TURN_S  # own requests end, known answers, the request, known answers again
+        began_s = time.monotonic()
+        for pause_s in pauses(*TURN_PAUSES_S):
+            waits = time.monotonic() - began_s < LONGEST_WAIT * turn_s
+            try:
+                if await self._queue.take_turn(turn_s):
+                    return
+            except RedisError as error:
+                waits = is_away(error)
+                self._metrics.retry("redis")
+                self._log.warning("Redis command failed, retrying", error=str(error), pause_s=pause_s)
+            if waits:
+                self._answered_s = time.monotonic()
+            await asyncio.sleep(pause_s)
 
     async def _ask_until_answered(self, batch: Batch[PendingEvent]) -> Inference:
         """Ask until there is an answer; raises RequestRefused where the batch, and nothing else, is the cause that there is none.
@@ -192,7 +211,7 @@ class BatchInference:
         single, suspect, failures = len(batch.queued) == 1, batch.suspect, 0
         for pause_s in pauses():
             try:
-                async with self._alone() if suspect else self._gate.together():
+                async with self._alone(batch.length) if suspect else self._gate.together():
                     self._answered_s = time.monotonic()
                     try:
                         inference = await self._model.infer(batch.events)

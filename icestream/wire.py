@@ -11,7 +11,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 import numpy as np
 
-from icestream.event import INT64, MAX_PULSES, Event, InvalidEvent
+from icestream.event import INT64, MAX_PULSES, Event, InvalidEvent, RawEvent
 from icestream.result import Result
 from icestream.truth import Truth
 
@@ -102,13 +102,16 @@ class _Result(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     stored_ns: UnixNs  # the last: a script in Redis writes it (complete.lua)
 
 
+# What the decoders raise: the last of nested arrays that are too deep, even where they are surplus.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_run = msgspec.msgpack.Decoder(_Run).decode
 _decode_event = msgspec.msgpack.Decoder(_Event).decode
 
 
-def encode_event(event: Event, emitted_ns: int) -> bytes:
+def encode_event(event: RawEvent, emitted_ns: int) -> bytes:
     """The bytes of an event that is emitted at `emitted_ns` (Unix time)."""
     return _encode(
         _Event(
@@ -135,9 +138,9 @@ def decode_event(data: bytes) -> Event:
         raw = _decode_event(data)
         sensor_id, auxiliary = np.frombuffer(raw.sensor_id, "<i2"), np.frombuffer(raw.auxiliary, "u1") != 0
         time_ns, charge_pe = np.frombuffer(raw.time_ns, "<f4"), np.frombuffer(raw.charge_pe, "<f4")
-    except (msgspec.DecodeError, ValueError) as error:
-        if isinstance(error, InvalidEvent):
-            raise
+    except InvalidEvent:
+        raise
+    except (*UNDECODABLE, ValueError) as error:
         raise InvalidEvent("undecodable", str(error)) from None
     return Event(
         run_id=raw.run_id,
@@ -154,7 +157,7 @@ def run_of(data: bytes) -> int | None:
     """The run_id of what may be an event; None if the bytes have none."""
     try:
         return _decode_run(data).run_id
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
 
 
@@ -195,7 +198,7 @@ class _Codec(Generic[R]):
                 raise InvalidEvent("wrong_version", f"version {version}, this program reads version {known}")
             decode, names = self._read[version]
             found = decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             raise InvalidEvent("undecodable", str(error)) from None
         return self._record(**{name: getattr(found, name) for name in names})
 

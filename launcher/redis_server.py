@@ -27,7 +27,7 @@ class RedisServer:
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
             # Deleted entries stay in the file until it is rewritten; at the default 64 MB that would cost a core every few seconds.
             "--auto-aof-rewrite-min-size", "256mb",
-            # No entry is larger: whoever reads it holds all of it.
+            # No value of an entry is larger: whoever waits for an entry gets all of it.
             "--proto-max-bulk-len", "8mb", "--client-query-buffer-limit", "64mb",
         ]  # fmt: skip
 

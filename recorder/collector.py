@@ -20,6 +20,7 @@ from recorder.spool import EventKey, Spool
 READ_AT_ONCE = 2000
 WINDOW_ROWS = 10_000  # a window is closed early when it has so many
 KEPT_DIRECTIONS = 10_000  # recorded entries that stay in the stream for other readers
+CLOCKS_MS = 60_000  # that the clocks of an emitter and of Redis may differ
 KEPT_TRUTHS = 200_000  # truths that may wait for a result; those of rejected events never get one
 
 
@@ -27,7 +28,8 @@ class Collector:
     """The reader of DIRECTIONS and TRUTH.
 
     Every method may raise RedisError. Then `prepare` has to be called again: a delivery whose reply was lost is pending, and
-    only `prepare` reads pending entries. All raise AnotherReader while another recorder reads.
+    only `prepare` reads pending entries. All raise AnotherReader while another recorder reads, and LeaseLost where one may have
+    read: then `forget` has to be called before `prepare`.
     """
 
     def __init__(self, reader: GroupReader, spool: Spool, metrics: RecorderMetrics):
@@ -36,7 +38,8 @@ class Collector:
             bytes, Result | None
         ] = {}  # entries of the open window; None where there is nothing to record
         self._open: set[EventKey] = set()  # events of the open window
-        self._missing: set[EventKey] = set()  # those whose truths are still to be read
+        self._missing: dict[EventKey, int] = {}  # those whose truths are still to be read → until which entry, Unix ms
+        self._truths_read_ms = 0  # time of the latest entry of TRUTH that was read
         self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry id, truth
         self._written: list[bytes] = []  # entries that are on disk and not yet acknowledged
         self._settled: list[bytes] = []  # truth entries to acknowledge with them
@@ -44,7 +47,7 @@ class Collector:
 
     def prepare(self) -> None:
         """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
-        self._reader.hold()
+        self._reader.take()
         self._reader.join()
         for entry_id, data in self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE):
             self._add_result(entry_id, data)
@@ -52,9 +55,14 @@ class Collector:
             self._add_truth(entry_id, data)
         self._acknowledge()
 
+    def forget(self) -> None:
+        """Drop what was read and is not on disk: another recorder may have recorded it."""
+        for held in (self._results, self._open, self._missing, self._truths):
+            held.clear()
+
     def read(self, block_ms: int | None) -> int:
         """Read new results, waiting for at most `block_ms` (None: not at all), and all truths; returns the number of results."""
-        self._reader.hold()
+        self._reader.renew()
         entries = self._reader.new(keys.DIRECTIONS, READ_AT_ONCE, block_ms)
         if not entries:
             self._reader.show_alive()
@@ -69,17 +77,17 @@ class Collector:
 
         Truths are in the order of their events, so that those of a backlog of results wait in the stream.
         """
-        while self._missing or len(self._truths) < KEPT_TRUTHS:
+        while len(self._truths) < KEPT_TRUTHS or self._truths_read_ms <= max(self._missing.values(), default=-1):
             if not (truths := self._reader.new(keys.TRUTH, READ_AT_ONCE)):
-                self._missing.clear()  # a truth is written before its event: these have none
-                return
+                break
             for entry_id, data in truths:
                 self._add_truth(entry_id, data)
-            while len(self._truths) > KEPT_TRUTHS:
+            while len(self._truths) > KEPT_TRUTHS + READ_AT_ONCE:
                 oldest = next((event for event in self._truths if event not in self._open), None)
                 if oldest is None:
                     break
                 self._settled.append(self._truths.pop(oldest)[0])
+        self._missing.clear()  # a truth is written before its event: these have none
 
     @property
     def full(self) -> bool:
@@ -95,7 +103,7 @@ class Collector:
         if results:
             found = [self._truths.get((result.run_id, result.event_id)) for result in results]
             rows = table(results, [pair[1] if pair else None for pair in found])
-            self._spool.write(rows, confirm=self._reader.hold)
+            self._spool.write(rows, confirm=self._reader.renew)
             self._metrics.spooled(rows)
             for result in results:
                 self._truths.pop((result.run_id, result.event_id), None)
@@ -137,10 +145,11 @@ class Collector:
             return
         self._open.add(event)
         if event not in self._truths:
-            self._missing.add(event)
+            self._missing[event] = result.emitted_ns // 1_000_000 + CLOCKS_MS
         self._results[entry_id] = result
 
     def _add_truth(self, entry_id: bytes, data: bytes) -> None:
+        self._truths_read_ms = int(entry_id.split(b"-")[0])
         try:
             truth = wire.TRUTH.decode(data)
         except InvalidEvent:
@@ -150,7 +159,7 @@ class Collector:
         if self._spool.has((truth.run_id, truth.event_id)):
             self._settled.append(entry_id)
             return
-        self._missing.discard((truth.run_id, truth.event_id))
+        self._missing.pop((truth.run_id, truth.event_id), None)
         earlier = self._truths.pop((truth.run_id, truth.event_id), None)
         if earlier and earlier[0] != entry_id:
             self._settled.append(earlier[0])

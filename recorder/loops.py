@@ -9,7 +9,7 @@ from requests import RequestException
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
 from icestream.streams.connection import BLOCK_MS, RedisError, is_away
-from icestream.streams.results import AnotherReader
+from icestream.streams.results import AnotherReader, LeaseLost
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.uploader import Uploader
@@ -44,7 +44,13 @@ def collect(
             waits = pauses(*PAUSES_S)
             refused_s = 0.0
             metrics.beat()
+        except LeaseLost as error:
+            log.warning("reading again what is not on disk", error=str(error))
+            collector.forget()
+            prepared = False
         except AnotherReader:
+            collector.forget()
+            prepared = False
             if time.monotonic() > refused_s:
                 raise
             metrics.beat("another recorder")

@@ -69,9 +69,13 @@ def raw(version: object = 1, run_id: object = 1, event_id: object = 5, emitted: 
     )
 
 
+# Surplus elements so deep that a decoder which skips them gives up.
+DEEP = b"\x98\x01\x02\x03\x04" + b"\x91" * 2000 + b"\x00"
+
 # What may be found in the stream and is no event → the reason it is rejected for.
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "undecodable"),
+    "surplus beyond all depth": (DEEP, "undecodable"),
     "noise": (b"\xc1\xff\x00" * 50, "undecodable"),
     "a number": (msgspec.msgpack.encode(5), "undecodable"),
     "a map": (msgspec.msgpack.encode({"version": 1}), "undecodable"),

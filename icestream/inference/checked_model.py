@@ -49,11 +49,21 @@ class Endpoint:
     def usable(self) -> bool:
         return self.proved is not None and self.responds and self._incarnation == self.client.incarnation
 
-    async def look(self, prove: bool = False, length: int = 0) -> None:
-        """See what the server serves; `prove` asks for the known answers, of this length, even if nothing has changed."""
+    async def answers_at(self, length: int) -> bool:
+        """Whether the server gives the known answers at this padded length, too."""
+        if self.proved is None:
+            return False
+        try:
+            await self.client.check_known_answers(self.proved, length)
+        except (TritonUnavailable, ModelMismatch):
+            return False
+        return True
+
+    async def look(self, prove: bool = False) -> None:
+        """See what the server serves; `prove` asks for the known answers even if nothing has changed."""
         async with self._looking:
             try:
-                await self._look(prove, length)
+                await self._look(prove)
             except TritonUnavailable as error:
                 self.state, self.reason = "away", str(error)
                 if error.timed_out:
@@ -66,14 +76,14 @@ class Endpoint:
                 reason = f"Triton at {self.client.address} gives a reply that is not understood: {error!r}"
                 self.state, self.reason, self.proved = "wrong", reason, None
 
-    async def _look(self, prove: bool, length: int) -> None:
+    async def _look(self, prove: bool) -> None:
         incarnation = self.client.incarnation
         model = await self.client.describe_model(self.proved.version if self.proved else "")
         changed = model != self.proved or incarnation != self._incarnation
         if changed:
             self.proved = None
         if prove or changed or time.monotonic() - self._proved_s > PROVED_S:
-            await self.client.check_known_answers(model, length)
+            await self.client.check_known_answers(model)
             if incarnation != self.client.incarnation:
                 raise TritonUnavailable("the connection was lost while the model was proved")
             self._incarnation, self._proved_s = incarnation, time.monotonic()
@@ -105,7 +115,7 @@ class CheckedModel:
         self._reported: tuple[dict[str, int], str] | None = None
         self._turn = 0
         self._proving = asyncio.Lock()
-        self._proved_round = (0.0, 0)  # when it began, and its length
+        self._proved_round = (0.0, 0, False)  # when it began, its length, and its outcome
         self._resolving = asyncio.get_running_loop().create_task(self._resolve_forever())
 
     @property
@@ -147,13 +157,14 @@ class CheckedModel:
         """Ask every server now for the known answers, padded to this length at least; whether one gives them."""
         asked_s = time.monotonic()
         async with self._proving:
-            began_s, proved_length = self._proved_round
-            if began_s < asked_s or proved_length < length:  # else another call has just done it
+            began_s, proved_length, proved = self._proved_round
+            if began_s < asked_s or proved_length != length:  # else another call has just done it
                 began_s = time.monotonic()
-                await asyncio.gather(*(endpoint.look(True, length) for endpoint in self._endpoints.values()))
-                self._proved_round = (began_s, length)
+                await asyncio.gather(*(endpoint.look(prove=True) for endpoint in self._endpoints.values()))
+                proved = any(await asyncio.gather(*(endpoint.answers_at(length) for endpoint in self._usable())))
+                self._proved_round = (began_s, length, proved)
                 self._report()
-        return bool(self._usable())
+        return proved and bool(self._usable())
 
     async def close(self) -> None:
         """Close all connections."""

@@ -18,6 +18,7 @@ from icestream.tensors import INPUTS, OUTPUTS, RADIUS_50, RADIUS_90, Arrays, pad
 # gRPC status codes at which asking again later can help, whatever the request was.
 _UNAVAILABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND", "ABORTED"}
 UNIT_TOLERANCE = 1e-3  # of the length of a direction: half precision stays below it
+MAX_KAPPA = 1e30  # as on the wire
 MAX_RADIUS_DEG = 180.001  # rounded
 METADATA_TIMEOUT_S = 3.0  # a server that takes longer does not respond
 _CHANNEL = [
@@ -179,8 +180,8 @@ def _answer(reply: Any, events: int) -> Answer:
         raise RequestRefused("the answer has numbers that are not finite", final=False)
     if (np.abs(np.linalg.norm(direction, axis=1) - 1) > UNIT_TOLERANCE).any():
         raise RequestRefused("the answer has directions that are no unit vectors", final=False)
-    if (kappa < 0).any() or (radius < 0).any() or (radius > MAX_RADIUS_DEG).any():
-        raise RequestRefused("the answer has a κ below 0, or a radius that is not in 0…180 degrees", final=False)
+    if (kappa < 0).any() or (kappa > MAX_KAPPA).any() or (radius < 0).any() or (radius > MAX_RADIUS_DEG).any():
+        raise RequestRefused("the answer has a κ outside 0…10³⁰, or a radius that is not in 0…180 degrees", final=False)
     return Answer(
         direction=direction,
         kappa=kappa,

@@ -9,6 +9,8 @@ from icestream.inference.errors import ModelMismatch
 from icestream.inference.known_answers import KnownAnswer
 from icestream.tensors import INPUTS, OUTPUTS
 
+LONGEST_WORD = 300  # that a result carries
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
@@ -44,6 +46,10 @@ def describe(name: str, version: str, metadata: dict[str, Any], config: dict[str
     parameters = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
     if not re.fullmatch("[1-9][0-9]{0,8}", parameters.get("max_pulses", "")):
         raise ModelMismatch(f"model {name} has no pulse limit: its config.pbtxt needs the parameter max_pulses, from 1")
+    if max(len(name), len(version), len(parameters.get("checkpoint", ""))) > LONGEST_WORD:
+        raise ModelMismatch(
+            f"model {name[:50]}: its name or the checkpoint in its config.pbtxt has more than {LONGEST_WORD} characters"
+        )
     if (max_batch := int(config.get("max_batch_size", 0))) < 1:
         raise ModelMismatch(f"model {name} takes no batches: its config.pbtxt needs max_batch_size, from 1")
     try:

@@ -13,11 +13,13 @@ from icestream.result import Result
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
 from icestream.streams.connection import Redis
+from icestream.streams.event_queue import MAX_PAYLOAD_BYTES
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
 
 RECORD_BYTES = 16 * 2**10  # more than a result or a truth has; of a larger payload only the beginning is read
 READ_BYTES = 8 * 2**20  # read at once
+LATEST = "18446744073709551615-18446744073709551615"  # beyond any entry
 
 
 class Tail:
@@ -49,13 +51,17 @@ class Tail:
 
     def _present(self) -> list[tuple[bytes, list[bytes]]]:
         found: Any = self._tail(
-            keys=[self._stream], args=[self._read_to, self._read_at_once, READ_BYTES, self._value_bytes]
+            keys=[self._stream], args=[self._read_to, self._read_at_once, READ_BYTES, self._value_bytes, "XRANGE"]
         )
         return list(found)
 
 
 class AnotherReader(Exception):
     """Another reader holds the lease of the group."""
+
+
+class LeaseLost(Exception):
+    """The reader did not renew its lease in time: another one may have read meanwhile."""
 
 
 class GroupReader:
@@ -67,12 +73,23 @@ class GroupReader:
     def __init__(self, redis: Redis):
         self._redis = redis
         self._lease = redis.register_script(load("lease"))
+        self._acknowledge = redis.register_script(load("acknowledge"))
         self._join, self._read_script = redis.register_script(load("join")), redis.register_script(load("read"))
         self._name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
 
-    def hold(self) -> None:
-        """Take or renew the lease; raises AnotherReader."""
-        holder = self._lease(keys=[keys.RECORDER], args=[self._name, int(self.LEASE_S * 1000)]).decode()
+    def take(self) -> None:
+        """Take the lease; raises AnotherReader."""
+        self._hold(renew_only=False)
+
+    def renew(self) -> None:
+        """Renew the lease; raises LeaseLost or AnotherReader."""
+        self._hold(renew_only=True)
+
+    def _hold(self, renew_only: bool) -> None:
+        arguments: list[str | int] = [self._name, int(self.LEASE_S * 1000), int(renew_only)]
+        holder = self._lease(keys=[keys.RECORDER], args=arguments).decode()
+        if not holder:
+            raise LeaseLost(f"this recorder has not renewed its lease for {self.LEASE_S:g} s")
         if holder != self._name:
             raise AnotherReader(f"another recorder ({holder}) reads these streams")
 
@@ -107,15 +124,10 @@ class GroupReader:
 
     def acknowledge(self, results: Sequence[bytes], truths: Sequence[bytes], trim_before: bytes | None) -> None:
         """Acknowledge results, acknowledge and delete truths, and delete results older than an entry, in one step."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            if results:
-                pipe.xack(keys.DIRECTIONS, keys.RECORDER_GROUP, *results)
-            if truths:
-                pipe.xack(keys.TRUTH, keys.RECORDER_GROUP, *truths)
-                pipe.xdel(keys.TRUTH, *truths)
-            if trim_before is not None:
-                pipe.xtrim(keys.DIRECTIONS, minid=trim_before)
-            pipe.execute()
+        arguments: list[bytes | str | int] = [
+            keys.RECORDER_GROUP, trim_before or b"", len(results), *results, *truths,
+        ]  # fmt: skip
+        self._acknowledge(keys=[keys.DIRECTIONS, keys.TRUTH], args=arguments)
 
     def _read_present(self, stream: str, count: int, start: bytes) -> list[tuple[bytes, bytes]]:
         arguments: list[bytes | str | int] = [
@@ -134,21 +146,22 @@ class GroupReader:
 
 def latest_results(redis: Redis, count: int) -> list[Result]:
     """The latest results in the stream, newest first; entries that are not results are left out. Raises RedisError."""
-    entries: Any = redis.xrevrange(keys.DIRECTIONS, count=count)
+    tail = redis.register_script(load("tail"))
+    entries: Any = tail(keys=[keys.DIRECTIONS], args=[LATEST, count, READ_BYTES, RECORD_BYTES, "XREVRANGE"])
     found = []
     for _, fields in entries:
         with suppress(InvalidEvent):
-            found.append(wire.RESULT.decode(fields.get(wire.FIELD, b"")))
+            found.append(wire.RESULT.decode(_payload(fields)))
     return found
 
 
 def payloads(redis: Redis, stream: str) -> Iterator[bytes]:
-    """The payloads of all entries of a stream, page by page. Raises RedisError."""
-    after = b"-"
-    while True:
-        entries: Any = redis.xrange(stream, min=after, count=1000)
-        if not entries:
-            return
-        for _, fields in entries:
+    """The payloads of all entries of a stream, as far as an event's may reach. Raises RedisError."""
+    tail = Tail(redis, stream, 1000, MAX_PAYLOAD_BYTES)
+    while entries := tail.read():
+        for fields in entries:
             yield fields.get(wire.FIELD, b"")
-        after = b"(" + entries[-1][0]
+
+
+def _payload(fields: Sequence[bytes]) -> bytes:
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(wire.FIELD, b"")

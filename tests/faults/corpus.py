@@ -11,7 +11,7 @@ import msgspec
 
 from icestream import wire
 from icestream.streams import keys
-from tests.events import HOSTILE, made_result, raw, truth
+from tests.events import DEEP, HOSTILE, made_result, raw, truth
 
 _encode = msgspec.msgpack.encode
 BIG = 2**63
@@ -65,7 +65,7 @@ RESULTS: dict[str, bytes] = {
     if not (name == "text" and field in ("model", "model_version", "checkpoint"))
     and not (name == "beyond int64" and field in ("kappa",))
 } | {
-    "nothing": b"", "noise": b"\xc1", "an event": raw(), "nesting": b"\x91" * 100_000,
+    "nothing": b"", "noise": b"\xc1", "surplus beyond all depth": DEEP, "an event": raw(), "nesting": b"\x91" * 100_000,
     "one field too few": _encode(_RESULT[:-1]), "one field too many": _encode([*_RESULT, 1]),
     "a direction that is not finite": _changed(_RESULT, 3, (math.nan, 0.0, 1.0)),
     "a direction of two numbers": _changed(_RESULT, 3, (0.0, 1.0)),
@@ -86,7 +86,7 @@ TRUTHS: dict[str, bytes] = {
     for name, value in _BAD_VALUES.items()
     if not (name == "text" and field == "kind")
 } | {
-    "nothing": b"", "an azimuth that is not finite": _changed(_TRUTH, 3, math.nan),
+    "nothing": b"", "surplus beyond all depth": DEEP, "an azimuth that is not finite": _changed(_TRUTH, 3, math.nan),
     "an infinite zenith": _changed(_TRUTH, 4, math.inf), "a zenith of 5": _changed(_TRUTH, 4, 5.0),
     "a kind of a megabyte": _changed(_TRUTH, 5, "k" * 2**20), "a kind that is no UTF-8": wire.TRUTH.encode(
         truth(7, 1, 1.0, 0.5, "cascade")).replace(b"cascade", b"casc\xe4de"),
@@ -113,6 +113,7 @@ REST: dict[str, bytes] = {
         "times outside the readout": _GOOD | {"time_ns": [-5e6, 1e9]},
         "a charge in words": _GOOD | {"charge_pe": ["much", 1]}, "auxiliary of numbers": _GOOD | {"auxiliary": [7, 8]},
         "an event_id beyond int64": _GOOD | {"event_id": 2**70}, "an unknown field": _GOOD | {"colour": "blue"},
+        "surplus beyond all depth": b'{"colour": ' + b"[" * 5000 + b"]" * 5000 + b"}",
         "nine million digits": b'{"event_id": ' + b"9" * 9_000_000 + b"}",
     }.items()
 }  # fmt: skip

@@ -1,10 +1,13 @@
 """The recorder on a real Redis: everything recorded once, whatever is away or dies."""
 
+import io
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +17,7 @@ from redis import ConnectionError as RedisAway
 from icestream import wire
 from icestream.results.table import SCHEMA, table
 from icestream.streams import keys
-from icestream.streams.results import RECORD_BYTES, AnotherReader, Tail
+from icestream.streams.results import RECORD_BYTES, AnotherReader, GroupReader, LeaseLost, Tail
 from launcher.report import Counts, report
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
@@ -25,14 +28,14 @@ from tests.recorder.streams import SPOOLS, collector, put_results, spool, spoole
 from tests.waiting import wait_until
 
 
-def close_without_acknowledging(one: Collector, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def close_without_acknowledging(one: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     """The window reaches the disk, and Redis goes away before it hears of it."""
 
-    def away(**_: object) -> None:
+    def away(*_: object) -> None:
         raise RedisAway("gone")
 
     with monkeypatch.context() as broken:
-        broken.setattr(redis, "pipeline", away)
+        broken.setattr(GroupReader, "acknowledge", away)
         with pytest.raises(RedisAway):
             one.close_window()
 
@@ -59,7 +62,7 @@ def test_a_crash_between_disk_and_acknowledgement_doubles_nothing(
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
-    close_without_acknowledging(one, redis, monkeypatch)
+    close_without_acknowledging(one, monkeypatch)
     assert spooled(tmp_path) == [1, 2]
     put_results(redis, 3)
     second = collector(redis, tmp_path)
@@ -75,7 +78,7 @@ def test_a_failed_acknowledgement_is_made_up_for_by_the_same_recorder(
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
     one.read(None)
-    close_without_acknowledging(one, redis, monkeypatch)
+    close_without_acknowledging(one, monkeypatch)
     put_results(redis, 3)
     one.read(None)
     one.close_window()
@@ -166,19 +169,74 @@ def test_a_window_counts_only_while_no_other_recorder_reads(redis: Any, tmp_path
     assert spooled(tmp_path / "second") == [1, 2]
 
 
+def test_a_recorder_that_stalls_drops_what_another_may_have_recorded(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, 1, 2)
+    one = collector(redis, tmp_path / "one")
+    one.read(None)
+    second = collector(redis, tmp_path / "second")
+    second.read(None)
+    second.close_window()
+    redis.delete(keys.RECORDER)  # the second has left
+    with pytest.raises(LeaseLost):
+        one.close_window()
+    with pytest.raises(LeaseLost):
+        one.read(None)
+    one.forget()
+    one.prepare()
+    put_results(redis, 3)
+    one.read(None)
+    one.close_window()
+    assert (spooled(tmp_path / "one"), spooled(tmp_path / "second")) == ([3], [1, 2])
+
+
+def test_a_recorder_makes_room_in_a_full_redis(redis: Any, tmp_path: Path) -> None:
+    put_results(redis, *range(30))
+    redis.config_set("maxmemory", 1)
+    try:
+        one = collector(redis, tmp_path)
+        one.read(None)
+        one.close_window()
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert spooled(tmp_path) == list(range(30))
+    assert redis.xpending(keys.DIRECTIONS, keys.RECORDER_GROUP)["pending"] == 0
+    assert redis.xlen(keys.TRUTH) == 0
+
+
 def test_the_truths_of_a_backlog_wait_with_it(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recorder.collector.KEPT_TRUTHS", 20)
     monkeypatch.setattr("recorder.collector.READ_AT_ONCE", 5)
+    now_ns = time.time_ns()
+
+    def store(number: int) -> None:
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(number, emitted_ns=now_ns))})
+
     for number in range(1000, 1050):  # of rejected events: they never get a result
         redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5))})
+    for number in range(100):
+        redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5, "cascade"))})
+        store(number)
+    one = collector(redis, tmp_path)
+    while one.read(None):
+        one.close_window()
+    kinds = [kind for path in tmp_path.glob("*/window-*") for kind in pq.read_table(path)["kind"].to_pylist()]
+    assert kinds == ["cascade"] * 100
+    assert redis.xlen(keys.TRUTH) <= 25
+
+
+def test_a_result_without_truth_costs_no_other_its_own(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recorder.collector.KEPT_TRUTHS", 20)
+    monkeypatch.setattr("recorder.collector.READ_AT_ONCE", 5)
+    long_ago = time.time_ns() - 3600 * 10**9  # as of a dead letter that is replayed
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(500, emitted_ns=long_ago))})
     put_results(redis, *range(100))
     one = collector(redis, tmp_path)
     while one.read(None):
         one.close_window()
-    assert spooled(tmp_path) == list(range(100))
     kinds = [kind for path in tmp_path.glob("*/window-*") for kind in pq.read_table(path)["kind"].to_pylist()]
-    assert kinds == ["cascade"] * 100
-    assert redis.xlen(keys.TRUTH) <= 20
+    assert sorted(kind or "" for kind in kinds) == [""] + ["cascade"] * 100
 
 
 def test_what_is_read_is_limited_in_bytes(redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +254,12 @@ def test_what_is_read_is_limited_in_bytes(redis: Any, tmp_path: Path, monkeypatc
     assert reader.read(10) == []
 
 
+def header_with_a_slip() -> bytes:
+    content = io.BytesIO()
+    np.save(content, np.zeros((3, 2), np.int64))
+    return content.getvalue().replace(b"}", b"(")
+
+
 def test_files_of_the_spool_that_are_damaged_or_strange_stop_nothing(redis: Any, tmp_path: Path) -> None:
     put_results(redis, 1, 2)
     one = collector(redis, tmp_path)
@@ -203,7 +267,7 @@ def test_files_of_the_spool_that_are_damaged_or_strange_stop_nothing(redis: Any,
     one.close_window()
     run = next(run for run in SPOOLS[tmp_path].runs() if run.windows())
     SPOOLS[tmp_path].forget(run, run.windows())
-    for damage in (b"", b"\x93NUMPY", b"no array"):
+    for damage in (b"", b"\x93NUMPY", b"no array", header_with_a_slip()):
         (tmp_path / "recent.npy").write_bytes(damage)
         (run.folder / "run.json").write_bytes(damage)
         (run.folder / "window-a.parquet").write_bytes(b"of somebody else")

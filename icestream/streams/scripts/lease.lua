@@ -1,10 +1,11 @@
 -- Take or renew a lease, or give it up.
 -- KEYS: the lease
--- ARGV: holder, ms that it lasts; 0 gives it up
--- Returns the holder.
-local holder = redis.call('GET', KEYS[1]) or ARGV[1]
+-- ARGV: holder, ms that it lasts (0 gives it up), 1 to renew it only
+-- Returns the holder; nothing if there is none.
+local holder = redis.call('GET', KEYS[1])
+if not holder and ARGV[3] ~= '1' then holder = ARGV[1] end
 if holder == ARGV[1] then
     redis.call('DEL', KEYS[1]) -- first: a script that has begun to write may go on in a full Redis
     if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
 end
-return holder
+return holder or ''

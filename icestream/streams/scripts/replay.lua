@@ -8,8 +8,10 @@ local fields = {}
 for i = 1, #found[2], 2 do fields[found[2][i]] = found[2][i + 1] end
 local payload = fields[ARGV[2]] or ''
 if tonumber(fields['bytes'] or #payload) > #payload then return -1 end
-if KEYS[4] and redis.call('EXISTS', KEYS[4]) == 1 then redis.call('HINCRBY', KEYS[4], 'rejected', -1) end
+local counted = KEYS[4] and redis.call('EXISTS', KEYS[4]) == 1
+if counted then redis.call('HINCRBY', KEYS[4], 'rejected', 0) end -- refused here, if it is, before anything is added
 redis.call('XADD', KEYS[1], '*', ARGV[2], payload)
+if counted then redis.call('HINCRBY', KEYS[4], 'rejected', -1) end
 redis.call('DECRBY', KEYS[3], #payload)
 redis.call('XDEL', KEYS[2], ARGV[1])
 return 1

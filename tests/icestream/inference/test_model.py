@@ -58,6 +58,13 @@ def test_an_odd_parameter_is_refused_in_words(name: str) -> None:
         describe("icemix", "1", METADATA, config)
 
 
+def test_a_name_that_no_result_can_carry_is_refused_in_words() -> None:
+    config = deepcopy(CONFIG)
+    config["parameters"]["checkpoint"] = {"string_value": "c" * 301}
+    with pytest.raises(ModelMismatch, match="has more than 300 characters"):
+        describe("icemix", "1", METADATA, config)
+
+
 @pytest.mark.parametrize("size", [None, 0])
 def test_a_model_that_takes_no_batches_is_refused_in_words(size: int | None) -> None:
     config = {key: value for key, value in {**CONFIG, "max_batch_size": size}.items() if value is not None}
@@ -84,6 +91,7 @@ UP, RADIUS = [0.0, 0.0, 1.0], [1.0, 2.0, 3.0]
         ([0.0, float("nan"), 1.0], 1.0, RADIUS),
         (UP, -1.0, RADIUS),
         (UP, float("inf"), RADIUS),
+        (UP, 3e30, RADIUS),
         (UP, 1.0, [-1.0, 2.0, 3.0]),
         (UP, 1.0, [1.0, 2.0, 181.0]),
     ],

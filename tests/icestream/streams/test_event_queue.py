@@ -398,6 +398,25 @@ def test_a_dead_letter_whose_payload_was_cut_is_counted(redis: Any, redis_server
     with_client(redis_server, use)
 
 
+def test_a_replay_that_is_refused_changes_no_count(redis: Any, redis_server: RedisProcess) -> None:
+    async def use(client: Any) -> None:
+        Publisher(connect(redis_server.url), run_id=7).begin({})
+        put(redis, event(1))
+        queue = queue_of(client)
+        [entry] = await queue.read(10)
+        await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail=""))
+        redis.delete(keys.EVENTS)
+        redis.set(keys.EVENTS, "of another type")
+        letters = DeadLetters(redis)
+        [letter] = letters.latest()
+        for _ in range(3):
+            with pytest.raises(RedisError, match="WRONGTYPE"):
+                letters.replay(letter.id)
+        assert count_run(redis, 7).rejected == len(list(letters.latest())) == 1
+
+    with_client(redis_server, use)
+
+
 def test_bridges_take_turns(redis: Any, redis_server: RedisProcess) -> None:
     async def use(client: Any) -> None:
         one, other = queue_of(client), EventQueue(client, "other", 10)
@@ -503,7 +522,7 @@ def test_a_full_redis_takes_no_events_but_still_gives_out_results(redis: Any, re
                 Publisher(connect(redis_server.url), run_id=7).publish(0, [(event(9), None)], 1)
             assert is_away(refused.value)
             reader = GroupReader(connect(redis_server.url))  # a recorder begins
-            reader.hold()
+            reader.take()
             reader.join()
             redis.xgroup_destroy(keys.EVENTS, keys.BRIDGE_GROUP)
             await queue_of(client).join()  # a bridge begins

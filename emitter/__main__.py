@@ -9,7 +9,6 @@ require("emitter")
 
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -22,11 +21,11 @@ from icestream.detector import DetectorFileError, load_detector
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
-from icestream.sources.kaggle import KaggleError, Replay
+from icestream.sources.replay import Replay, open_files
 from icestream.sources.simulation.simulator import Simulation
-from icestream.sources.source import Source
+from icestream.sources.source import Source, SourceError
 from icestream.streams.connection import connect
-from icestream.streams.publisher import AnotherWriter, Backlog, Publisher
+from icestream.streams.publisher import AnotherSource, AnotherWriter, Backlog, Publisher
 from icestream.streams.suitability import UnsuitableRedis
 
 
@@ -49,10 +48,16 @@ def main() -> None:
             stop=stop,
         )
         backlog = Backlog(settings.max_backlog, settings.max_backlog_mb * 2**20)
-        description = {"source": settings.source, "rate": str(settings.rate), "seed": str(settings.seed)}
+        metrics.left_out(lambda: source.left_out)
+        log.info("the source", source=settings.source, parts=len(source.contents), truth=source.truth)
+        description = {
+            "source": settings.source, "rate": str(settings.rate), "seed": str(settings.seed), "truth": source.truth,
+        }  # fmt: skip
         emission.run(source, run_id, limit=settings.count, max_backlog=backlog, description=description)
-    except (KaggleError, DetectorFileError, UnsuitableRedis) as error:
+    except (SourceError, DetectorFileError, UnsuitableRedis) as error:
         sys.exit(f"emitter: {error}")
+    except AnotherSource as error:
+        sys.exit(f"emitter: {error}; give another run id")
     except AnotherWriter as error:
         sys.exit(f"emitter: {error}; give another run id, or stop one of the two")
 
@@ -60,7 +65,7 @@ def main() -> None:
 def _source(settings: EmitterSettings) -> Source:
     if settings.source == "simulate":
         return Simulation(load_detector(settings.geometry, settings.ice), settings.seed)
-    return Replay(Path(settings.source.removeprefix("kaggle:")), settings.loop)
+    return Replay(open_files(settings.source), settings.loop)
 
 
 if __name__ == "__main__":

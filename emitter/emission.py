@@ -75,13 +75,15 @@ class Emission:
 
         Raises:
             AnotherWriter: another emitter writes this run now.
+            AnotherSource: the run was begun with another source.
+            SourceError: the source cannot be read.
             UnsuitableRedis: Redis would lose what is written.
         """
         try:
             self._metrics.beat()
             for warning in self._retry(self._publisher.check_server):
                 self._log.warning(warning)
-            self._retry(lambda: self._publisher.begin(description))
+            self._retry(lambda: self._publisher.begin(description, source.contents))
             while True:
                 try:
                     return self._run(source, run_id, limit, max_backlog)
@@ -89,7 +91,7 @@ class Emission:
                     self._log.warning(
                         "Redis lost its last writes: events are emitted again from there", error=str(error)
                     )
-                    self._retry(lambda: self._publisher.begin_if_lost(description))
+                    self._retry(lambda: self._publisher.begin_if_lost(description, source.contents))
         except Stopped:
             self._log.info("stopped")
 
@@ -102,6 +104,8 @@ class Emission:
             self._emit(events, run_id, emitted, max_backlog)
         finally:
             events.close()
+            if source.left_out:
+                self._log.warning("pulses that are of no DOM of IceCube-86 are left out", pulses=source.left_out)
 
     def _emit(self, events: Prefetcher, run_id: int, emitted: int, max_backlog: Backlog) -> None:
         self._wait_for(events)  # before the schedule begins

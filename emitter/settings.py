@@ -7,11 +7,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
 from icestream.service.settings import StreamSettings
+from icestream.sources.replay import KINDS, is_replay
 
 
 def _known_source(text: str) -> str:
-    if text != "simulate" and not (text.startswith("kaggle:") and len(text) > len("kaggle:")):
-        raise ValueError("a source is `simulate` or `kaggle:DIR`")
+    if text != "simulate" and not is_replay(text):
+        raise ValueError(f"a source is {KINDS}")
     return text
 
 
@@ -30,7 +31,8 @@ class EmitterSettings(StreamSettings):
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_EMITTER_")
 
     source: Annotated[str, AfterValidator(_known_source)] = Field(
-        "simulate", description="simulate, or kaggle:DIR for the competition's Parquet files"
+        "simulate",
+        description="simulate, kaggle:DIR for the competition's Parquet files, or graphnet:FILE for a database of GraphNeT's",
     )
     rate: Annotated[float | Literal["max"], BeforeValidator(_rate)] = Field(
         100.0, description="events/s with Poisson gaps, or max for as fast as possible"

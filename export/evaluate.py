@@ -30,7 +30,7 @@ from export.served import ServedIceMix
 from export.to_onnx import export
 from export.training.events import HELD_OUT_SEED
 from icestream.detector import DetectorFileError, load_detector
-from icestream.sources.kaggle import KaggleError
+from icestream.sources.source import SourceError
 
 SHIFTS_NS = (-1000.0, 1000.0)
 SPEED_LENGTHS = (64, 128)
@@ -87,7 +87,7 @@ def main() -> None:
         else:
             sample = Sample.simulated(options.simulate, HELD_OUT_SEED, detector)
         report = evaluate(options.model, options.variant, sample)
-    except (CheckpointError, DetectorFileError, KaggleError, ValueError, RuntimeError) as error:
+    except (CheckpointError, DetectorFileError, SourceError, ValueError, RuntimeError) as error:
         sys.exit(f"evaluate: {error}")
     pictures = options.output.with_suffix("")
     try:

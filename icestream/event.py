@@ -16,7 +16,7 @@ READOUT_NS = (0.0, 1e5)  # triggers, and what is merged with them, fill some 10 
 
 # Why an event, or an entry of the stream, can never be reconstructed.
 REASONS = (
-    "undecodable", "wrong_version", "ragged", "empty", "too_large", "unknown_sensor", "not_finite", "outside_readout",
+    "undecodable", "wrong_version", "ragged", "empty", "too_large", "unknown_sensor", "not_finite", "no_charge", "outside_readout",
     "too_many_tries", "refused_by_model", "no_answer",
 )  # fmt: skip
 
@@ -35,13 +35,10 @@ class InvalidEvent(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """The pulses of one trigger, validated when it is made; arrays are read-only by convention.
+class RawEvent:
+    """The pulses of one trigger as a source has them; arrays are read-only by convention.
 
     An event is known by the pair (run_id, event_id): a second pass over the same data is another run.
-
-    Raises:
-        InvalidEvent: empty, absurdly large, columns of unequal length, unknown sensor, or a number that is not finite.
     """
 
     run_id: int  # int64
@@ -51,6 +48,21 @@ class Event:
     time_ns: NDArray[np.float32]  # (pulses,) ns since the start of the readout window; exact below 2^24 ns
     charge_pe: NDArray[np.float32]  # (pulses,) photo-electrons
     auxiliary: NDArray[np.bool_]  # (pulses,) False = passed hard local coincidence
+
+    @property
+    def n_pulses(self) -> int:
+        """Number of pulses."""
+        return len(self.sensor_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(RawEvent):
+    """An event that can be reconstructed: validated when it is made.
+
+    Raises:
+        InvalidEvent: empty, absurdly large, columns of unequal length, unknown sensor, a number that is not finite, or a charge
+            that is not above 0.
+    """
 
     def __post_init__(self) -> None:
         count = len(self.sensor_id)
@@ -64,11 +76,8 @@ class Event:
             raise InvalidEvent("unknown_sensor", f"sensor_id must lie in 0…{DOM_COUNT - 1}")
         if not (np.isfinite(self.time_ns).all() and np.isfinite(self.charge_pe).all()):
             raise InvalidEvent("not_finite", "time and charge must be finite numbers")
-
-    @property
-    def n_pulses(self) -> int:
-        """Number of pulses."""
-        return len(self.sensor_id)
+        if self.charge_pe.min() <= 0:
+            raise InvalidEvent("no_charge", "the charge of a pulse must be above 0")
 
     def shifted(self, by_ns: float) -> "Event":
         """The event as a trigger would have given it that opened its window `by_ns` earlier."""

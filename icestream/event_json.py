@@ -7,7 +7,7 @@ import numpy as np
 from msgspec import Meta
 
 from icestream.detector import DOM_COUNT
-from icestream.event import INT64, MAX_PULSES, READOUT_NS, Event, InvalidEvent
+from icestream.event import INT64, MAX_PULSES, READOUT_NS, Event, InvalidEvent, RawEvent
 
 
 # These describe the columns in the OpenAPI document. The decoder does not enforce them: a bad column must give the reasons
@@ -46,7 +46,7 @@ class EventBody(Pulses, kw_only=True):
 _decode = msgspec.json.Decoder(EventBody).decode
 
 
-def pulse_columns(event: Event) -> dict[str, list[Any]]:
+def pulse_columns(event: RawEvent) -> dict[str, list[Any]]:
     """The four columns of an event as lists."""
     return {
         "sensor_id": event.sensor_id.tolist(),

@@ -25,9 +25,12 @@ from icestream import __version__
 from icestream.detector import nominal_icecube86
 from icestream.event import REASONS
 from icestream.service.settings import RedisUrl
-from icestream.sources.kaggle import KaggleError, write_folder
+from icestream.sources.kaggle import write_folder
+from icestream.sources.replay import is_replay
 from icestream.sources.simulation.simulator import simulated_events
+from icestream.sources.source import SourceError
 from launcher.errors import LauncherError
+from launcher.inspection import inspect
 from launcher.mlflow_server import serve_recorded
 from launcher.plan import ROOT, Options, Plan
 from launcher.rejected import RejectedError, Selection
@@ -46,11 +49,11 @@ def main() -> None:
     # This machine's own servers are asked directly, without any HTTP proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
-        "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow, "rejected": _rejected,
+        "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow, "rejected": _rejected, "inspect": _inspect,
     }  # fmt: skip
     try:
         sys.exit(commands[options.command](options))
-    except (LauncherError, MissingDependency, ServiceFailed, SendError, RejectedError, KaggleError) as error:
+    except (LauncherError, MissingDependency, ServiceFailed, SendError, RejectedError, SourceError) as error:
         sys.exit(f"icestream: {error}")
     except OSError as error:
         sys.exit(f"icestream: {error.filename or 'this machine'}: {error.strerror or error}")
@@ -76,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
     )
+    look = commands.add_parser("inspect", help="what is in files of events: how many, what would be rejected and why")
+    look.add_argument("source", type=_files, help="kaggle:DIR or graphnet:FILE")
+    look.add_argument("--all", action="store_true", help="read all events, not the first few thousand")
     _add_rejected(commands)
     again = commands.add_parser("mlflow", help="start MLflow on the recorded sessions")
     again.add_argument("--state-dir", type=Path, default=STATE_DIR, help="state directory (.icestream)")
@@ -146,8 +152,9 @@ def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _up(options: argparse.Namespace) -> int:
     source = options.source
-    if source.startswith("kaggle:"):
-        source = f"kaggle:{Path(source.removeprefix('kaggle:')).resolve()}"
+    if is_replay(source):
+        kind, _, place = source.partition(":")
+        source = f"{kind}:{Path(place).resolve()}"
     plan = Plan(
         Options(
             events=options.events,
@@ -189,6 +196,18 @@ def _send(options: argparse.Namespace) -> int:
     failed = send(options.source, options.url, token, options.output)
     if failed:
         sys.stderr.write(f"icestream: {failed} events could not be reconstructed; the column error says why\n")
+    return 0
+
+
+def _files(text: str) -> str:
+    if not is_replay(text):
+        raise argparse.ArgumentTypeError("a source of files is kaggle:DIR or graphnet:FILE")
+    return text
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    for line in inspect(options.source, options.all):
+        sys.stdout.write(line + "\n")
     return 0
 
 

@@ -16,7 +16,8 @@ from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from icestream.inference.model_config import parse_config
 from icestream.service.settings import problems
-from icestream.sources.kaggle import KaggleError, open_folder
+from icestream.sources.replay import is_replay, open_files
+from icestream.sources.source import SourceError
 from launcher.errors import LauncherError
 from launcher.ports import Ports
 from launcher.redis_server import RedisServer, cut_zeros, find_redis
@@ -264,10 +265,10 @@ def _max_pulses(repository: Path, model: str) -> int:
 
 
 def _check_source(source: str) -> None:
-    if source.startswith("kaggle:"):
+    if is_replay(source):
         try:
-            open_folder(Path(source.removeprefix("kaggle:")))
-        except KaggleError as error:
+            open_files(source)
+        except SourceError as error:
             raise LauncherError(str(error)) from None
 
 

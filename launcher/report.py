@@ -28,6 +28,7 @@ class Counts:
     repeated: int = 0  # further entries of an event that has a result
     rejected: int
     left_in_stream: int
+    truth: str = ""  # where it comes from, or why it is not known
 
     @property
     def lost(self) -> int:
@@ -83,6 +84,7 @@ def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
         "lost": counts.lost,
         "duplicated": counts.duplicated,
         "recorded": rows.num_rows,
+        "truth": counts.truth,
         "opening_angle_deg": mean_median(angles),
         "linefit_opening_angle_deg": mean_median(guesses),
         "score_radians": float(np.radians(angles).mean()) if len(angles) else None,

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from icestream.sources.kaggle import read_pulses
+from icestream.event_json import pulse_columns
+from icestream.sources.kaggle import open_folder
 
 REQUEST_EVENTS, REQUEST_PULSES = 256, 200_000  # of a request, at most; one event may have more pulses
 RETRY_FOR_S = 30.0  # while Triton is away or requests come too fast
@@ -46,7 +47,7 @@ def send(source: str, url: str, token: str | None, output: Path | None) -> int:
 
     Raises:
         SendError: there is no answer.
-        icestream.sources.kaggle.KaggleError: it is no such file.
+        icestream.sources.source.SourceError: it is no such file.
     """
     rows: list[dict[str, Any]] = []
     for request in _requests(_lines() if source == "-" else _file(Path(source))):
@@ -68,17 +69,8 @@ def send(source: str, url: str, token: str | None, output: Path | None) -> int:
 
 
 def _file(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for event_id, (sensor_id, time_ns, charge_pe, auxiliary) in read_pulses(path):
-        yield (
-            event_id,
-            {
-                "sensor_id": sensor_id.tolist(),
-                "time_ns": time_ns.tolist(),
-                "charge_pe": charge_pe.tolist(),
-                "auxiliary": auxiliary.tolist(),
-                "event_id": event_id,
-            },
-        )
+    for event, _ in open_folder(path).events(0):
+        yield event.event_id, {**pulse_columns(event), "event_id": event.event_id}
 
 
 def _lines() -> Iterator[tuple[int, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect
-from icestream.streams.publisher import count_run
+from icestream.streams.publisher import count_run, read_description
 from icestream.streams.results import latest_results, payloads
 from icestream.streams.status import StreamStatus, read_status
 from launcher.plan import Plan
@@ -95,6 +95,7 @@ class Probe:
             repeated=run.repeated,
             rejected=run.rejected,
             left_in_stream=self._left_in_stream(),
+            truth=read_description(self._redis, self._plan.run_id).get("truth", ""),
         )
 
     def _left_in_stream(self) -> int:

@@ -157,5 +157,9 @@ def summary(figures: dict[str, Any]) -> RenderableType:
             "radii", f"the 50 % radius holds {held['50']:.0%} of the events, the 90 % radius {held['90']:.0%}"
         )
         table.add_row("score", f"{figures['score_radians']:.4f} (mean angle in radians, as the competition counts)")
+    elif figures["recorded"]:
+        table.add_row(
+            "score", f"not known, because {figures['truth'].removeprefix('not known: ') or 'no event has a truth'}"
+        )
     table.add_row("served by", f"Triton {figures['triton_version']}, {figures['redis']}")
     return Panel(table, title="session", width=100)

@@ -15,11 +15,12 @@ from icestream.direction import opening_angle, to_vector
 from icestream.event import Event, InvalidEvent
 from icestream.linefit import linefit
 from icestream.results.table import TRACKS
-from icestream.sources.kaggle import KaggleError, open_folder
+from icestream.sources.kaggle import open_folder
 from icestream.sources.simulation.draws import NumpyDraws
 from icestream.sources.simulation.light import Ice
 from icestream.sources.simulation.particles import KINDS
 from icestream.sources.simulation.simulator import Chunk, events_of, numpy_chunk
+from icestream.sources.source import SourceError
 from icestream.tensors import pad
 from icestream.truth import Truth
 
@@ -72,16 +73,16 @@ class Sample:
 
     @classmethod
     def kaggle(cls, folder: Path, at_most: int, detector: Detector) -> "Sample":
-        """The first events of a folder of the competition's files whose truth is there; raises KaggleError if none are."""
-        pairs: list[tuple[Event, Truth]] = []
-        for event, truth in open_folder(folder).events(0):
+        """The first events of a folder of the competition's files whose truth is there; raises SourceError if none are."""
+        found, pairs = open_folder(folder), list[tuple[Event, Truth]]()
+        for raw, truth in found.events(0):
             with suppress(InvalidEvent):  # the bridge would reject it
                 if truth is not None and len(pairs) < at_most:
-                    pairs.append((event.within_readout(), truth))
+                    pairs.append((Event(**vars(raw)).within_readout(), truth))
             if len(pairs) == at_most:
                 break
         if not pairs:
-            raise KaggleError(f"{folder}: the truth of no event is known; a *meta.parquet must hold azimuth and zenith")
+            raise SourceError(f"{folder}: the truth of no event is known ({found.truth})")
         events = [event for event, _ in pairs]
         vectors = to_vector([angles.azimuth for _, angles in pairs], [angles.zenith for _, angles in pairs])
         unknown = np.full(len(events), np.nan)

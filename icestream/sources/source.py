@@ -1,13 +1,13 @@
 """The protocol of a source of events, and the position from which a source continues."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from icestream.event import Event
+from icestream.event import RawEvent
 from icestream.truth import Truth
 
-EventAndTruth = tuple[Event, Truth | None]
+EventAndTruth = tuple[RawEvent, Truth | None]  # an event that cannot be reconstructed is rejected by the bridge
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,39 @@ class Position:
     event_id: int
 
 
+class SourceError(ValueError):
+    """A source that cannot be read; the message names file, cause and fix."""
+
+
+class Files(Protocol):
+    """What has been recorded, event by event.
+
+    Attributes:
+        contents, truth, left_out: as of `Source`.
+    """
+
+    contents: list[str]
+    truth: str
+    left_out: int
+
+    def events(self, run_id: int, after: int | None = None) -> Iterator[EventAndTruth]:
+        """All events, or those after an event_id; raises SourceError."""
+
+
 class Source(Protocol):
+    """Events, the same ones in the same order each time."""
+
+    @property
+    def contents(self) -> Sequence[str]:
+        """What it is made of: a run is continued by a source whose contents begin with those that the run was begun with."""
+
+    @property
+    def truth(self) -> str:
+        """Where the truth comes from, or why it is not known, in words."""
+
+    @property
+    def left_out(self) -> int:
+        """Pulses that were left out so far, because their DOMs are not IceCube-86's."""
+
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
-        """The events of a run, from its start or after a position."""
+        """The events of a run, from its start or after a position; raises SourceError."""

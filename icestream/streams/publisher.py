@@ -5,10 +5,11 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, cast
 
 from icestream import wire
-from icestream.event import Event
+from icestream.event import RawEvent
 from icestream.sources.source import Position
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
@@ -19,11 +20,16 @@ from icestream.truth import Truth
 
 ALIVE_MS = 5000  # that a sign of life lasts
 ON_DISK_S = 2.0  # after which a write is on the disk of a Redis that writes its append-only file to it every second
-DESCRIBED = ("source", "rate", "seed")
+DESCRIBED = ("source", "rate", "seed", "truth")
+CONTENTS = "contents"  # of the source: what a run is continued with
 
 
 class AnotherWriter(Exception):
     """Another writer has begun the run since: it continues it, this one must end."""
+
+
+class AnotherSource(Exception):
+    """The run was begun with another source: its position means nothing in this one."""
 
 
 class PositionLost(Exception):
@@ -58,17 +64,35 @@ class Publisher:
         """Warnings about the server; raises RedisError or UnsuitableRedis."""
         return check_server(self._redis)
 
-    def begin(self, description: Mapping[str, str]) -> None:
-        """Become the writer of the run, and write what its events are, for readers of its results. Raises RedisError."""
+    def begin(self, description: Mapping[str, str], contents: Sequence[str] = ()) -> None:
+        """Become the writer of the run, and write what its events are, for readers of its results.
+
+        Args:
+            contents: what the source is made of; a run that has events is continued if it was begun with these, or the first of them.
+
+        Raises:
+            RedisError: call again.
+            AnotherSource: the run was begun with another source.
+        """
         adopt_old_names(self._redis, {f"icestream:emitted:{self._run_id}": self._key})
-        self._become_writer(description, only_if_lost=False)
+        begun, emitted = cast("list[bytes | None]", self._redis.hmget(self._key, CONTENTS, "emitted"))
+        resumed = emitted is not None
+        if begun and int(emitted or 0):
+            before = begun.decode().split("\n")
+            if before != list(contents[: len(before)]):
+                differing = next((one for one, other in zip_longest(before, contents) if one != other), None)
+                raise AnotherSource(
+                    f"run {self._run_id} has {int(emitted or 0)} events of another source ({differing})"
+                )
+        self._become_writer(description, contents, only_if_lost=False)
+        self._on_disk = resumed
 
-    def begin_if_lost(self, description: Mapping[str, str]) -> None:
+    def begin_if_lost(self, description: Mapping[str, str], contents: Sequence[str] = ()) -> None:
         """The same, if Redis knows of no writer of the run any more."""
-        self._become_writer(description, only_if_lost=True)
+        self._become_writer(description, contents, only_if_lost=True)
 
-    def _become_writer(self, description: Mapping[str, str], only_if_lost: bool) -> None:
-        words = [word for pair in description.items() for word in pair]
+    def _become_writer(self, description: Mapping[str, str], contents: Sequence[str], only_if_lost: bool) -> None:
+        words = [word for pair in {**description, CONTENTS: "\n".join(contents)}.items() for word in pair]
         arguments: list[str | int] = [self._name, keys.RUN_KEPT_S, int(only_if_lost), *words]
         if (writer := self._begin(keys=[self._key], args=arguments)) is not None:
             self._writer, self._begun_s, self._on_disk = writer.decode(), time.monotonic(), False
@@ -79,7 +103,7 @@ class Publisher:
         emitted, run_id, event_id = values
         return (0, None) if run_id is None else (int(emitted), Position(int(run_id), int(event_id)))
 
-    def publish(self, first: int, pairs: Sequence[tuple[Event, Truth | None]], now_ns: int) -> int:
+    def publish(self, first: int, pairs: Sequence[tuple[RawEvent, Truth | None]], now_ns: int) -> int:
         """Write events; may be called again with the same arguments until it returns.
 
         Args:
@@ -112,7 +136,12 @@ class Publisher:
 
     def show_alive(self) -> None:
         """Show that there is an emitter although it writes nothing just now."""
-        self._redis.set(keys.EMITTER, self._writer, px=ALIVE_MS)
+        began_s = time.monotonic()
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(keys.EMITTER, self._writer, px=ALIVE_MS)
+            pipe.exists(self._key)
+            _, exists = pipe.execute()
+        self._on_disk = self._on_disk or (bool(exists) and began_s - self._begun_s > ON_DISK_S)
 
     def backlog(self) -> Backlog:
         """What waits in the stream of events."""
@@ -121,7 +150,7 @@ class Publisher:
 
 
 def read_description(redis: Redis, run_id: int) -> dict[str, str]:
-    """The description that an emitter wrote of its run: source, rate, seed; empty if there is none. Raises RedisError."""
+    """The description that an emitter wrote of its run: source, rate, seed, truth; empty if there is none. Raises RedisError."""
     found: Any = redis.hmget(keys.run(run_id), *DESCRIBED)
     return {name: value.decode() for name, value in zip(DESCRIBED, found, strict=True) if value is not None}
 

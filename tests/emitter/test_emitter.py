@@ -5,11 +5,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from icestream import wire
 from icestream.detector import nominal_icecube86
-from icestream.sources.kaggle import Replay, write_folder
+from icestream.sources.kaggle import open_folder, write_folder
+from icestream.sources.replay import Replay
 from icestream.sources.simulation.simulator import Simulation, simulated_events
 from icestream.sources.source import Position
 from icestream.streams import keys
@@ -17,7 +20,7 @@ from icestream.streams.connection import connect
 from icestream.streams.publisher import ON_DISK_S, AnotherWriter, Publisher, count_run
 from icestream.streams.status import read_status
 from tests.events import event, truth
-from tests.servers import Program, RedisProcess
+from tests.servers import Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 
 Start = Callable[..., Program]
@@ -90,6 +93,19 @@ def test_the_latest_writer_stays_it_where_redis_has_lost_that_it_began(redis: An
     with pytest.raises(AnotherWriter):
         first.publish(2, [(event(3), None)], 1)
     assert emitted(redis) == [(7, 1), (7, 2)]
+
+
+def test_a_run_that_is_resumed_is_not_begun_again_when_all_keys_are_deleted(
+    redis: Any, redis_server: RedisProcess
+) -> None:
+    first, second = (Publisher(connect(redis_server.url), run_id=7) for _ in range(2))
+    first.begin({})
+    first.publish(0, [(event(1), None)], 1)
+    second.begin({})
+    redis.flushall()
+    second.publish(1, [(event(2), None)], 1)
+    assert emitted(redis) == [(7, 2)]
+    assert count_run(redis, 7).forgotten == 1
 
 
 def test_events_from_before_all_keys_were_deleted_are_forgotten_not_lost(
@@ -183,14 +199,62 @@ def test_each_pass_over_a_folder_is_a_run_of_its_own(tmp_path: Path) -> None:
     original = list(islice(simulated_events(nominal_icecube86(), 1, 1), 10))
     ids = [event.event_id for event, _ in original]
     write_folder(tmp_path, original)
-    looped = [(event.run_id, event.event_id) for event, _ in islice(Replay(tmp_path, loop=True).events(5, None), 25)]
+    looped = [
+        (event.run_id, event.event_id)
+        for event, _ in islice(Replay(open_folder(tmp_path), loop=True).events(5, None), 25)
+    ]
     assert looped == [(5, i) for i in ids] + [(6, i) for i in ids] + [(7, i) for i in ids[:5]]
     resumed = [
         (event.run_id, event.event_id)
-        for event, _ in islice(Replay(tmp_path, loop=True).events(5, Position(6, ids[7])), 4)
+        for event, _ in islice(Replay(open_folder(tmp_path), loop=True).events(5, Position(6, ids[7])), 4)
     ]
     assert resumed == [(6, ids[8]), (6, ids[9]), (7, ids[0]), (7, ids[1])]
-    assert len(list(Replay(tmp_path, loop=False).events(5, None))) == 10
+    assert len(list(Replay(open_folder(tmp_path), loop=False).events(5, None))) == 10
+
+
+def test_a_run_is_continued_only_by_its_own_source(
+    redis: Any, redis_server: RedisProcess, program: Start, tmp_path: Path
+) -> None:
+    simulated = list(islice(simulated_events(nominal_icecube86(), seed=2, run_id=1), 30))
+    write_folder(tmp_path / "one", simulated[:10])
+    write_folder(tmp_path / "other", simulated[10:20])
+
+    def replay(folder: str) -> Program:
+        started = program(
+            "emitter", redis_url=redis_server.url, source=f"kaggle:{tmp_path / folder}", rate="max", run_id=1
+        )
+        started.process.wait(60)
+        return started
+
+    assert replay("one").process.returncode == 0
+    refused = replay("other")
+    assert refused.process.returncode == 1
+    assert "run 1 has 10 events of another source (train/batch_1.parquet" in refused.log
+    assert "give another run id" in refused.log
+    assert "Traceback" not in refused.log
+    assert len(emitted(redis)) == 10
+    write_folder(tmp_path / "more", simulated[20:])  # the first folder grows by a file
+    (tmp_path / "more" / "train" / "batch_1.parquet").rename(tmp_path / "one" / "train" / "batch_2.parquet")
+    assert replay("one").process.returncode == 0
+    expected = [event.event_id for event, _ in simulated[:10] + simulated[20:]]
+    assert [event_id for _, event_id in emitted(redis)] == expected
+
+
+def test_a_broken_event_of_a_file_is_rejected_and_no_other(
+    redis: Any, redis_server: RedisProcess, triton: TritonProcess, program: Start, tmp_path: Path
+) -> None:
+    write_folder(tmp_path, list(islice(simulated_events(nominal_icecube86(), seed=2, run_id=1), 20)))
+    path = tmp_path / "train" / "batch_1.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[3, "charge"] = np.nan
+    rows.to_parquet(path)
+    program("bridge", redis_url=redis_server.url, triton_url=triton.url)
+    emitter = program("emitter", redis_url=redis_server.url, source=f"kaggle:{tmp_path}", rate="max", run_id=1)
+    assert emitter.process.wait(60) == 0
+    wait_until(lambda: redis.xlen(keys.DIRECTIONS) == 19, "all other results")
+    [(_, fields)] = redis.xrange(keys.REJECTED)
+    assert fields[b"reason"] == b"not_finite"
+    assert count_run(redis, 1).rejected == 1
 
 
 def test_a_simulation_resumes_behind_its_last_event() -> None:

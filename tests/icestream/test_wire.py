@@ -17,6 +17,7 @@ from tests.waiting import DATA
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 finite = st.floats(-(2.0**99), 2.0**99, width=32)
+charge = st.floats(2.0**-20, 2.0**20, width=32)
 
 
 @st.composite
@@ -28,7 +29,7 @@ def events(draw: st.DrawFn) -> Event:
         emitted_ns=0,
         sensor_id=draw(st_numpy.arrays(np.int16, n, elements=st.integers(0, 5159))),
         time_ns=draw(st_numpy.arrays(np.float32, n, elements=finite)),
-        charge_pe=draw(st_numpy.arrays(np.float32, n, elements=finite)),
+        charge_pe=draw(st_numpy.arrays(np.float32, n, elements=charge)),
         auxiliary=draw(st_numpy.arrays(np.bool_, n)),
     )
 

@@ -63,7 +63,7 @@ def test_json_lines_are_answered_line_by_line_and_a_bad_one_says_why(display: Di
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["/nowhere.parquet"], "not a readable Parquet file"),
+        (["/nowhere.parquet"], "no such file or folder"),
         (["-", "--output", "table.xlsx"], "neither .csv nor .parquet"),
         (["-", "--token-file", "/nowhere"], "/nowhere: No such file"),
     ],

@@ -184,8 +184,8 @@ def test_a_model_that_is_not_what_was_exported_ends_it_with_a_sentence(tmp_path:
     [
         (["--port", "redis={taken}"], "port {taken} for redis is taken: free it"),
         (["--port", "reddis=5"], "no port is called reddis"),
-        (["--source", "kaggle:/nowhere"], "no such folder"),
-        (["--source", "cagle:/nowhere"], "a source is `simulate` or `kaggle:DIR`"),
+        (["--source", "kaggle:/nowhere"], "no such file or folder"),
+        (["--source", "cagle:/nowhere"], "a source is simulate, kaggle:DIR or graphnet:FILE"),
         (["--rate", "fast"], "a rate is `max` or a number"),
         (["--events", "0"], "not a whole number above 0"),
         (["--model-repository", "/nowhere"], "holds no model"),

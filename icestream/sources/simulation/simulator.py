@@ -88,8 +88,11 @@ def simulated_events(
 class Simulation:
     """A source of simulated events without end."""
 
+    left_out = 0
+
     def __init__(self, detector: Detector, seed: int):
         self._detector, self._seed = detector, seed
+        self.contents, self.truth = [f"simulated, seed {seed}, {detector.name}"], "simulated"
 
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
         """The events of a run, from its start or after a position."""

@@ -59,8 +59,8 @@ def test_variables_of_other_programs_are_passed_over() -> None:
     ("arguments", "message"),
     [
         (["emitter", "--rate", "-5"], "RATE"),
-        (["emitter", "--source", "kagle:/x"], "`simulate` or `kaggle:DIR`"),
-        (["emitter", "--source", "kaggle:/nowhere"], "no such folder"),
+        (["emitter", "--source", "kagle:/x"], "simulate, kaggle:DIR or graphnet:FILE"),
+        (["emitter", "--source", "kaggle:/nowhere"], "no such file or folder"),
         (["emitter", "--geometry", "/nowhere.csv"], "cannot be read"),
         (["bridge", "--max-batch", "many"], "MAX_BATCH"),
         (["bridge", "--redis-url", "localhost:6379"], "REDIS_URL"),

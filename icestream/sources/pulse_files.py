@@ -1,0 +1,129 @@
+"""The events of several files, with their truth. Files that share events are read together."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from icestream.sources.pulse_table import Events, Layout, PulseTable, check_columns, statistics, within_detector
+from icestream.sources.source import EventAndTruth, SourceError
+from icestream.sources.truth_table import TruthTable
+
+
+class PulseFiles:
+    """Parquet files of pulses.
+
+    Args:
+        paths: in the order in which they are read.
+        truths: files that may hold the truth.
+
+    Attributes:
+        contents: name, size and first events of each file.
+        left_out: pulses of DOMs that are not IceCube-86's, so far.
+        truth: where the truth comes from, or why it is not known.
+
+    Raises:
+        SourceError: a file is damaged, or has other columns.
+    """
+
+    def __init__(self, paths: Sequence[Path], layout: Layout, truths: Sequence[Path]):
+        self._paths, self._layout = paths, layout
+        for path in paths:
+            check_columns(path, [layout.event_id, *layout.pulse])
+        ranges = [found for path in paths for found in statistics(path, layout.event_id)]
+        self._truths = TruthTable(truths, layout.event_id, ranges)
+        self.truth = self._truths.words
+        self.left_out = 0
+        self.contents = [_described(path, layout.event_id) for path in paths]
+
+    def events(self, run_id: int, after: int | None = None) -> Iterator[EventAndTruth]:
+        """All events, in the files' order.
+
+        Args:
+            after: leave out everything up to and including this event_id.
+
+        Raises:
+            SourceError: a file is damaged, or `after` is not there.
+        """
+        for table, events in self.tables():
+            start = 0
+            if after is not None:
+                found = np.flatnonzero(events.ids == after)
+                if not len(found):
+                    continue
+                start, after = int(found[0]) + 1, None
+            truths = self._truths.of(events.ids[start:], run_id)
+            for event in table.events(events, start, run_id):
+                kept, left_out = within_detector(event)
+                self.left_out += left_out
+                yield kept, truths.get(event.event_id)
+        if after is not None:
+            raise SourceError(
+                f"event {after}, at which run {run_id} was left, is not in {self._paths[0].parent}: "
+                "the run was begun with other files; give another run id"
+            )
+
+    def tables(self) -> Iterator[tuple[PulseTable, Events]]:
+        """The files that are read together; reads their event ids. Raises SourceError."""
+        for group in self._overlapping():
+            yield from self._sharing([self._table([path]) for path in group])
+
+    def _table(self, paths: Sequence[Path]) -> PulseTable:
+        return PulseTable(paths, self._layout)
+
+    def _overlapping(self) -> list[list[Path]]:
+        """Files whose ranges of event ids overlap, as far as their footers say; files that do not are alone."""
+        spans: list[tuple[int, int, int]] = []  # least and greatest id, number of the file
+        for number, path in enumerate(self._paths):
+            said = statistics(path, self._layout.event_id)
+            known = [pair for pair in said if pair is not None]
+            if len(known) < len(said):
+                ids = self._table([path]).scan().ids
+                known = [(int(ids.min()), int(ids.max()))] if len(ids) else []
+            if known:
+                spans.append((min(low for low, _ in known), max(high for _, high in known), number))
+        groups: list[list[int]] = []
+        reached = 0
+        for low, high, number in sorted(spans):
+            if groups and low <= reached:
+                groups[-1].append(number)
+                reached = max(reached, high)
+            else:
+                groups.append([number])
+                reached = high
+        return [[self._paths[number] for number in sorted(group)] for group in sorted(groups, key=min)]
+
+    def _sharing(self, tables: Sequence[PulseTable]) -> Iterator[tuple[PulseTable, Events]]:
+        """Tables joined where they share events; raises SourceError where two hold the same ones."""
+        scanned = [table.scan() for table in tables]
+        joined: list[set[int]] = []
+        for number, events in enumerate(scanned):
+            own = {number}
+            for other in range(number):
+                if not len(np.intersect1d(events.ids, scanned[other].ids)):
+                    continue
+                if _are_the_same(events, scanned[other]):
+                    one, two = (tables[index].paths[0] for index in (other, number))
+                    raise SourceError(f"{one} and {two} hold the same events: remove one of them")
+                own |= next(group for group in joined if other in group)
+            joined = [group for group in joined if not group & own] + [own]
+        for group in sorted(joined, key=min):
+            if len(group) == 1:
+                [number] = group
+                yield tables[number], scanned[number]
+            else:
+                table = self._table([path for number in sorted(group) for path in tables[number].paths])
+                yield table, table.scan()
+
+
+def _are_the_same(one: Events, other: Events) -> bool:
+    orders = np.argsort(one.ids), np.argsort(other.ids)
+    return len(one.ids) == len(other.ids) and all(
+        np.array_equal(mine[orders[0]], its[orders[1]]) for mine, its in ((one.ids, other.ids), (one.rows, other.rows))
+    )
+
+
+def _described(path: Path, event_id: str) -> str:
+    known = [pair for pair in statistics(path, event_id) if pair is not None]
+    first = f", events from {known[0][0]}" if known else ""
+    return f"{path.parent.name}/{path.name}, {path.stat().st_size} bytes{first}"

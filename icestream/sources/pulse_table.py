@@ -1,0 +1,241 @@
+"""Events out of Parquet files with one row per pulse, grouped by event whatever the order of the rows.
+
+    scan         read the event ids alone: which events, how many rows of each, are the rows of each adjacent?
+    contiguous   they are: read the files once, in batches
+    gathered     they are not: read the files once for every CHUNK_ROWS rows, and collect the rows of so many events
+
+Memory is that of a batch and of a chunk, some 150 MB, and 16 bytes for each event of the files that are read together.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from icestream.event import RawEvent
+from icestream.sources.source import SourceError
+
+BATCH_ROWS = 500_000
+LEFT_OUT = -2  # the sensor of a pulse that is none of the detector's
+CHUNK_ROWS = 4_000_000
+
+Columns = tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the columns of a table of pulses are.
+
+    Attributes:
+        event_id: name of the column that says whose pulse it is.
+        pulse: names of the others.
+        convert: makes `Columns` of those, as floats, NaN where one is empty. What is no such value becomes one that is refused: it
+            harms its event alone. Rows whose sensor is LEFT_OUT are left out.
+    """
+
+    event_id: str
+    pulse: Sequence[str]
+    convert: Callable[..., Columns]
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events of files, in the order in which they first appear."""
+
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]  # of each
+    contiguous: bool
+
+
+class PulseTable:
+    """Files that are read together: one, or several that share events."""
+
+    def __init__(self, paths: Sequence[Path], layout: Layout):
+        self.paths, self._layout = paths, layout
+
+    def scan(self) -> Events:
+        """The events; reads the event ids alone. Raises SourceError."""
+        ids, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for path in self.paths:
+            for batch in batches(path, [self._layout.event_id]):
+                found = whole_numbers(path, batch, self._layout.event_id)
+                starts = np.flatnonzero(np.diff(found, prepend=found[:1] - 1))
+                ids.append(found[starts])
+                rows.append(np.diff(np.append(starts, len(found))))
+        runs, lengths = np.concatenate(ids), np.concatenate(rows).astype(np.int64)
+        unique, first, of = np.unique(runs, return_index=True, return_inverse=True)
+        order = np.argsort(first, kind="stable")
+        # A run that goes on in the next batch counts twice, and is adjacent.
+        adjacent = int(np.count_nonzero(runs[1:] != runs[:-1])) + bool(len(runs)) == len(unique)
+        counts = np.bincount(of, weights=lengths, minlength=len(unique)).astype(np.int64)
+        return Events(unique[order], counts[order], adjacent)
+
+    def events(self, events: Events, start: int, run_id: int) -> Iterator[RawEvent]:
+        """The events from number `start` on. Raises SourceError."""
+        read = self._contiguous if events.contiguous else self._gathered
+        for event_id, (sensor_id, time_ns, charge_pe, auxiliary) in read(events, start):
+            yield RawEvent(
+                run_id=run_id, event_id=event_id, emitted_ns=0,
+                sensor_id=sensor_id, time_ns=time_ns, charge_pe=charge_pe, auxiliary=auxiliary,
+            )  # fmt: skip
+
+    def _contiguous(self, events: Events, start: int) -> Iterator[tuple[int, Columns]]:
+        ends = np.cumsum(events.rows)
+        skipped = int(ends[start - 1]) if start else 0
+        read, number, held = (
+            0,
+            start,
+            _empty(),
+        )  # held: the rows from `skipped`, or from the end of the last event, to `read`
+        for path in self.paths:
+            for batch in batches(path, self._layout.pulse):
+                before, read = read, read + batch.num_rows
+                if read <= skipped:
+                    continue
+                held = _joined([held, _part(self._columns(path, batch), slice(max(0, skipped - before), None))])
+                begin = read - len(held[0])
+                low, complete = 0, int(np.searchsorted(ends, read, "right"))
+                for event_id, end in zip(
+                    events.ids[number:complete].tolist(), ends[number:complete].tolist(), strict=True
+                ):
+                    yield event_id, _part(held, slice(low, end - begin))
+                    low = end - begin
+                number, held = complete, _part(held, slice(low, None))
+
+    def _gathered(self, events: Events, start: int) -> Iterator[tuple[int, Columns]]:
+        while start < len(events.ids):
+            ends = np.cumsum(events.rows[start:])
+            end = start + max(1, int(np.searchsorted(ends, CHUNK_ROWS, "right")))
+            wanted = events.ids[start:end]
+            in_order = np.argsort(wanted)
+            numbered, parts = [np.empty(0, np.int64)], [_empty()]
+            for path in self.paths:
+                for batch in batches(path, [self._layout.event_id, *self._layout.pulse]):
+                    ids = whole_numbers(path, batch, self._layout.event_id)
+                    place = np.searchsorted(wanted, ids, sorter=in_order).clip(max=len(wanted) - 1)
+                    mine = wanted[in_order[place]] == ids
+                    if mine.any():
+                        numbered.append(in_order[place[mine]])
+                        parts.append(_part(self._columns(path, batch), mine))
+            number, columns = np.concatenate(numbered), _joined(parts)
+            order = np.lexsort((columns[1], number))  # by event, and by time in each
+            edges = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=len(wanted)))]).tolist()
+            for event_id, low, high in zip(wanted.tolist(), edges[:-1], edges[1:], strict=True):
+                yield event_id, _part(columns, order[low:high])
+            start = end
+
+    def _columns(self, path: Path, batch: pa.RecordBatch) -> Columns:
+        return self._layout.convert(*(numbers(path, batch, name) for name in self._layout.pulse))
+
+
+def columns_of(
+    sensor: NDArray[np.float64], time: NDArray[np.float64], charge: NDArray[np.float64], auxiliary: NDArray[np.float64]
+) -> Columns:
+    """Pulses in the types of an event; what is no such value becomes one that is refused."""
+    known = (sensor == np.floor(sensor)) & (sensor >= LEFT_OUT) & (sensor <= np.iinfo(np.int16).max)
+    charge = np.where((auxiliary == 0) | (auxiliary == 1), charge, np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (
+            np.where(known, sensor, -1).astype(np.int16),
+            time.astype(np.float32),
+            charge.astype(np.float32),
+            auxiliary == 1,
+        )
+
+
+def within_detector(event: RawEvent) -> tuple[RawEvent, int]:
+    """The event without the pulses that are LEFT_OUT, and their number."""
+    kept = event.sensor_id != LEFT_OUT
+    if kept.all():
+        return event, 0
+    pulses = {name: getattr(event, name)[kept] for name in ("sensor_id", "time_ns", "charge_pe", "auxiliary")}
+    return replace(event, **pulses), int(np.count_nonzero(~kept))
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a Parquet file; raises SourceError."""
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path}: not a readable Parquet file ({error})") from None
+    return names
+
+
+def check_columns(path: Path, wanted: Sequence[str]) -> None:
+    """Raise SourceError if a column is missing."""
+    names = column_names(path)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise SourceError(f"{path}: column {missing[0]} is missing; expected {', '.join(wanted)}")
+
+
+def batches(path: Path, columns: Sequence[str], row_groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file; raises SourceError."""
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(BATCH_ROWS, row_groups=row_groups, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path}: cannot be read ({error})") from None
+
+
+def whole_numbers(path: Path, batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
+    """A column of event ids: whole numbers, whether stored as such, as floats or as text; raises SourceError."""
+    column = batch.column(name)
+    if column.null_count:
+        raise SourceError(
+            f"{path}: {column.null_count} rows have no {name}: whose pulses they are is not known; leave them out"
+        )
+    try:
+        values: NDArray[np.int64] = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise SourceError(f"{path}: column {name} is {column.type}, no whole numbers of 64 bits ({error})") from None
+    return values
+
+
+def statistics(path: Path, name: str) -> list[tuple[Any, Any] | None]:
+    """The least and the greatest value of a column in each row group; None where the file does not say. Raises SourceError."""
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise SourceError(f"{path}: not a readable Parquet file ({error})") from None
+    found: list[tuple[Any, Any] | None] = []
+    for group in range(metadata.num_row_groups):
+        columns = (metadata.row_group(group).column(index) for index in range(metadata.num_columns))
+        known = next((column.statistics for column in columns if column.path_in_schema == name), None)
+        if known is not None and known.has_min_max and isinstance(known.min, int | float):
+            found.append((known.min, known.max))
+        else:
+            found.append(None)
+    return found
+
+
+def numbers(path: Path, batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
+    """A column as floats, NaN where it is empty; raises SourceError if it has no numbers."""
+    column = batch.column(name)
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    elif pa.types.is_decimal(kind):
+        column = column.cast(pa.float64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise SourceError(f"{path}: column {name} is {kind}, no numbers")
+    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    return values
+
+
+def _empty() -> Columns:
+    return np.empty(0, np.int16), np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0, np.bool_)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+
+
+def _part(columns: Columns, rows: Any) -> Columns:
+    sensor, time, charge, auxiliary = columns
+    return sensor[rows], time[rows], charge[rows], auxiliary[rows]

@@ -1,0 +1,46 @@
+"""Replays files, whatever they are."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from icestream.sources.graphnet import open_graphnet
+from icestream.sources.kaggle import open_folder
+from icestream.sources.source import EventAndTruth, Files, Position, SourceError
+
+KINDS = "simulate, kaggle:DIR or graphnet:FILE"
+
+
+def is_replay(source: str) -> bool:
+    """Whether the name of a source is one of files."""
+    kind, _, place = source.partition(":")
+    return kind in ("kaggle", "graphnet") and bool(place)
+
+
+def open_files(source: str) -> Files:
+    """The files that kaggle:DIR or graphnet:FILE names; raises SourceError."""
+    kind, _, place = source.partition(":")
+    if kind == "kaggle" and place:
+        return open_folder(Path(place))
+    if kind == "graphnet" and place:
+        return open_graphnet(place)
+    raise SourceError(f"{source}: a source of files is kaggle:DIR or graphnet:FILE")
+
+
+class Replay:
+    """A source that replays files, once or again and again; pass k is run `run_id + k`."""
+
+    def __init__(self, files: Files, loop: bool):
+        self._files, self._loop = files, loop
+        self.contents, self.truth = files.contents, files.truth
+
+    @property
+    def left_out(self) -> int:
+        """Pulses of DOMs that are not IceCube-86's, so far."""
+        return self._files.left_out
+
+    def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
+        """The events of a run, from its start or after a position; raises SourceError."""
+        first = run_id if after is None else after.run_id
+        for current in count(first) if self._loop else [first]:
+            yield from self._files.events(current, after.event_id if after and after.run_id == current else None)

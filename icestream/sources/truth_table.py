@@ -1,0 +1,86 @@
+"""True directions from Parquet files with one row per event."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icestream.sources.pulse_table import batches, column_names, numbers, statistics, whole_numbers
+from icestream.truth import Truth
+
+LIMITS = {"azimuth": 2 * math.pi, "zenith": math.pi}
+ROUNDED = 1e-6
+
+Range = tuple[float, float] | None  # None: not known
+
+
+class TruthTable:
+    """The truth of events, of whatever files hold it.
+
+    Args:
+        paths: files that may.
+        event_id: name of the column that says whose truth it is.
+        events: ranges of the event ids that are asked for.
+
+    Attributes:
+        words: where the truth comes from, or why it is not known.
+
+    Raises:
+        SourceError: a file is damaged.
+    """
+
+    def __init__(self, paths: Sequence[Path], event_id: str, events: Sequence[Range]):
+        self._event_id = event_id
+        found, reasons = list[Path](), list[str]()
+        for path in paths:
+            reason = _reason_against(path, event_id, events)
+            (reasons if reason else found).append(reason or path)  # type: ignore[arg-type]
+        self._groups = [
+            (path, number, group) for path in found for number, group in enumerate(statistics(path, event_id))
+        ]
+        names = [path.name for path in found[:2]] + (["…"] if len(found) > 2 else [])
+        self.words = ", ".join(names) or "not known: " + (
+            "; ".join(reasons[:2]) or "there is no file of it beside the pulses"
+        )
+
+    def of(self, ids: NDArray[np.int64], run_id: int) -> dict[int, Truth]:
+        """The truth of these events, as far as it is known; angles that are none are left out. Raises SourceError."""
+        if not len(ids):
+            return {}
+        wanted, found = np.sort(ids), dict[int, Truth]()
+        for path, number, group in self._groups:
+            if not _overlap(group, (wanted[0], wanted[-1])):
+                continue
+            for batch in batches(path, [self._event_id, *LIMITS], [number]):
+                event_id = whole_numbers(path, batch, self._event_id)
+                angles = np.stack([numbers(path, batch, name) for name in LIMITS])
+                asked = wanted[np.searchsorted(wanted, event_id).clip(max=len(wanted) - 1)] == event_id
+                asked &= ((angles >= 0) & (angles <= np.array([[limit + ROUNDED] for limit in LIMITS.values()]))).all(
+                    axis=0
+                )
+                rows = zip(event_id[asked].tolist(), *angles[:, asked].tolist(), strict=True)
+                for event, azimuth, zenith in rows:
+                    found[event] = Truth(run_id=run_id, event_id=event, azimuth=azimuth, zenith=zenith)
+        return found
+
+
+def _reason_against(path: Path, event_id: str, events: Sequence[Range]) -> str:
+    """Why a file does not say the truth of the events; empty if it may."""
+    missing = [name for name in (event_id, *LIMITS) if name not in column_names(path)]
+    if missing:
+        return f"{path.name} has no {' and '.join(missing)}"
+    if not any(_overlap(one, other) for one in statistics(path, event_id) for other in events):
+        return f"{path.name} has none of these events"
+    for name, limit in LIMITS.items():
+        for group in statistics(path, name):
+            if group and not (group[0] >= 0 and group[1] <= limit + ROUNDED):
+                return (
+                    f"{name} in {path.name} is {group[0]:g} to {group[1]:g}, radians from 0 to {limit:.2f} are expected"
+                )
+    return ""
+
+
+def _overlap(one: Range, other: Range) -> bool:
+    return one is None or other is None or (one[0] <= other[1] and other[0] <= one[1])

@@ -1,6 +1,8 @@
 """Checkpoints: the shipped member's own (safetensors that carry their configuration) and the published ones."""
 
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from export.icemix import VARIANTS, IceMix, IceMixConfig
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "small.safetensors"
+
+
+PREFIXES = ("module.", "model.", "_model.", "network.", "net.")  # that trainers put before all names
+
+State = dict[str, torch.Tensor]
 
 
 class CheckpointError(ValueError):
@@ -30,7 +37,8 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     """A network with its weights, ready to evaluate.
 
     Args:
-        path: our own .safetensors, or a published state dict (.pth, .pt or .safetensors, also under a key "state_dict").
+        path: our own .safetensors, or a state dict (.pth, .pt or .safetensors), also as trainers wrap it: under a key, beside other
+            things, its names with a prefix. What is unwrapped is said on stderr.
         variant: a name of `VARIANTS`; may be left out where the file carries its configuration.
 
     Returns:
@@ -39,7 +47,7 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     Raises:
         CheckpointError: the file cannot be read, or holds another network.
     """
-    state, metadata = _read(path)
+    candidates, metadata = _read(path)
     if variant is not None:
         config = VARIANTS[variant]
         if "config" in metadata and IceMixConfig(**json.loads(metadata["config"])) != config:
@@ -52,7 +60,15 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
         raise CheckpointError(
             f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}"
         )
-    wanted, found = _shapes(config), {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wanted = _shapes(config)
+    unwrapped = [_without_prefix(state, wanted) for state in candidates.values()]
+    fits = [number for number, (state, _) in enumerate(unwrapped) if _shapes_of(state) == wanted]
+    if len(fits) > 1:
+        keys = ", ".join(list(candidates)[number] for number in fits)
+        raise CheckpointError(f"{path} holds the network several times ({keys}): save the one that you want by itself")
+    number = fits[0] if fits else max(range(len(unwrapped)), key=lambda one: len(unwrapped[one][0]))
+    (state, prefix), key = unwrapped[number], list(candidates)[number]
+    found = _shapes_of(state)
     if wanted != found:
         fitting = [name for name, other in VARIANTS.items() if _shapes(other) == found]
         if fitting:
@@ -64,6 +80,14 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
         raise CheckpointError(
             f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network"
         )
+    for name, tensor in state.items():
+        if odd := int((~torch.isfinite(tensor)).sum()):
+            raise CheckpointError(
+                f"{path}: parameter {name} has {odd} values that are not finite: the training has diverged"
+            )
+    if key or prefix:
+        words = [f"under {key!r}"] * bool(key) + [f"without the prefix {prefix!r}"] * bool(prefix)
+        sys.stderr.write(f"{path}: the weights are taken {', '.join(words)}\n")
     network = IceMix(config)
     network.load_state_dict(state)
     return network.eval(), json.loads(metadata.get("card", "{}"))
@@ -74,21 +98,48 @@ def _shapes(config: IceMixConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in IceMix(config).state_dict().items()}
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _shapes_of(state: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _without_prefix(state: State, wanted: Iterable[str]) -> tuple[State, str]:
+    """The parameters whose names have a prefix, without it, if all that are wanted have the same one; and the prefix."""
+    first, *_ = names = sorted(wanted)
+    for name in sorted(state, key=len):
+        prefix = name.removesuffix(first)
+        if name.endswith(f".{first}") and all(prefix + other in state for other in names):
+            return {one.removeprefix(prefix): tensor for one, tensor in state.items() if one.startswith(prefix)}, prefix
+    # None fits: the first parameter that does not is named as the network names it.
+    prefix = next((one for one in PREFIXES if all(name.startswith(one) for name in state)), "")
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, prefix
+
+
+def _read(path: Path) -> tuple[dict[str, State], dict[str, str]]:
+    """State dicts by the key under which they are ('' for the file itself), and the metadata."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 names = list(file.keys())
-                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+                return {"": {name: file.get_tensor(name) for name in names}}, file.metadata() or {}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}") from None
     except Exception as error:  # pickle.UnpicklingError and its kin, from hostile or damaged files
-        raise CheckpointError(f"{path} is not a plain state dict of tensors: {type(error).__name__}") from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"{path} is not a plain state dict of tensors ({type(error).__name__}): load it where it was made and write "
+            "torch.save(network.state_dict(), FILE)"
+        ) from None
+    if not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a state dict: expected parameter names with tensors")
-    return state, {}
+    inner = {str(key): _tensors(value) for key, value in state.items() if isinstance(value, dict)}
+    candidates = {key: tensors for key, tensors in {"": _tensors(state), **inner}.items() if tensors}
+    if not candidates:
+        raise CheckpointError(f"{path} is not a state dict: expected parameter names with tensors")
+    return candidates, {}
+
+
+def _tensors(values: dict[Any, Any]) -> State:
+    """The parameters among the values of a dict: what trainers write beside them are numbers, lists and further dicts."""
+    return {name: value for name, value in values.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}

@@ -50,11 +50,14 @@ from export.registry import RegistryError, register
 from export.served import ServedIceMix
 from export.triton_config import MAX_BATCH, replace_file, write_config
 from icestream.detector import Detector, DetectorFileError, load_detector
+from icestream.direction import opening_angle
+from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model import ModelDescription
 from icestream.tensors import INPUTS, OUTPUTS
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 OPSET = 18
+ALIKE_DEG, ALIKE_KAPPA = 0.01, 1e-3  # answers that differ by less do not depend on their event
 OWN_VARIANTS = ("small", "accurate")  # trained here, from any weights
 
 
@@ -168,6 +171,11 @@ def export(
     )
     if precision == "fp16":
         model, tolerance, batches = with_half_precision(model), HALF, stream_batches
+    known = known_answers(served)
+    if _all_alike(known):
+        raise ValueError(
+            f"the network of {checkpoint} answers every event alike: it was not trained. Nothing was written"
+        )
     content = model.SerializeToString(deterministic=True)
     parity = compare(served, onnx_runtime(content), limit, batches(limit))
     if fault := parity.fault(tolerance):
@@ -179,11 +187,20 @@ def export(
         max_pulses=limit,
         max_batch=MAX_BATCH,
         checkpoint=f"{checkpoint.name} sha256:{digest} {precision}, {detector.name}",
-        known_answers=known_answers(served),
+        known_answers=known,
     )
     replace_file(folder / "1" / "model.onnx", content)
     write_config(folder, description)
     return ExportedModel(folder, description.checkpoint, card, parity)
+
+
+def _all_alike(answers: list[KnownAnswer]) -> bool:
+    first = answers[0]
+    return all(
+        float(np.degrees(opening_angle(one.direction, first.direction))) < ALIKE_DEG
+        and abs(one.kappa - first.kappa) <= ALIKE_KAPPA * abs(first.kappa)
+        for one in answers
+    )
 
 
 def main() -> None:
@@ -192,6 +209,7 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, help="which network they are, where the file does not say")
     parser.add_argument("--name", help="of the model in the repository (icemix for the shipped weights, else icemix_…)")
     parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (nominal IceCube-86)")
+    parser.add_argument("--own-geometry", action="store_true", help="take a --geometry that is not IceCube-86's")
     parser.add_argument("--ice", type=Path, help="ice_transparency.txt (a rounded table)")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="fp16 is for GPUs (fp32)")
     parser.add_argument("--output", type=Path, default=REPOSITORY, help="the model repository")
@@ -205,7 +223,7 @@ def main() -> None:
         parser.error(f"--name {options.name!r}: letters, digits, and any of _ . -")
     started = time.monotonic()
     try:
-        detector = load_detector(options.geometry, options.ice)
+        detector = load_detector(options.geometry, options.ice, own_geometry=options.own_geometry)
         print(
             f"exporting {options.checkpoint} and comparing ONNX Runtime with PyTorch; a large network takes minutes",
             flush=True,

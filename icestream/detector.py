@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DOM_COUNT = 5160
+FARTHEST_RMS_M = 50  # the nominal positions are good to 8 m
 STRINGS = 86
 DOMS_PER_STRING = 60
 FIRST_DEEPCORE_STRING = 78  # counted from 0, as sensor_id // 60
@@ -99,18 +100,25 @@ def nominal_icecube86() -> Detector:
     return Detector(position.reshape(DOM_COUNT, 3), ice, "IceCube-86 nominal")
 
 
-def load_detector(geometry: Path | None = None, ice: Path | None = None) -> Detector:
+def load_detector(geometry: Path | None = None, ice: Path | None = None, *, own_geometry: bool = False) -> Detector:
     """The nominal detector with the parts that the user has files for replaced by them.
 
     Args:
         geometry: the competition's `sensor_geometry.csv` (sensor_id, x, y, z in m).
         ice: the competition's `ice_transparency.txt` (depth, scattering length, absorption length in m).
+        own_geometry: take positions that are not IceCube-86's.
 
     Raises:
         DetectorFileError: a file is missing, unreadable, or does not describe this detector.
     """
     nominal = nominal_icecube86()
     position = nominal.position_m if geometry is None else _read_geometry(geometry)
+    rms_m = float(np.sqrt(np.square(position - nominal.position_m).sum(axis=1).mean()))
+    if rms_m > FARTHEST_RMS_M and not own_geometry:
+        raise DetectorFileError(
+            f"{geometry}: its DOMs are {rms_m:.0f} m (rms) from those of IceCube-86, at most {FARTHEST_RMS_M} m are expected: x, y, z "
+            "must be in m, z up, from the centre of the detector; for another detector export with --own-geometry"
+        )
     table = nominal.ice if ice is None else _read_ice(ice)
     names = [path.name for path in (geometry, ice) if path is not None]
     return Detector(position, table, " + ".join(names) or nominal.name)

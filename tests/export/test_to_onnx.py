@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,66 @@ def test_plain_and_wrapped_state_dicts_are_read(tmp_path: Path) -> None:
         torch.save(content, tmp_path / name)
         network, _ = load_checkpoint(tmp_path / name, "small")
         assert torch.equal(network.proj_out.weight, state["proj_out.weight"])
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    return lambda state: {prefix + name: tensor for name, tensor in state.items()}
+
+
+WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "under model": lambda state: {"model": state},
+    "under model_state_dict": lambda state: {"model_state_dict": state, "epoch": 3, "loss": torch.tensor(0.5)},
+    "with its optimiser": lambda state: {
+        "model": state, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]},
+    },
+    "of DataParallel": prefixed("module."),
+    "of Lightning": lambda state: {"state_dict": prefixed("model.")(state), "global_step": 5, "callbacks": {}},
+    "of GraphNeT": lambda state: {
+        "state_dict": {**prefixed("_gnn.")(state), "_tasks.0._affine.weight": torch.zeros(3, 3)}
+    },
+    "a number beside it": lambda state: {**state, "epoch": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_what_trainers_wrap_around_weights_is_taken_off_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    state = IceMix(VARIANTS["small"]).state_dict()
+    torch.save(WRAPPED[name](state), tmp_path / "wrapped.pth")
+    network, _ = load_checkpoint(tmp_path / "wrapped.pth", "small")
+    assert torch.equal(network.proj_out.weight, state["proj_out.weight"])
+    assert ("the weights are taken" in capsys.readouterr().err) == (name != "a number beside it")
+
+
+def test_what_cannot_be_unwrapped_is_said(tmp_path: Path) -> None:
+    state = IceMix(VARIANTS["small"]).state_dict()
+    torch.save({"model": state, "ema": state}, tmp_path / "twice.pth")
+    with pytest.raises(CheckpointError, match=r"holds the network several times \(model, ema\)"):
+        load_checkpoint(tmp_path / "twice.pth", "small")
+    del state["proj_out.bias"]
+    torch.save(prefixed("module.")(state), tmp_path / "short.pth")
+    with pytest.raises(CheckpointError, match=r"parameter proj_out\.bias is missing in the file"):
+        load_checkpoint(tmp_path / "short.pth", "small")
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = IceMix(VARIANTS["small"]).state_dict()
+    state["proj_out.weight"][0, 0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(CheckpointError, match=r"parameter proj_out\.weight has 1 values that are not finite"):
+        load_checkpoint(tmp_path / "nan.pth", "small")
+
+
+def test_a_network_that_answers_every_event_alike_is_refused(tmp_path: Path) -> None:
+    network = IceMix(VARIANTS["small"])
+    with torch.no_grad():
+        network.proj_out.weight.zero_()
+        network.proj_out.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))
+    save_checkpoint(tmp_path / "constant.safetensors", network, {})
+    with pytest.raises(ValueError, match="answers every event alike"):
+        export(tmp_path / "constant.safetensors", nominal_icecube86(), tmp_path)
+    assert not (tmp_path / "icemix_own_constant").exists()
 
 
 def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path, tiny: Path) -> None:

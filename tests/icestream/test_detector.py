@@ -42,7 +42,7 @@ def write_geometry(path: Path, rows: int = 5160, header: str = "sensor_id,x,y,z"
 def test_files_replace_the_nominal_figures(tmp_path: Path) -> None:
     ice = tmp_path / "ice.txt"
     ice.write_text("depth scattering_len absorption_len\n1400 20 100\n1950 25 110\n2500 30 120\n")
-    detector = load_detector(write_geometry(tmp_path / "geometry.csv"), ice)
+    detector = load_detector(write_geometry(tmp_path / "geometry.csv"), ice, own_geometry=True)
     assert detector.position_m[10] == pytest.approx([1.0, -1.0, 498.0])
     np.testing.assert_allclose(detector.ice, [[-550, 30, 120], [0, 25, 110], [550, 20, 100]])
     assert detector.name == "geometry.csv + ice.txt"
@@ -70,3 +70,25 @@ def test_ice_that_is_out_of_order_is_named(tmp_path: Path) -> None:
     path.write_text("depth a b\n1500 20 100\n1400 20 100\n")
     with pytest.raises(DetectorFileError, match="depths must rise"):
         load_detector(ice=path)
+
+
+def test_positions_that_are_not_icecubes_are_refused_unless_wanted(tmp_path: Path) -> None:
+    position = nominal_icecube86().position_m
+    moved = position + np.random.default_rng(1).normal(
+        0, 5, position.shape
+    )  # as the real ones differ from the nominal ones
+    others = {
+        "km": position / 1000, "divided by 500": position / 500, "swapped": position[:, [1, 0, 2]], "z down": position * [1, 1, -1],
+        "depth": position * [1, 1, -1] + [0, 0, 1950], "mirrored": position * [-1, 1, 1],
+    }  # fmt: skip
+
+    def written(positions: np.ndarray) -> Path:
+        rows = np.column_stack([np.arange(len(positions)), positions])
+        np.savetxt(tmp_path / "geometry.csv", rows, "%.17g", ",", header="sensor_id,x,y,z", comments="")
+        return tmp_path / "geometry.csv"
+
+    np.testing.assert_allclose(load_detector(written(moved)).position_m, moved)
+    for name, other in others.items():
+        with pytest.raises(DetectorFileError, match="from those of IceCube-86, at most 50 m are expected"):
+            load_detector(written(other))
+        assert load_detector(written(other), own_geometry=True).name == "geometry.csv", name

@@ -164,6 +164,11 @@ def export(
     network, card = load_checkpoint(checkpoint, variant)
     served = ServedIceMix(network, detector, Calibration.of(card)).eval()
     limit = network.config.max_pulses
+    known = known_answers(served)
+    if _all_alike(known):
+        raise ValueError(
+            f"the network of {checkpoint} answers every event alike: it was not trained. Nothing was written"
+        )
     model, tolerance, batches = (
         export_onnx(served, limit),
         SINGLE_DYNEDGE if network.config.dynedge else SINGLE,
@@ -171,11 +176,6 @@ def export(
     )
     if precision == "fp16":
         model, tolerance, batches = with_half_precision(model), HALF, stream_batches
-    known = known_answers(served)
-    if _all_alike(known):
-        raise ValueError(
-            f"the network of {checkpoint} answers every event alike: it was not trained. Nothing was written"
-        )
     content = model.SerializeToString(deterministic=True)
     parity = compare(served, onnx_runtime(content), limit, batches(limit))
     if fault := parity.fault(tolerance):

@@ -9,7 +9,7 @@ import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,24 @@ from numpy.typing import NDArray
 from icestream.detector import DOMS_PER_STRING, STRINGS
 from icestream.event import RawEvent
 from icestream.sources.pulse_files import PulseFiles
-from icestream.sources.pulse_table import LEFT_OUT, Columns, Layout, column_names, columns_of, within_detector
+from icestream.sources.pulse_table import (
+    LEFT_OUT,
+    MOST_ROWS,
+    Columns,
+    Layout,
+    column_names,
+    columns_of,
+    within_detector,
+)
 from icestream.sources.source import EventAndTruth, Files, SourceError
+from icestream.sources.truth_table import FEW, ROUNDED
 from icestream.truth import Truth
 
 EVENT, PULSE = "event_no", ["string", "dom_number", "dom_time", "charge", "hlc"]
 TRUTH = "truth"
 USUAL = "SRTInIcePulses"  # taken where there are several
 FETCHED = 10_000  # rows at once
-TRUTHS = 1000  # events whose truth is read at once
+TRUTHS, PULSES = 1000, 200_000  # events whose truth is read at once, and their pulses
 LEAST_GEV = 100.0  # of the events that the networks were trained on
 
 
@@ -41,7 +50,8 @@ def open_graphnet(place: str) -> Files:
     Raises:
         SourceError: there is none, or it has no such pulses.
     """
-    name, _, pulse_map = place.partition("#")
+    whole = "#" not in place or Path(place).exists()
+    name, _, pulse_map = (place, "", "") if whole else place.rpartition("#")
     path = Path(name)
     if path.is_dir():
         return _folder(path, pulse_map)
@@ -63,6 +73,7 @@ def convert(
 ) -> Columns:
     """Pulses of a GraphNeT table, whose strings and DOMs are counted from 1."""
     sensor = (string - 1) * DOMS_PER_STRING + dom - 1
+    sensor = np.where((string == np.floor(string)) & (dom == np.floor(dom)), sensor, np.nan)
     others = (string < 1) | (string > STRINGS) | (dom < 1) | (dom > DOMS_PER_STRING)
     return columns_of(np.where(others, LEFT_OUT, sensor), time, charge, 1 - hlc)
 
@@ -72,7 +83,7 @@ def _folder(folder: Path, pulse_map: str) -> PulseFiles:
     found = {
         place.name: files
         for place in sorted(folder.iterdir())
-        if place.is_dir() and (files := _parquet_files(place)) and set(PULSE) <= set(column_names(files[0]))
+        if place.is_dir() and (files := _parquet_files(place)) and _has_pulses(files[0])
     }
     layout = Layout(event_id=EVENT, pulse=PULSE, convert=convert)
     return PulseFiles(found[_chosen(folder, pulse_map, list(found))], layout, _parquet_files(folder / TRUTH))
@@ -84,46 +95,44 @@ class _Database:
     def __init__(self, path: Path, pulse_map: str):
         self._path, self.left_out = path, 0
         with _opened(path) as database:
-            tables = [
-                name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
-            ]
-            columns = {
-                name: {row[1] for row in database.execute(f"PRAGMA table_info({_quoted(name)})")} for name in tables
-            }
-            maps = [name for name in tables if {EVENT, *PULSE} <= columns[name]]
-            self._map = _chosen(path, pulse_map, maps)
-            self._has_truth = {EVENT, "azimuth", "zenith"} <= columns.get(TRUTH, set())
-            self.truth = (
-                f"table {TRUTH}" if self._has_truth else f"not known: there is no table {TRUTH} with azimuth and zenith"
-            )
-            if "energy" in columns.get(TRUTH, set()):
-                self.truth += _energies(database)
-        self.contents = [f"{path.name}, {path.stat().st_size} bytes, {self._map}"]
+            query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
+            columns = {name: _columns(database, name) for (name,) in database.execute(query).fetchall()}
+            self._map = _chosen(path, pulse_map, [name for name in columns if {EVENT, *PULSE} <= columns[name]])
+            self._id = _whole(database, path, self._map)
+            known = columns.get(TRUTH, set())
+            reason = _reason_against(database) if {EVENT, "azimuth", "zenith"} <= known else "there is no table of it"
+            self._truth_id = None if reason else _whole(database, path, TRUTH)
+            self.truth = (f"not known: {reason}" if reason else f"table {TRUTH}") + _energies(database, known)
+            low, high = database.execute(
+                f"SELECT min({self._id}), max({self._id}) FROM {_quoted(self._map)}"
+            ).fetchone()
+        place = path.resolve()
+        self.contents = [f"{place.parent.name}/{place.name}, {self._map}, events {low} to {high}"]
 
     def events(self, run_id: int, after: int | None = None) -> Iterator[EventAndTruth]:
         """All events, or those after an event_id; raises SourceError."""
         with _opened(self._path) as database:
-            if after is not None and not list(self._fetch(database, f"{EVENT} = ? LIMIT 1", [after])):
+            if after is not None and not list(self._fetch(database, f"{self._id} = ? LIMIT 1", [after])):
                 raise SourceError(f"{self._path}: event {after}, at which run {run_id} was left, is not in {self._map}")
-            where, arguments = ("1", []) if after is None else (f"{EVENT} > ?", [after])
-            rows = self._fetch(database, f"{where} ORDER BY {EVENT}, dom_time", arguments)
-            for group in _in_groups(groupby(rows, itemgetter(0)), TRUTHS):
+            where, arguments = ("1", []) if after is None else (f"{self._id} > ?", [after])
+            rows = self._fetch(database, f"{where} ORDER BY {self._id}, dom_time", arguments)
+            for group in _in_groups(groupby(rows, itemgetter(0))):
                 truths = self._truths(database, run_id, [number for number, _ in group])
                 for number, pulses in group:
-                    kept, left_out = within_detector(_event(self._path, run_id, number, pulses))
+                    kept, left_out = within_detector(_event(run_id, number, pulses))
                     self.left_out += left_out
                     yield kept, truths.get(number)
 
     def _fetch(self, database: sqlite3.Connection, where: str, arguments: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        names = ", ".join(map(_quoted, [EVENT, *PULSE]))
+        names = ", ".join([self._id, *map(_quoted, PULSE)])
         cursor = database.execute(f"SELECT {names} FROM {_quoted(self._map)} WHERE {where}", arguments)
         while rows := cursor.fetchmany(FETCHED):
             yield from rows
 
-    def _truths(self, database: sqlite3.Connection, run_id: int, events: Sequence[Any]) -> dict[int, Truth]:
-        if not self._has_truth:
+    def _truths(self, database: sqlite3.Connection, run_id: int, events: Sequence[int]) -> dict[int, Truth]:
+        if self._truth_id is None:
             return {}
-        query = f"SELECT {EVENT}, azimuth, zenith FROM {TRUTH} WHERE {EVENT} BETWEEN ? AND ?"
+        query = f"SELECT {self._truth_id}, azimuth, zenith FROM {TRUTH} WHERE {self._truth_id} BETWEEN ? AND ?"
         return {
             number: Truth(run_id=run_id, event_id=number, azimuth=azimuth, zenith=zenith)
             for number, azimuth, zenith in database.execute(query, (events[0], events[-1]))
@@ -131,9 +140,7 @@ class _Database:
         }
 
 
-def _event(path: Path, run_id: int, number: Any, pulses: Sequence[tuple[Any, ...]]) -> RawEvent:
-    if not isinstance(number, int):
-        raise SourceError(f"{path}: {EVENT} {number!r} is no whole number")
+def _event(run_id: int, number: int, pulses: Sequence[tuple[Any, ...]]) -> RawEvent:
     try:
         columns = np.array([pulse[1:] for pulse in pulses], np.float64).T
     except (TypeError, ValueError):
@@ -150,19 +157,20 @@ def _number(value: Any) -> float:
 
 
 def _within(angle: Any, limit: float) -> bool:
-    return isinstance(angle, int | float) and 0 <= angle <= limit + 1e-6
+    return isinstance(angle, int | float) and 0 <= angle <= limit + ROUNDED
 
 
 def _in_groups(
-    events: Iterable[tuple[Any, Iterable[tuple[Any, ...]]]], size: int
-) -> Iterator[list[tuple[Any, list[tuple[Any, ...]]]]]:
-    """Events with their pulses, so many at once."""
-    group = []
+    events: Iterable[tuple[int, Iterable[tuple[Any, ...]]]],
+) -> Iterator[list[tuple[int, list[tuple[Any, ...]]]]]:
+    """Events with their pulses, as many as TRUTHS and PULSES allow; of one event not more than MOST_ROWS."""
+    group, size = [], 0
     for number, pulses in events:
-        group.append((number, list(pulses)))
-        if len(group) == size:
+        group.append((number, list(islice(pulses, MOST_ROWS))))
+        size += len(group[-1][1])
+        if len(group) == TRUTHS or size >= PULSES:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 
@@ -170,16 +178,35 @@ def _in_groups(
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads; raises SourceError."""
+    log = path.with_name(path.name + "-wal")  # where there is none, or nothing in it, the folder need not be writable
+    whole = not log.exists() or log.stat().st_size == 0
+    options = "mode=ro&immutable=1" if whole else "mode=ro"
     try:
         with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, check_same_thread=False)
         ) as database:
+            database.text_factory = lambda text: text.decode(errors="replace")
             yield database
     except sqlite3.Error as error:
         raise SourceError(f"{path}: not a readable SQLite database ({error})") from None
 
 
-def _energies(database: sqlite3.Connection) -> str:
+def _reason_against(database: sqlite3.Connection) -> str:
+    """Why the table of truth does not say it; empty if it does."""
+    odd = f"azimuth < 0 OR azimuth > {2 * math.pi + ROUNDED} OR zenith < 0 OR zenith > {math.pi + ROUNDED}"
+    others, count, azimuth, zenith = database.execute(
+        f"SELECT sum({odd}), count(*), max(azimuth), max(zenith) FROM {TRUTH} WHERE azimuth IS NOT NULL AND zenith IS NOT NULL"
+    ).fetchone()
+    if not count:
+        return f"table {TRUTH} has no angles"
+    if others > FEW * count:
+        return f"azimuth and zenith reach {azimuth:g} and {zenith:g}, radians are expected"
+    return ""
+
+
+def _energies(database: sqlite3.Connection, known: set[str]) -> str:
+    if "energy" not in known:
+        return ""
     low, count = database.execute(f"SELECT sum(energy < {LEAST_GEV}), count(energy) FROM {TRUTH}").fetchone()
     if not low:
         return ""
@@ -210,6 +237,37 @@ def _parquet_files(folder: Path) -> list[Path]:
     return sorted(
         found, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
     )
+
+
+def _has_pulses(path: Path) -> bool:
+    try:
+        return {EVENT, *PULSE} <= set(column_names(path))
+    except SourceError:  # of some other table: it need not be readable
+        return False
+
+
+def _columns(database: sqlite3.Connection, table: str) -> set[str]:
+    try:
+        return {row[1] for row in database.execute(f"PRAGMA table_info({_quoted(table)})")}
+    except sqlite3.Error:  # a view whose tables are gone
+        return set()
+
+
+def _whole(database: sqlite3.Connection, path: Path, table: str) -> str:
+    """The SQL of event_no as a whole number, however it is stored; raises SourceError if one is none."""
+    types = {
+        name
+        for (name,) in database.execute(
+            f"SELECT DISTINCT typeof({EVENT}) FROM (SELECT {EVENT} FROM {_quoted(table)} LIMIT 1000)"
+        )
+    }
+    if types <= {"integer"}:
+        return EVENT
+    odd = f"CAST({EVENT} AS REAL) != CAST({EVENT} AS INTEGER) OR {EVENT} IS NULL OR (typeof({EVENT}) = 'text' AND {EVENT} GLOB '*[^0-9.-]*')"
+    found = database.execute(f"SELECT {EVENT} FROM {_quoted(table)} WHERE {odd} LIMIT 1").fetchone()
+    if found:
+        raise SourceError(f"{path}: {EVENT} {found[0]!r} in {table} is no whole number: leave its rows out")
+    return f"CAST({EVENT} AS INTEGER)"
 
 
 def _quoted(name: str) -> str:

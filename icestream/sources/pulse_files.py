@@ -18,7 +18,8 @@ class PulseFiles:
         truths: files that may hold the truth.
 
     Attributes:
-        contents: name, size and first events of each file.
+        contents: name, size and first events of the files, those whose event ids may overlap together: a run that was begun without
+            one of them cannot be continued with it.
         left_out: pulses of DOMs that are not IceCube-86's, so far.
         truth: where the truth comes from, or why it is not known.
 
@@ -34,7 +35,8 @@ class PulseFiles:
         self._truths = TruthTable(truths, layout.event_id, ranges)
         self.truth = self._truths.words
         self.left_out = 0
-        self.contents = [_described(path, layout.event_id) for path in paths]
+        self._groups = self._overlapping()
+        self.contents = ["; ".join(_described(path, layout.event_id) for path in group) for group in self._groups]
 
     def events(self, run_id: int, after: int | None = None) -> Iterator[EventAndTruth]:
         """All events, in the files' order.
@@ -64,8 +66,8 @@ class PulseFiles:
             )
 
     def tables(self) -> Iterator[tuple[PulseTable, Events]]:
-        """The files that are read together; reads their event ids. Raises SourceError."""
-        for group in self._overlapping():
+        """The files that are read together, which are those that share events; reads their event ids. Raises SourceError."""
+        for group in self._groups:
             yield from self._sharing([self._table([path]) for path in group])
 
     def _table(self, paths: Sequence[Path]) -> PulseTable:
@@ -94,7 +96,7 @@ class PulseFiles:
         return [[self._paths[number] for number in sorted(group)] for group in sorted(groups, key=min)]
 
     def _sharing(self, tables: Sequence[PulseTable]) -> Iterator[tuple[PulseTable, Events]]:
-        """Tables joined where they share events; raises SourceError where two hold the same ones."""
+        """Tables joined where they share events."""
         scanned = [table.scan() for table in tables]
         joined: list[set[int]] = []
         for number, events in enumerate(scanned):
@@ -102,9 +104,6 @@ class PulseFiles:
             for other in range(number):
                 if not len(np.intersect1d(events.ids, scanned[other].ids)):
                     continue
-                if _are_the_same(events, scanned[other]):
-                    one, two = (tables[index].paths[0] for index in (other, number))
-                    raise SourceError(f"{one} and {two} hold the same events: remove one of them")
                 own |= next(group for group in joined if other in group)
             joined = [group for group in joined if not group & own] + [own]
         for group in sorted(joined, key=min):
@@ -116,14 +115,8 @@ class PulseFiles:
                 yield table, table.scan()
 
 
-def _are_the_same(one: Events, other: Events) -> bool:
-    orders = np.argsort(one.ids), np.argsort(other.ids)
-    return len(one.ids) == len(other.ids) and all(
-        np.array_equal(mine[orders[0]], its[orders[1]]) for mine, its in ((one.ids, other.ids), (one.rows, other.rows))
-    )
-
-
 def _described(path: Path, event_id: str) -> str:
     known = [pair for pair in statistics(path, event_id) if pair is not None]
     first = f", events from {known[0][0]}" if known else ""
+    path = path.resolve()
     return f"{path.parent.name}/{path.name}, {path.stat().st_size} bytes{first}"

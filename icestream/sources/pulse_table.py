@@ -4,7 +4,7 @@
     contiguous   they are: read the files once, in batches
     gathered     they are not: read the files once for every CHUNK_ROWS rows, and collect the rows of so many events
 
-Memory is that of a batch and of a chunk, some 150 MB, and 16 bytes for each event of the files that are read together.
+Memory is that of a batch and of a chunk, some 150 MB, and 40 bytes (with its truth) for each event of the files that are read together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from icestream.event import RawEvent
+from icestream.event import MAX_PULSES, RawEvent
 from icestream.sources.source import SourceError
 
 BATCH_ROWS = 500_000
+MOST_ROWS = MAX_PULSES + 1  # of one event that are kept: enough for it to be rejected as too large
 LEFT_OUT = -2  # the sensor of a pulse that is none of the detector's
 CHUNK_ROWS = 4_000_000
 
@@ -87,47 +88,77 @@ class PulseTable:
     def _contiguous(self, events: Events, start: int) -> Iterator[tuple[int, Columns]]:
         ends = np.cumsum(events.rows)
         skipped = int(ends[start - 1]) if start else 0
-        read, number, held = (
-            0,
-            start,
-            _empty(),
-        )  # held: the rows from `skipped`, or from the end of the last event, to `read`
+        read, number, held = 0, start, _empty()  # held: rows of the event that the next batch goes on with
         for path in self.paths:
             for batch in batches(path, self._layout.pulse):
                 before, read = read, read + batch.num_rows
                 if read <= skipped:
                     continue
-                held = _joined([held, _part(self._columns(path, batch), slice(max(0, skipped - before), None))])
-                begin = read - len(held[0])
-                low, complete = 0, int(np.searchsorted(ends, read, "right"))
+                fresh = _part(self._columns(path, batch), slice(max(0, skipped - before), None))
+                begin, low, complete = read - len(fresh[0]), 0, int(np.searchsorted(ends, read, "right"))
                 for event_id, end in zip(
                     events.ids[number:complete].tolist(), ends[number:complete].tolist(), strict=True
                 ):
-                    yield event_id, _part(held, slice(low, end - begin))
-                    low = end - begin
-                number, held = complete, _part(held, slice(low, None))
+                    yield event_id, _joined([held, _part(fresh, slice(low, end - begin))])
+                    low, held = end - begin, _empty()
+                number = complete
+                held = _part(_joined([held, _part(fresh, slice(low, None))]), slice(MOST_ROWS))
+        if number < len(events.ids) or len(held[0]):
+            raise SourceError(self._changed())
 
     def _gathered(self, events: Events, start: int) -> Iterator[tuple[int, Columns]]:
         while start < len(events.ids):
-            ends = np.cumsum(events.rows[start:])
-            end = start + max(1, int(np.searchsorted(ends, CHUNK_ROWS, "right")))
+            end = self._chunk_end(events, start)
             wanted = events.ids[start:end]
             in_order = np.argsort(wanted)
-            numbered, parts = [np.empty(0, np.int64)], [_empty()]
+            numbered, parts, found = [np.empty(0, np.int64)], [_empty()], 0
             for path in self.paths:
                 for batch in batches(path, [self._layout.event_id, *self._layout.pulse]):
                     ids = whole_numbers(path, batch, self._layout.event_id)
                     place = np.searchsorted(wanted, ids, sorter=in_order).clip(max=len(wanted) - 1)
-                    mine = wanted[in_order[place]] == ids
-                    if mine.any():
+                    mine = np.flatnonzero(wanted[in_order[place]] == ids)
+                    found += len(mine)
+                    mine = mine[: max(0, MOST_ROWS - sum(map(len, numbered)))] if len(wanted) == 1 else mine
+                    if len(mine):
                         numbered.append(in_order[place[mine]])
                         parts.append(_part(self._columns(path, batch), mine))
+            if found != events.rows[start:end].sum():
+                raise SourceError(self._changed())
             number, columns = np.concatenate(numbered), _joined(parts)
-            order = np.lexsort((columns[1], number))  # by event, and by time in each
-            edges = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=len(wanted)))]).tolist()
-            for event_id, low, high in zip(wanted.tolist(), edges[:-1], edges[1:], strict=True):
-                yield event_id, _part(columns, order[low:high])
+            order = np.lexsort((columns[2], columns[0], columns[1], number))  # by event, and by time in each
+            number, columns = number[order], _part(columns, order)
+            edges = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=len(wanted)))])
+            self._refuse_doubled(wanted, number, columns, edges)
+            for event_id, low, high in zip(wanted.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+                yield event_id, _part(columns, slice(low, high))
             start = end
+
+    @staticmethod
+    def _chunk_end(events: Events, start: int) -> int:
+        """The events of a chunk; one with more pulses than an event may have is alone."""
+        large = np.flatnonzero(events.rows[start:] > MOST_ROWS)
+        if len(large) and large[0] == 0:
+            return start + 1
+        few = max(1, int(np.searchsorted(np.cumsum(events.rows[start:]), CHUNK_ROWS, "right")))
+        return start + min(few, int(large[0]) if len(large) else few)
+
+    def _refuse_doubled(
+        self, wanted: NDArray[np.int64], number: NDArray[np.int64], columns: Columns, edges: NDArray[np.intp]
+    ) -> None:
+        """Raise SourceError if an event has each of its pulses twice: its files, or a part of them, are there twice."""
+        rows = (number, *columns)
+        again = np.flatnonzero(np.all([column[1:] == column[:-1] for column in rows], axis=0))
+        doubled = np.bincount(number[again], minlength=len(wanted))
+        sizes = np.diff(edges)
+        found = np.flatnonzero((doubled * 2 >= sizes) & (sizes > 1))
+        if len(found):
+            places = " and ".join(map(str, self.paths))
+            raise SourceError(
+                f"{places}: event {wanted[found[0]]} has each of its pulses twice: remove what is there twice"
+            )
+
+    def _changed(self) -> str:
+        return f"{' and '.join(map(str, self.paths))}: changed while it was read; replay it when it is complete"
 
     def _columns(self, path: Path, batch: pa.RecordBatch) -> Columns:
         return self._layout.convert(*(numbers(path, batch, name) for name in self._layout.pulse))
@@ -161,7 +192,7 @@ def column_names(path: Path) -> list[str]:
     """The columns of a Parquet file; raises SourceError."""
     try:
         names: list[str] = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise SourceError(f"{path}: not a readable Parquet file ({error})") from None
     return names
 
@@ -169,6 +200,8 @@ def column_names(path: Path) -> list[str]:
 def check_columns(path: Path, wanted: Sequence[str]) -> None:
     """Raise SourceError if a column is missing."""
     names = column_names(path)
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise SourceError(f"{path}: there are {names.count(twice[0])} columns {twice[0]}")
     missing = [name for name in wanted if name not in names]
     if missing:
         raise SourceError(f"{path}: column {missing[0]} is missing; expected {', '.join(wanted)}")
@@ -179,7 +212,7 @@ def batches(path: Path, columns: Sequence[str], row_groups: Sequence[int] | None
     try:
         with pq.ParquetFile(path) as file:
             yield from file.iter_batches(BATCH_ROWS, row_groups=row_groups, columns=list(columns))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from None
 
 
@@ -201,7 +234,7 @@ def statistics(path: Path, name: str) -> list[tuple[Any, Any] | None]:
     """The least and the greatest value of a column in each row group; None where the file does not say. Raises SourceError."""
     try:
         metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise SourceError(f"{path}: not a readable Parquet file ({error})") from None
     found: list[tuple[Any, Any] | None] = []
     for group in range(metadata.num_row_groups):

@@ -20,10 +20,13 @@ def is_replay(source: str) -> bool:
 def open_files(source: str) -> Files:
     """The files that kaggle:DIR or graphnet:FILE names; raises SourceError."""
     kind, _, place = source.partition(":")
-    if kind == "kaggle" and place:
-        return open_folder(Path(place))
-    if kind == "graphnet" and place:
-        return open_graphnet(place)
+    try:
+        if kind == "kaggle" and place:
+            return open_folder(Path(place))
+        if kind == "graphnet" and place:
+            return open_graphnet(place)
+    except (OSError, UnicodeError) as error:
+        raise SourceError(f"{source}: cannot be read ({error})") from None
     raise SourceError(f"{source}: a source of files is kaggle:DIR or graphnet:FILE")
 
 
@@ -43,4 +46,9 @@ class Replay:
         """The events of a run, from its start or after a position; raises SourceError."""
         first = run_id if after is None else after.run_id
         for current in count(first) if self._loop else [first]:
-            yield from self._files.events(current, after.event_id if after and after.run_id == current else None)
+            behind, empty = after.event_id if after and after.run_id == current else None, True
+            for pair in self._files.events(current, behind):
+                empty = False
+                yield pair
+            if empty and behind is None and self._loop:
+                raise SourceError("there is no event in the files to repeat")

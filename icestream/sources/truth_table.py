@@ -12,6 +12,7 @@ from icestream.truth import Truth
 
 LIMITS = {"azimuth": 2 * math.pi, "zenith": math.pi}
 ROUNDED = 1e-6
+FEW = 0.1  # of the angles: more that are none are of another unit
 
 Range = tuple[float, float] | None  # None: not known
 
@@ -45,25 +46,33 @@ class TruthTable:
             "; ".join(reasons[:2]) or "there is no file of it beside the pulses"
         )
 
-    def of(self, ids: NDArray[np.int64], run_id: int) -> dict[int, Truth]:
+    def of(self, ids: NDArray[np.int64], run_id: int) -> "Truths":
         """The truth of these events, as far as it is known; angles that are none are left out. Raises SourceError."""
-        if not len(ids):
-            return {}
-        wanted, found = np.sort(ids), dict[int, Truth]()
+        wanted = np.sort(ids)
+        angles = np.full((len(wanted), len(LIMITS)), np.nan)
         for path, number, group in self._groups:
-            if not _overlap(group, (wanted[0], wanted[-1])):
+            if not len(wanted) or not _overlap(group, (wanted[0], wanted[-1])):
                 continue
             for batch in batches(path, [self._event_id, *LIMITS], [number]):
                 event_id = whole_numbers(path, batch, self._event_id)
-                angles = np.stack([numbers(path, batch, name) for name in LIMITS])
-                asked = wanted[np.searchsorted(wanted, event_id).clip(max=len(wanted) - 1)] == event_id
-                asked &= ((angles >= 0) & (angles <= np.array([[limit + ROUNDED] for limit in LIMITS.values()]))).all(
-                    axis=0
-                )
-                rows = zip(event_id[asked].tolist(), *angles[:, asked].tolist(), strict=True)
-                for event, azimuth, zenith in rows:
-                    found[event] = Truth(run_id=run_id, event_id=event, azimuth=azimuth, zenith=zenith)
-        return found
+                place = np.searchsorted(wanted, event_id).clip(max=len(wanted) - 1)
+                asked = wanted[place] == event_id
+                angles[place[asked]] = np.stack([numbers(path, batch, name) for name in LIMITS], axis=1)[asked]
+        return Truths(wanted, angles, run_id)
+
+
+class Truths:
+    """The truth of events."""
+
+    def __init__(self, ids: NDArray[np.int64], angles: NDArray[np.float64], run_id: int):
+        self._ids, self._angles, self._run_id = ids, angles, run_id
+
+    def get(self, event_id: int) -> Truth | None:
+        """That of an event, which must be one of them; None if it is not known."""
+        azimuth, zenith = self._angles[np.searchsorted(self._ids, event_id)].tolist()
+        if not (0 <= azimuth <= LIMITS["azimuth"] + ROUNDED and 0 <= zenith <= LIMITS["zenith"] + ROUNDED):
+            return None
+        return Truth(run_id=self._run_id, event_id=event_id, azimuth=azimuth, zenith=zenith)
 
 
 def _reason_against(path: Path, event_id: str, events: Sequence[Range]) -> str:
@@ -74,11 +83,13 @@ def _reason_against(path: Path, event_id: str, events: Sequence[Range]) -> str:
     if not any(_overlap(one, other) for one in statistics(path, event_id) for other in events):
         return f"{path.name} has none of these events"
     for name, limit in LIMITS.items():
-        for group in statistics(path, name):
-            if group and not (group[0] >= 0 and group[1] <= limit + ROUNDED):
-                return (
-                    f"{name} in {path.name} is {group[0]:g} to {group[1]:g}, radians from 0 to {limit:.2f} are expected"
-                )
+        said = statistics(path, name)
+        if all(group and group[0] >= 0 and group[1] <= limit + ROUNDED for group in said):
+            continue
+        values = np.concatenate([numbers(path, batch, name) for batch in batches(path, [name])])
+        if np.count_nonzero((values < 0) | (values > limit + ROUNDED)) > FEW * len(values):
+            low, high = np.nanmin(values), np.nanmax(values)
+            return f"{name} in {path.name} is {low:g} to {high:g}, radians from 0 to {limit:.2f} are expected"
     return ""
 
 

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -41,10 +39,9 @@ def test_a_plane_front_gives_its_direction(direction: list[float]) -> None:
 @pytest.mark.parametrize("charge", [-1e15, -1.0, 0.0, 1e30])
 def test_of_charges_that_are_none_there_is_no_guess(charge: float) -> None:
     event = muon(np.array([0.3, 0.5, 0.8]))
-    charges = np.ones(event.n_pulses, np.float32)
-    charges[:] = charge if charge == 0 else charges
-    charges[0] = charge
-    guess = linefit(pad([replace(event, charge_pe=charges)], event.n_pulses), POSITION)
+    inputs = pad([event], event.n_pulses)
+    inputs["charge"][0, : 1 if charge else None] = charge
+    guess = linefit(inputs, POSITION)
     assert guess.tolist() == [[0, 0, 0]]
 
 

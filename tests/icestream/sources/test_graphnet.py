@@ -162,3 +162,59 @@ def test_what_is_no_database_is_named(tmp_path: Path, simulated: list[tuple[Even
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="no pulse map"):
         open_graphnet(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("kind", [float, str])
+def test_event_numbers_of_other_types_are_read(
+    tmp_path: Path, simulated: list[tuple[Event, Truth]], kind: type
+) -> None:
+    pulses, truth = tables(simulated)
+    place = write_sqlite(
+        tmp_path,
+        pulses.assign(event_no=pulses.event_no.astype(kind)),
+        truth.assign(event_no=truth.event_no.astype(kind)),
+    )
+    back = list(open_graphnet(place).events(1))
+    assert [event.event_id for event, _ in back] == sorted(event.event_id for event, _ in simulated)
+    assert all(type(event.event_id) is int and known and type(known.event_id) is int for event, known in back)
+
+
+def test_an_event_number_that_is_none_is_named(tmp_path: Path, simulated: list[tuple[Event, Truth]]) -> None:
+    pulses, truth = tables(simulated)
+    pulses = pulses.reset_index(drop=True).astype({"event_no": float})
+    pulses.loc[3, "event_no"] = 1.5
+    with pytest.raises(SourceError, match=r"event_no 1\.5 in SRTInIcePulses is no whole number"):
+        open_graphnet(write_sqlite(tmp_path, pulses, truth))
+
+
+def test_degrees_are_no_truth(tmp_path: Path, simulated: list[tuple[Event, Truth]]) -> None:
+    pulses, truth = tables(simulated)
+    degrees = truth.assign(azimuth=np.degrees(truth.azimuth), zenith=np.degrees(truth.zenith))
+    files = open_graphnet(write_sqlite(tmp_path, pulses, degrees))
+    assert "radians are expected" in files.truth
+    assert all(known is None for _, known in files.events(1))
+
+
+def test_a_path_with_odd_characters_and_a_broken_view_are_no_hindrance(
+    tmp_path: Path, simulated: list[tuple[Event, Truth]]
+) -> None:
+    place = tmp_path / "run #1 ä?"
+    place.mkdir()
+    path = write_sqlite(place, *tables(simulated))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE VIEW broken AS SELECT * FROM nowhere")
+        database.commit()
+    assert len(list(open_graphnet(path).events(1))) == len(simulated)
+    assert len(list(open_graphnet(f"{path}#SplitInIcePulses").events(1))) == len(simulated)
+
+
+def test_another_database_of_the_same_size_has_other_contents(
+    tmp_path: Path, simulated: list[tuple[Event, Truth]]
+) -> None:
+    pulses, truth = tables(simulated)
+    (tmp_path / "other").mkdir()
+    one, other = (
+        open_graphnet(write_sqlite(folder, pulses.assign(event_no=pulses.event_no + by), truth)).contents
+        for folder, by in ((tmp_path, 0), (tmp_path / "other", 1))
+    )
+    assert one != other

@@ -184,7 +184,10 @@ def test_events_whose_pulses_are_in_two_files_are_joined(
 def test_two_files_of_the_same_events_are_refused(tmp_path: Path, rows: pd.DataFrame) -> None:
     for name in ("batch_1", "batch_01"):
         rows.to_parquet(tmp_path / f"{name}.parquet")
-    with pytest.raises(SourceError, match=r"batch_01.* and .*batch_1.* hold the same events: remove one"):
+    with pytest.raises(
+        SourceError,
+        match=r"batch_01.* and .*batch_1.*: event \d+ has each of its pulses twice: remove what is there twice",
+    ):
         list(open_folder(tmp_path).events(1))
 
 
@@ -310,3 +313,46 @@ def test_a_position_that_is_not_there_is_an_error(tmp_path: Path, simulated: lis
     write_folder(tmp_path, simulated)
     with pytest.raises(SourceError, match=r"event -5, at which run 1 was left, is not in"):
         list(Replay(open_folder(tmp_path), loop=False).events(1, Position(1, -5)))
+
+
+@pytest.mark.parametrize("order", ["adjacent", "shuffled"])
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, rows: pd.DataFrame, order: str) -> None:
+    rows = rows.sample(frac=1, random_state=1) if order == "shuffled" else rows
+    rows.to_parquet(tmp_path / "batch_1.parquet")
+    [(table, events)] = open_folder(tmp_path).tables()
+    rows[:-1].to_parquet(tmp_path / "batch_1.parquet")
+    with pytest.raises(SourceError, match="changed while it was read"):
+        list(table.events(events, 0, 1))
+
+
+def test_a_file_that_is_added_among_those_replayed_makes_other_contents(tmp_path: Path, rows: pd.DataFrame) -> None:
+    ids = rows.event_id.unique()
+    rows[rows.event_id.isin(ids[:20:2])].to_parquet(tmp_path / "batch_1.parquet")
+    rows[rows.event_id.isin(ids[30:])].to_parquet(tmp_path / "batch_2.parquet")
+    before = open_folder(tmp_path).contents
+    rows[rows.event_id.isin(ids[1:20:2])].to_parquet(tmp_path / "batch_3.parquet")
+    assert open_folder(tmp_path).contents[: len(before)] != before
+
+
+@pytest.mark.parametrize("order", ["adjacent", "shuffled"])
+def test_an_event_that_is_too_large_is_cut_and_costs_no_other(
+    tmp_path: Path, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    monkeypatch.setattr(pulse_table, "MOST_ROWS", 40)
+    monkeypatch.setattr(pulse_table, "BATCH_ROWS", 25)
+    changed = rows.sample(frac=1, random_state=1) if order == "shuffled" else rows
+    changed.to_parquet(tmp_path / "batch_1.parquet")
+    sizes = rows.groupby("event_id").size()
+    if order == "adjacent":
+        found = {event.event_id: event.n_pulses for event, _ in open_folder(tmp_path).events(1)}
+        assert found.keys() == set(sizes.index)
+        assert all(min(40, size) <= found[event_id] <= size for event_id, size in sizes.items())
+    else:
+        found = {event.event_id: event.n_pulses for event, _ in open_folder(tmp_path).events(1)}
+        assert found == {event_id: min(40, size) for event_id, size in sizes.items()}
+
+
+def test_no_event_at_all_is_not_repeated_for_ever(tmp_path: Path, rows: pd.DataFrame) -> None:
+    rows[:0].to_parquet(tmp_path / "batch_1.parquet")
+    with pytest.raises(SourceError, match="there is no event in the files to repeat"):
+        list(Replay(open_folder(tmp_path), loop=True).events(1, None))

@@ -15,9 +15,9 @@ from icestream.inference.known_answers import KnownAnswer
 from tests.events import event
 
 # A model with the stream's inputs and outputs that answers with its first pulse's sensor. A charge of 13 is refused as invalid,
-# 17 fails, 19 kills the server, 23 takes 6 s, and 29 takes 0.1 s for each event: what an event does to a batch, made visible.
+# 17 fails, 19 kills the server, 23 takes 6 s, and 29 takes 0.1 s for each event: what an event does to a batch, made visible. While the file `full` is beside it, it has no memory for long requests.
 PICKY_MODEL = """
-import os, signal, time
+import os, pathlib, signal, time
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -30,6 +30,9 @@ class TritonPythonModel:
             if (charge == 13).any():
                 responses.append(pb.InferenceResponse(error=pb.TritonError("13 is refused", pb.TritonError.INVALID_ARG)))
                 continue
+            if charge.shape[1] > 64 and pathlib.Path(__file__).with_name("full").exists():
+                responses.append(pb.InferenceResponse(error=pb.TritonError("out of memory", pb.TritonError.INTERNAL)))
+                continue
             if (charge == 19).any():
                 os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(6.0 * (charge == 23).any() + 0.1 * (charge == 29).any(axis=1).sum())
@@ -39,28 +42,6 @@ class TritonPythonModel:
             direction = np.zeros((len(charge), 3), np.float32)
             direction[:, 2] = 1
             kappa = np.from_dlpack(pb.get_input_tensor_by_name(request, "sensor_id"))[:, :1].astype(np.float32)
-            responses.append(pb.InferenceResponse([pb.Tensor.from_dlpack("direction", direction), pb.Tensor.from_dlpack("kappa", kappa), pb.Tensor.from_dlpack("radius", direction)]))
-        return responses
-"""
-
-# The same, but as if it had no memory for long requests, until the file `well` is in its folder.
-SHORT_MODEL = """
-import pathlib
-
-import numpy as np
-import triton_python_backend_utils as pb
-
-class TritonPythonModel:
-    def execute(self, requests):
-        responses = []
-        for request in requests:
-            sensor_id = np.from_dlpack(pb.get_input_tensor_by_name(request, "sensor_id"))
-            if sensor_id.shape[1] > 64 and not pathlib.Path(__file__).with_name("well").exists():
-                responses.append(pb.InferenceResponse(error=pb.TritonError("out of memory", pb.TritonError.INTERNAL)))
-                continue
-            direction = np.zeros((len(sensor_id), 3), np.float32)
-            direction[:, 2] = 1
-            kappa = sensor_id[:, :1].astype(np.float32)
             responses.append(pb.InferenceResponse([pb.Tensor.from_dlpack("direction", direction), pb.Tensor.from_dlpack("kappa", kappa), pb.Tensor.from_dlpack("radius", direction)]))
         return responses
 """
@@ -104,7 +85,7 @@ def _add_wrong_models(repository: Path) -> None:
 
 
 def add_test_models(repository: Path) -> None:
-    """Beside `icemix`: `picky` refuses some events, `short` long ones, `other` has another output, FAULTS give wrong answers."""
+    """Beside `icemix`: `picky` refuses some events, `other` has another output, and those of FAULTS give wrong answers."""
     config = (repository / "icemix" / "config.pbtxt").read_text()
     (repository / "picky" / "1").mkdir(parents=True)
     (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
@@ -113,9 +94,6 @@ def add_test_models(repository: Path) -> None:
     known = KnownAnswer(event(5, charge=1.0), (0.0, 0.0, 1.0), float(event(5).sensor_id[0]))
     self_test = parameter("self_test", known_answers.encode([known]))
     (repository / "picky" / "config.pbtxt").write_text(config + self_test)
-    (repository / "short" / "1").mkdir(parents=True)
-    (repository / "short" / "1" / "model.py").write_text(SHORT_MODEL)
-    (repository / "short" / "config.pbtxt").write_text(config.replace('"picky"', '"short"') + self_test)
     other = config.replace('"picky"', '"other"').replace(
         '{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }'
     )

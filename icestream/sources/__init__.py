@@ -1,1 +1,1 @@
-"""Where events come from: ``simulation`` makes them, ``kaggle`` reads the files of the competition. ``source`` is the protocol."""
+"""Where events come from: ``simulation`` makes them, ``replay`` reads files (``kaggle``, ``graphnet``). ``source`` has the protocols."""

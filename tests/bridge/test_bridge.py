@@ -293,19 +293,20 @@ def test_a_triton_that_fails_at_every_event_of_its_length_makes_those_wait(
 ) -> None:
     """As when another program takes the memory of its card: no event is to blame."""
     long = [event(number, pulses=100) for number in range(4)]
-    well = triton.repository / "short" / "1" / "well"
+    full = triton.repository / "picky" / "1" / "full"
+    full.touch()
     try:
-        process = bridge(model="short", max_batch=2)
+        process = bridge(model="picky", max_batch=2)
         put(redis, *long, *(event(number) for number in range(4, 8)))
         retries = "icestream_bridge_retries_total"
         wait_until(lambda: redis.xlen(keys.DIRECTIONS) == 4, "the results of the short ones")
         wait_until(lambda: process.metric(retries) > 2 * MAX_FAILURES, "more failures than one event may have", 120)
         assert redis.xlen(keys.REJECTED) == 0
         assert process.metric("icestream_bridge_tritons", state="proved") == 1
-        well.touch()
+        full.unlink()
         wait_until(finished(redis, 8), "all results")
     finally:
-        well.unlink(missing_ok=True)
+        full.unlink(missing_ok=True)
     assert sorted(one.event_id for one in results(redis)) == list(range(8))
 
 

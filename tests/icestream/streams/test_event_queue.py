@@ -1,45 +1,24 @@
 """The event queue on a real Redis: every event gives exactly one result, whatever is repeated or dies."""
 
 import asyncio
-import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from redis import ResponseError
 
 from icestream import wire
 from icestream.streams import keys
-from icestream.streams.connection import RedisError, connect, connect_asyncio, is_away
+from icestream.streams.connection import RedisError, connect, is_away
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue, Outcome, Rejection
 from icestream.streams.publisher import Publisher, RunCounts, count_run
-from icestream.streams.rejected import DeadLetters, Replayed
 from icestream.streams.results import GroupReader
 from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
 from tests.events import event, made_result, put, results
+from tests.icestream.streams.queues import queue_of, with_client
 from tests.servers import RedisProcess
 from tests.waiting import ROOT
-
-
-def with_client(server: RedisProcess, use: Callable[[Any], Awaitable[None]]) -> None:
-    """Run a coroutine with a client of its own."""
-
-    async def main() -> None:
-        client = connect_asyncio(server.url)
-        try:
-            await queue_of(client).join()
-            await use(client)
-        finally:
-            await client.aclose()
-
-    asyncio.run(main())
-
-
-def queue_of(client: Any) -> EventQueue:
-    return EventQueue(client, "one", 10)
 
 
 @pytest.mark.parametrize("refused", [keys.DIRECTIONS, keys.DONE, keys.REJECTED])
@@ -245,28 +224,6 @@ def test_results_that_no_recorder_has_asked_for_are_trimmed(
     with_client(redis_server, use)
 
 
-@pytest.mark.parametrize("key", [keys.REJECTED, keys.REJECTED_BYTES])
-def test_a_rejection_that_fails_leaves_the_entry_and_no_dead_letter(
-    redis: Any, redis_server: RedisProcess, key: str
-) -> None:
-    async def use(client: Any) -> None:
-        put(redis, event(1), event(2))
-        queue = queue_of(client)
-        first, entry = await queue.read(10)
-        await queue.reject(Rejection(entry=first, reason="empty", detail=""))
-        redis.rename(key, "kept")
-        redis.rpush(key, "of another type")
-        for _ in range(3):
-            with pytest.raises(ResponseError):
-                await queue.reject(Rejection(entry=entry, reason="empty", detail=""))
-        assert redis.xpending(keys.EVENTS, keys.BRIDGE_GROUP)["pending"] == 1
-        redis.rename("kept", key)
-        assert await queue.reject(Rejection(entry=entry, reason="empty", detail=""))
-        assert (redis.xlen(keys.REJECTED), redis.xlen(keys.EVENTS)) == (2, 0)
-
-    with_client(redis_server, use)
-
-
 async def claim_all(queue: EventQueue, held: Sequence[bytes] = ()) -> list[Entry]:
     """Claim all abandoned entries."""
     claimed = [await queue.claim(pending) for pending in await queue.abandoned(held)]
@@ -319,100 +276,6 @@ def test_a_bridge_does_not_claim_what_it_holds(redis: Any, redis_server: RedisPr
         let_pass(redis, "one", 10_000)
         [again] = await claim_all(queue, held=[first.entry_id])
         assert again.entry_id == second.entry_id
-
-    with_client(redis_server, use)
-
-
-def test_a_rejected_entry_is_kept_with_its_reason_and_bytes(redis: Any, redis_server: RedisProcess) -> None:
-    async def use(client: Any) -> None:
-        redis.xadd(keys.EVENTS, {"e": b"\x01bad"})
-        [entry] = await queue_of(client).read(10)
-        queue = queue_of(client)
-        rejection = Rejection(entry=replace(entry, tries=3), reason="undecodable", detail="why")
-        assert await queue.reject(rejection)
-        assert not await queue.reject(rejection)
-        [(_, fields)] = redis.xrange(keys.REJECTED)
-        assert fields == {
-            b"e": b"\x01bad",
-            b"bytes": b"4",
-            b"sha1": hashlib.sha1(b"\x01bad").hexdigest().encode(),
-            b"reason": b"undecodable",
-            b"detail": b"why",
-            b"tries": b"3",
-            b"entry": entry.entry_id,
-            b"run": b"",
-        }
-        assert redis.xlen(keys.EVENTS) == 0
-
-    with_client(redis_server, use)
-
-
-def test_dead_letters_are_limited_in_bytes(redis: Any, redis_server: RedisProcess) -> None:
-    async def use(client: Any) -> None:
-        payload = b"x" * (2 * keys.REJECTED_PAYLOAD_BYTES)
-        queue = queue_of(client)
-        fit = keys.REJECTED_KEPT_BYTES // keys.REJECTED_PAYLOAD_BYTES
-        for _ in range(fit + 20):
-            redis.xadd(keys.EVENTS, {"e": payload})
-            [entry] = await queue.read(10)
-            assert await queue.reject(Rejection(entry=entry, reason="undecodable", detail=""))
-        assert redis.xlen(keys.REJECTED) == fit
-        assert int(redis.get(keys.REJECTED_BYTES)) == keys.REJECTED_KEPT_BYTES
-        letter = next(DeadLetters(redis).latest())
-        assert (letter.size, len(letter.payload)) == (len(payload), keys.REJECTED_PAYLOAD_BYTES)
-        assert letter.sha1 == hashlib.sha1(payload).hexdigest()
-        assert DeadLetters(redis).replay(letter.id) is Replayed.TRUNCATED
-
-    with_client(redis_server, use)
-
-
-def test_a_dead_letter_is_replayed_once(redis: Any, redis_server: RedisProcess) -> None:
-    async def use(client: Any) -> None:
-        Publisher(connect(redis_server.url), run_id=7).begin({})
-        put(redis, event(1), event(2))
-        queue = queue_of(client)
-        for entry in await queue.read(10):
-            await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail="why"))
-        letters = DeadLetters(redis)
-        second, first = letters.latest()
-        assert [letters.replay(first.id), letters.replay(first.id)] == [Replayed.REPLAYED, Replayed.UNKNOWN]
-        assert [letters.drop(second.id), letters.drop(second.id)] == [True, False]
-        assert list(letters.latest()) == []
-        assert int(redis.get(keys.REJECTED_BYTES)) == 0
-        [entry] = await queue.read(10)
-        assert wire.decode_event(entry.payload).event_id == 1
-        assert count_run(redis, 7).rejected == 1
-
-    with_client(redis_server, use)
-
-
-def test_a_dead_letter_whose_payload_was_cut_is_counted(redis: Any, redis_server: RedisProcess) -> None:
-    async def use(client: Any) -> None:
-        Publisher(connect(redis_server.url), run_id=7).begin({})
-        put(redis, event(1, pulses=20_000))
-        queue = queue_of(client)
-        [entry] = await queue.read(10)
-        assert await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail=""))
-        assert count_run(redis, 7).rejected == 1
-
-    with_client(redis_server, use)
-
-
-def test_a_replay_that_is_refused_changes_no_count(redis: Any, redis_server: RedisProcess) -> None:
-    async def use(client: Any) -> None:
-        Publisher(connect(redis_server.url), run_id=7).begin({})
-        put(redis, event(1))
-        queue = queue_of(client)
-        [entry] = await queue.read(10)
-        await queue.reject(Rejection(entry=entry, reason="refused_by_model", detail=""))
-        redis.delete(keys.EVENTS)
-        redis.set(keys.EVENTS, "of another type")
-        letters = DeadLetters(redis)
-        [letter] = letters.latest()
-        for _ in range(3):
-            with pytest.raises(RedisError, match="WRONGTYPE"):
-                letters.replay(letter.id)
-        assert count_run(redis, 7).rejected == len(list(letters.latest())) == 1
 
     with_client(redis_server, use)
 

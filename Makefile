@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose check chaos bench perf-analyzer lock clean
+.PHONY: help demo up test test-compose check chaos bench perf-analyzer gpu lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,11 @@ bench: .venv/.develops  ## measure every stage side by side and write docs/measu
 
 perf-analyzer: .venv/.runs  ## put NVIDIA's perf_analyzer into .venv/bin
 	@$(BIN)/python -m bench.perf_analyzer
+
+# Both wheels write the folder onnxruntime: the one for the CPU has to go first.
+gpu: .venv/.runs  ## let Triton serve on this machine's NVIDIA card, without Docker
+	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gpu]'
 
 lock: .venv/.develops  ## pin what the images install (docker/*.lock)
 	for image in emitter bridge recorder display; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \

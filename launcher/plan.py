@@ -23,6 +23,7 @@ from launcher.ports import Ports
 from launcher.redis_server import RedisServer, cut_zeros, find_redis
 from launcher.supervisor import Service
 from recorder.settings import RecorderSettings
+from tritonserver.card import find_card
 from tritonserver.process import HOST
 from tritonserver.server import TritonServer
 
@@ -69,7 +70,8 @@ class Plan:
         self.experiment_id = "0"  # of MLflow, until the session has made one
         self.run_id = time.time_ns() // 1_000_000
         self._check_settings()
-        self.triton = TritonServer(self.state_dir)  # last: it may have to fetch a library
+        self.triton = TritonServer(self.state_dir)  # may have to fetch a library
+        self.card = find_card(self.repository / self.model / "1" / "model.onnx")
 
     @property
     def redis_url(self) -> str:
@@ -82,6 +84,20 @@ class Plan:
     @property
     def triton_http_url(self) -> str:
         return f"http://{HOST}:{self.ports['triton_http']}"
+
+    @property
+    def on_card(self) -> bool:
+        """Whether Triton serves on an NVIDIA card."""
+        return self.card is not None and self.card.unusable is None
+
+    @property
+    def triton_name(self) -> str:
+        """Triton, and what it serves on where there is a choice."""
+        if self.card is None:
+            return "Triton"
+        if self.card.unusable is None:
+            return f"Triton on {self.card.name}"
+        return f"Triton on the CPU (not on {self.card.name}: {self.card.unusable})"
 
     @property
     def mlflow_url(self) -> str:
@@ -112,7 +128,9 @@ class Plan:
         http, grpc, metrics = (self.ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
         return Service(
             name="triton",
-            command=self.triton.command(self.repository, HOST, http=http, grpc=grpc, metrics=metrics),
+            command=self.triton.command(
+                self.repository, HOST, http=http, grpc=grpc, metrics=metrics, on_card=self.on_card
+            ),
             environment=self.triton.environment(),
             ports=self._ports("triton_http", "triton_grpc", "triton_metrics"),
         )

@@ -1,7 +1,8 @@
 """Triton's backend "onnxruntime" where NVIDIA's container is not available, written for Triton's Python backend.
 
 Loaded by the Triton server, not imported: it is copied to BACKENDS/onnxruntime/model.py. It takes the same model repository
-as the C++ backend of the container: config.pbtxt, `intra_op_thread_count`, dynamic batching, native metrics.
+as the C++ backend of the container: config.pbtxt, `intra_op_thread_count`, dynamic batching, native metrics. An instance of
+KIND_GPU runs on ONNX Runtime's CUDA provider.
 
 Tensors pass as DLPack: the server was built against NumPy 1, and its own conversions misread the strides of NumPy 2's arrays
 (triton-inference-server/server#8019).
@@ -38,7 +39,12 @@ class TritonPythonModel:
         options = onnxruntime.SessionOptions()
         threads = config["parameters"].get("intra_op_thread_count", {"string_value": "0"})
         options.intra_op_num_threads = int(threads["string_value"])
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        if args["model_instance_kind"] == "GPU":
+            from tritonserver.card import load_on_card
+
+            self.session = load_on_card(path, options, int(args["model_instance_device_id"]))
+        else:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         self.outputs = [tensor.name for tensor in self.session.get_outputs()]
 

@@ -56,8 +56,10 @@ class TritonServer:
         (self._backends / "onnxruntime").mkdir()
         shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), self._backends / "onnxruntime" / "model.py")
 
-    def command(self, repository: Path, host: str, *, http: int, grpc: int, metrics: int) -> list[str]:
-        """The server's command line. A shell adds the process id to the names of its shared memory before it becomes the server:
+    def command(
+        self, repository: Path, host: str, *, http: int, grpc: int, metrics: int, on_card: bool = False
+    ) -> list[str]:
+        """The server's command line; on a card it takes each model's configs/gpu.pbtxt. A shell adds the process id to the names of its shared memory before it becomes the server:
         one that is started again after a crash must not meet the regions of the one before it."""
         return [
             "sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={self._shared_memory}$$', "sh",
@@ -68,6 +70,7 @@ class TritonServer:
             f"--grpc-address={host}", f"--grpc-port={grpc}",
             f"--metrics-address={host}", f"--metrics-port={metrics}",
             "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
+            *(["--model-config-name=gpu"] if on_card else []),
         ]  # fmt: skip
 
     def clean_up(self) -> None:

@@ -96,8 +96,9 @@ class Stream:
     def append_only_file(self) -> tuple[Path, int]:
         """The file, and how long it was LOST_S ago."""
         [path] = (self.folder / "redis" / "appendonlydir").glob("*.incr.aof")
-        before = time.monotonic() - LOST_S
-        return path, next((size for when, size in reversed(self._sizes) if when <= before), path.stat().st_size)
+        before, now = time.monotonic() - LOST_S, path.stat().st_size
+        # It may have been cut meanwhile; to cut it to more than it has would fill it with zeros.
+        return path, min(now, next((size for when, size in reversed(self._sizes) if when <= before), now))
 
     def _watch(self) -> None:
         while not self._over.wait(0.1):

@@ -1,7 +1,10 @@
-"""Calibrate the κ and the radii of one of our checkpoints, in place, on simulated events of a seed of their own.
+"""Calibrate the κ and the radii of a checkpoint of ours in place, or of a network of one's own beside its checkpoint.
 
-python export/calibrate.py                      # the shipped weights
-python export/calibrate.py FILE.safetensors
+On simulated events of a seed of their own.
+
+    python export/calibrate.py                      # the shipped weights
+    python export/calibrate.py FILE.safetensors
+    python export/calibrate.py --module mine.network:load mine.pt       # → mine.pt.calibration.json, which to_onnx.py takes
 """
 
 import sys
@@ -14,14 +17,18 @@ from icestream.service.extras import require
 require("export")
 
 import argparse
+from typing import Any
 
 import torch
+from torch import nn
 
 from export.calibration import fit
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from export.evaluation.sample import Sample
+from export.network import calibration_file, own, write_calibration
 from export.served import ServedIceMix
 from export.training.events import CALIBRATION_SEED
+from icestream.detector import nominal_icecube86
 
 EVENTS = 30_000
 
@@ -31,26 +38,41 @@ def calibrate(path: Path, events: int = EVENTS) -> None:
     network, card = load_checkpoint(path) if path.suffix == ".safetensors" else (None, {})
     if network is None or not card:
         raise CheckpointError(f"{path} was not made by export/train.py: its κ belongs to what it was trained on")
-    sample = Sample.simulated(events, CALIBRATION_SEED)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    answers = sample.answers(ServedIceMix(network, sample.detector).to(device).eval(), network.config.max_pulses)
-    calibration = fit(answers.kappa, answers.angle_deg)
-    card["calibration"] = {**calibration.table, "seed": CALIBRATION_SEED, "events": len(sample.events)}
+    served = ServedIceMix(network, nominal_icecube86()).eval()
+    card["calibration"] = _table(served, network.config.max_pulses, events)
     save_checkpoint(path, network, card)
+
+
+def calibrate_own(module: str, path: Path, events: int = EVENTS) -> None:
+    """Fit a calibration of a network of one's own and write it beside the checkpoint; raises CheckpointError."""
+    network = own(module, path, calibrated=False)
+    write_calibration(path, _table(network.served, network.max_pulses, events))
+
+
+def _table(served: nn.Module, limit: int, events: int) -> dict[str, Any]:
+    sample = Sample.simulated(events, CALIBRATION_SEED)
+    answers = sample.answers(served.to("cuda" if torch.cuda.is_available() else "cpu"), limit)
+    return {**fit(answers.kappa, answers.angle_deg).table, "seed": CALIBRATION_SEED, "events": len(sample.events)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", default=SHIPPED)
+    parser.add_argument(
+        "--module", metavar="PACKAGE.FILE:FUNCTION", help="a network of your own: what loads the checkpoint"
+    )
     parser.add_argument("--events", type=int, default=EVENTS, help=f"to calibrate on ({EVENTS})")
     options = parser.parse_args()
     if options.events <= 0:
         parser.error("--events must be more than 0")
     try:
-        calibrate(options.checkpoint, options.events)
+        if options.module:
+            calibrate_own(options.module, options.checkpoint, options.events)
+        else:
+            calibrate(options.checkpoint, options.events)
     except CheckpointError as error:
         sys.exit(f"calibrate: {error}")
-    print(f"wrote {options.checkpoint}")
+    print(f"wrote {calibration_file(options.checkpoint) if options.module else options.checkpoint}")
 
 
 if __name__ == "__main__":

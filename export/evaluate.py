@@ -19,13 +19,13 @@ require("export")
 import argparse
 import tempfile
 
-from export.calibration import Calibration
-from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
+from export.checkpoint import SHIPPED, CheckpointError
 from export.evaluation.model_card import Report, model_card
 from export.evaluation.pictures import confidence_picture, opening_angle_picture, sky_picture
 from export.evaluation.sample import Sample
 from export.evaluation.serving import events_per_second, triton_parity
 from export.icemix import VARIANTS
+from export.network import icemix
 from export.served import ServedIceMix
 from export.to_onnx import export
 from export.training.events import HELD_OUT_SEED
@@ -39,16 +39,16 @@ OUTPUT = Path("evaluation") / "model-card.md"
 
 def evaluate(checkpoint: Path, variant: str | None, sample: Sample) -> Report:
     """All figures of the card. Exports the network to a temporary folder and serves it, so that the figures are of the served model."""
-    network, card = load_checkpoint(checkpoint, variant)
-    limit = network.config.max_pulses
-    served = ServedIceMix(network, sample.detector, Calibration.of(card)).eval()
+    network = icemix(checkpoint, sample.detector, variant)
+    served, limit = network.served, network.max_pulses
+    assert isinstance(served, ServedIceMix)
     with tempfile.TemporaryDirectory() as name:
-        exported = export(checkpoint, sample.detector, Path(name) / "models", variant=variant)
+        exported = export(network, Path(name) / "models")
         model = exported.folder / "1" / "model.onnx"
         return Report(
             checkpoint=checkpoint.name,
-            network=network,
-            card=card,
+            network=served.network,
+            card=network.card,
             sample=sample,
             answers=sample.answers(served, limit),
             shifted_deg={

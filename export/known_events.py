@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import nn
 
-from export.served import ServedIceMix
 from icestream.detector import nominal_icecube86
 from icestream.event import Event
 from icestream.inference.known_answers import KnownAnswer
@@ -37,7 +37,7 @@ def _cut(event: Event) -> Event:
     )
 
 
-def known_answers(served: ServedIceMix) -> list[KnownAnswer]:
+def known_answers(served: nn.Module) -> list[KnownAnswer]:
     """The network's answers to the known events."""
     answers = []
     for event in known_events():

@@ -3,6 +3,7 @@
     python export/to_onnx.py                        # the shipped weights → model_repository/icemix
     python export/to_onnx.py --variant S_dynedge_d32 --checkpoint V22FT6_1.pth \\
         --geometry sensor_geometry.csv --ice ice_transparency.txt      # → model_repository/icemix_S_dynedge_d32
+    python export/to_onnx.py --module mine.network:load --checkpoint mine.pt        # → model_repository/own_mine (docs/models.md)
 
 The result is compared with PyTorch over lengths 1…limit and random padding before anything is replaced.
 """
@@ -17,7 +18,6 @@ from icestream.service.extras import require
 require("export")
 
 import argparse
-import hashlib
 import logging
 import re
 import time
@@ -29,27 +29,17 @@ import numpy as np
 import onnx
 import torch
 from onnxscript import opset18 as op
+from torch import nn
 
-from export.calibration import Calibration
-from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
-from export.evaluation.parity import (
-    HALF,
-    SINGLE,
-    SINGLE_DYNEDGE,
-    Parity,
-    compare,
-    cut_batches,
-    example_inputs,
-    onnx_runtime,
-    stream_batches,
-)
-from export.icemix import VARIANTS, IceMixConfig
+from export.checkpoint import SHIPPED, CheckpointError
+from export.evaluation.parity import Parity, compare, cut_batches, example_inputs, onnx_runtime, stream_batches
+from export.icemix import VARIANTS
 from export.known_events import known_answers
+from export.network import Network, icemix, own
 from export.precision import with_half_precision
 from export.registry import RegistryError, register
-from export.served import ServedIceMix
 from export.triton_config import MAX_BATCH, replace_file, write_config
-from icestream.detector import Detector, DetectorFileError, load_detector
+from icestream.detector import DetectorFileError, load_detector
 from icestream.direction import opening_angle
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model import ModelDescription
@@ -58,16 +48,6 @@ from icestream.tensors import INPUTS, OUTPUTS
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 OPSET = 18
 ALIKE_DEG, ALIKE_KAPPA = 0.01, 1e-3  # answers that differ by less do not depend on their event
-OWN_VARIANTS = ("small", "accurate")  # trained here, from any weights
-
-
-def model_name(checkpoint: Path, config: IceMixConfig) -> str:
-    """The name in the repository: icemix for the shipped weights, icemix_VARIANT for a published network, else icemix_own_FILE."""
-    if checkpoint.resolve() == SHIPPED.resolve():
-        return "icemix"
-    variant = next((name for name, known in VARIANTS.items() if known == config), "small")
-    own = "own_" + re.sub(r"\W+", "_", checkpoint.stem).removeprefix("own_")
-    return f"icemix_{own if variant in OWN_VARIANTS else variant}"
 
 
 def _smallest(values: Any, count: int) -> Any:
@@ -76,7 +56,7 @@ def _smallest(values: Any, count: int) -> Any:
     return op.TopK(values, k, axis=-1, largest=0, sorted=1)
 
 
-def export_onnx(served: ServedIceMix, limit: int) -> onnx.ModelProto:
+def export_onnx(served: nn.Module, limit: int) -> onnx.ModelProto:
     """The graph of a served network, batch and length dynamic, the same bytes each time."""
     example = example_inputs(np.random.default_rng(0), batch=3, length=min(limit, 20), padded=28)
     batch, pulses = torch.export.Dim("batch", min=1), torch.export.Dim("pulses", min=1)
@@ -141,57 +121,54 @@ class ExportedModel:
     parity: Parity
 
 
-def export(
-    checkpoint: Path,
-    detector: Detector,
-    output: Path,
-    *,
-    variant: str | None = None,
-    precision: str = "fp32",
-    name: str | None = None,
-) -> ExportedModel:
+def export(network: Network, output: Path, *, precision: str = "fp32", name: str | None = None) -> ExportedModel:
     """Write the folder of a network in the repository `output`.
 
     Args:
-        variant: which network the checkpoint holds, where the file does not say.
         precision: fp32 or fp16.
-        name: of the model (default: `model_name`).
+        name: of the model (default: the network's).
 
     Raises:
-        CheckpointError: the checkpoint does not hold the network.
-        ValueError: the exported graph differs from PyTorch by more than the tolerance; nothing was written.
+        ValueError: the network cannot be exported, or the graph computes something else; nothing was written.
     """
-    network, card = load_checkpoint(checkpoint, variant)
-    served = ServedIceMix(network, detector, Calibration.of(card)).eval()
-    limit = network.config.max_pulses
+    served, limit = network.served, network.max_pulses
     known = known_answers(served)
-    if _all_alike(known):
-        raise ValueError(
-            f"the network of {checkpoint} answers every event alike: it was not trained. Nothing was written"
-        )
-    model, tolerance, batches = (
-        export_onnx(served, limit),
-        SINGLE_DYNEDGE if network.config.dynedge else SINGLE,
-        cut_batches,
-    )
+    if fault := _contract_fault(known):
+        raise ValueError(f"{network.weights}: {fault}. Nothing was written")
+    try:
+        model = export_onnx(served, limit)
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"PyTorch cannot export the network: {str(error).strip().splitlines()[0]}") from None
+    batches = cut_batches
     if precision == "fp16":
-        model, tolerance, batches = with_half_precision(model), HALF, stream_batches
+        model, batches = with_half_precision(model), stream_batches
     content = model.SerializeToString(deterministic=True)
     parity = compare(served, onnx_runtime(content), limit, batches(limit))
-    if fault := parity.fault(tolerance):
-        raise ValueError(f"ONNX Runtime differs too much over {fault}. Nothing was written")
-    folder = output / (name or model_name(checkpoint, network.config))
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:12]
+    if fault := parity.fault(precision):
+        raise ValueError(f"ONNX Runtime computes something else than PyTorch: {fault}. Nothing was written")
+    folder = output / (name or network.name)
     description = ModelDescription(
         name=folder.name,
         max_pulses=limit,
         max_batch=MAX_BATCH,
-        checkpoint=f"{checkpoint.name} sha256:{digest} {precision}, {detector.name}",
+        checkpoint=f"{network.weights} {precision}, {network.origin}",
         known_answers=known,
     )
     replace_file(folder / "1" / "model.onnx", content)
     write_config(folder, description)
-    return ExportedModel(folder, description.checkpoint, card, parity)
+    return ExportedModel(folder, description.checkpoint, network.card, parity)
+
+
+def _contract_fault(answers: list[KnownAnswer]) -> str | None:
+    """What is wrong with answers to different events, in words; None if they may be answers."""
+    lengths = [float(np.linalg.norm(one.direction)) for one in answers]
+    if not np.allclose(lengths, 1, atol=1e-3):
+        return f"a direction must be a unit vector; one has the length {max(lengths, key=lambda x: abs(x - 1)):.3g}"
+    if not all(np.isfinite(one.kappa) and one.kappa > 0 for one in answers):
+        return "κ must be a positive number; it is " + ", ".join(f"{one.kappa:.3g}" for one in answers)
+    if _all_alike(answers):
+        return "the network answers every event alike: it was not trained"
+    return None
 
 
 def _all_alike(answers: list[KnownAnswer]) -> bool:
@@ -207,7 +184,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="weights (the shipped ones)")
     parser.add_argument("--variant", choices=VARIANTS, help="which network they are, where the file does not say")
-    parser.add_argument("--name", help="of the model in the repository (icemix for the shipped weights, else icemix_…)")
+    parser.add_argument(
+        "--module", metavar="PACKAGE.FILE:FUNCTION", help="a network of your own: what loads it from --checkpoint"
+    )
+    parser.add_argument(
+        "--name", help="of the model in the repository (icemix for the shipped weights, else icemix_… or own_…)"
+    )
     parser.add_argument("--geometry", type=Path, help="sensor_geometry.csv (nominal IceCube-86)")
     parser.add_argument("--own-geometry", action="store_true", help="take a --geometry that is not IceCube-86's")
     parser.add_argument("--ice", type=Path, help="ice_transparency.txt (a rounded table)")
@@ -219,23 +201,24 @@ def main() -> None:
     options = parser.parse_args()
     if options.variant not in (None, "small") and options.checkpoint == SHIPPED:
         parser.error(f"--variant {options.variant} needs its weights, which are not shipped: add --checkpoint FILE")
+    if options.module and (options.checkpoint == SHIPPED or options.variant or options.geometry or options.ice):
+        parser.error(
+            "--module goes with --checkpoint FILE, and without --variant, --geometry and --ice: it brings its own"
+        )
     if options.name and not re.fullmatch(r"[A-Za-z0-9_.-]+", options.name):
         parser.error(f"--name {options.name!r}: letters, digits, and any of _ . -")
     started = time.monotonic()
     try:
-        detector = load_detector(options.geometry, options.ice, own_geometry=options.own_geometry)
+        if options.module:
+            network = own(options.module, options.checkpoint)
+        else:
+            detector = load_detector(options.geometry, options.ice, own_geometry=options.own_geometry)
+            network = icemix(options.checkpoint, detector, options.variant)
         print(
             f"exporting {options.checkpoint} and comparing ONNX Runtime with PyTorch; a large network takes minutes",
             flush=True,
         )
-        exported = export(
-            options.checkpoint,
-            detector,
-            options.output,
-            variant=options.variant,
-            precision=options.precision,
-            name=options.name,
-        )
+        exported = export(network, options.output, precision=options.precision, name=options.name)
         size = (exported.folder / "1" / "model.onnx").stat().st_size / 1e6
         print(f"wrote {exported.folder} ({size:.1f} MB) in {time.monotonic() - started:.0f} s")
         print(f"ONNX Runtime over {exported.parity}")

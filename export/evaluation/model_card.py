@@ -187,8 +187,8 @@ def _score(sample: Sample, answers: Answers) -> str:
 
 def _parity(parity: Parity) -> str:
     return (
-        f"median {parity.median_deg:.1e}°, worst {parity.worst_deg:.1e}°, worst where κ ≥ 1 {parity.confident_deg():.1e}°; κ and radii there within "
-        f"{parity.confident_spread():.1e} ({len(parity.angle_deg)} events of 1 to the most pulses)"
+        f"median {parity.median_deg:.1e}°, worst {parity.worst_deg:.1e}°, worst where κ ≥ 1 {parity.confident_deg:.1e}°; κ and radii there within "
+        f"{parity.confident_spread:.1e} ({len(parity.angle_deg)} events of 1 to the most pulses)"
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from export.served import ServedIceMix
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle, to_vector
 from icestream.event import Event, InvalidEvent
@@ -108,10 +108,10 @@ class Sample:
             batch = [self.events[row] for row in rows]
             yield rows, pad(batch, min(max(event.n_pulses for event in batch), limit))
 
-    def answers(self, served: ServedIceMix, limit: int) -> Answers:
+    def answers(self, served: nn.Module, limit: int) -> Answers:
         """What a network answers when it is given at most `limit` pulses."""
         vector, kappa, radius = (np.empty((len(self.events), width)) for width in (3, 1, 3))
-        device = served.position.device
+        device = next(served.parameters()).device
         with torch.inference_mode():
             for rows, inputs in self.batches(limit):
                 outputs = served(*(torch.from_numpy(array).to(device) for array in inputs.values()))

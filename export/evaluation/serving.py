@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from torch import nn
 
 from export.evaluation.parity import Parity, compare, cut_batches, example_inputs
-from export.served import ServedIceMix
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.inference.blocking import BlockingClient
 from tritonserver.errors import MissingDependency
@@ -37,7 +37,7 @@ def events_per_second(model: Path, length: int) -> float:
         return CPU_INSTANCES * RUNS * MAX_BATCH / (time.monotonic() - began)
 
 
-def triton_parity(served: ServedIceMix, folder: Path, limit: int, work_dir: Path) -> Parity | None:
+def triton_parity(served: nn.Module, folder: Path, limit: int, work_dir: Path) -> Parity | None:
     """PyTorch against the real Triton serving `folder`; None where no Triton is at hand.
 
     Args:

@@ -11,6 +11,7 @@ import torch
 
 from export.evaluation.parity import example_inputs
 from export.icemix import VARIANTS, IceMix, IceMixConfig
+from export.network import icemix
 from export.served import ServedIceMix
 from export.to_onnx import export
 from export.weighted_sum import WEIGHTS, write_sum
@@ -39,7 +40,7 @@ def repository(networks: dict[str, ServedIceMix], tmp_path_factory: pytest.TempP
         for name, served in networks.items():
             patch.setitem(VARIANTS, name, MEMBERS[name])
             torch.save(served.network.state_dict(), folder / f"{name}.pth")
-            export(folder / f"{name}.pth", nominal_icecube86(), folder / "models", variant=name)
+            export(icemix(folder / f"{name}.pth", nominal_icecube86(), name), folder / "models")
     return folder / "models"
 
 

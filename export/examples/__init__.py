@@ -1,0 +1,1 @@
+"""Networks that are not IceMix, for docs/models.md."""

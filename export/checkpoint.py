@@ -17,6 +17,14 @@ WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "small.safetensors"
 
 
+# The authors' files (kaggle.com/datasets/drhabib/ice-cube-final-models) by name.
+PUBLISHED = {
+    "baselineV3_BE_globalrel_d32_0_6ema.pth": "B_d32",
+    "baselineV3_BE_globalrel_d64_0_3emaFT_2.pth": "B_d64",
+    "VFTV3_4RELFT_7.pth": "B_d32_4rel",
+    "V22FT6_1.pth": "S_dynedge_d32",
+    "V23FT5_6.pth": "B_dynedge_d64",
+}
 PREFIXES = ("module.", "model.", "_model.", "network.", "net.")  # that trainers put before all names
 
 State = dict[str, torch.Tensor]
@@ -39,7 +47,7 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     Args:
         path: our own .safetensors, or a state dict (.pth, .pt or .safetensors), also as trainers wrap it: under a key, beside other
             things, its names with a prefix. What is unwrapped is said on stderr.
-        variant: a name of `VARIANTS`; may be left out where the file carries its configuration.
+        variant: a name of `VARIANTS`; may be left out where the file carries its configuration or has a published name.
 
     Returns:
         the network, and the card that the file carries (empty if none).
@@ -48,6 +56,12 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
         CheckpointError: the file cannot be read, or holds another network.
     """
     candidates, metadata = _read(path)
+    published = PUBLISHED.get(path.name)
+    if None not in (variant, published) and variant != published:
+        raise CheckpointError(
+            f"{path.name} is the published file of {published}, not of {variant}: leave out --variant"
+        )
+    variant = variant or published
     if variant is not None:
         config = VARIANTS[variant]
         if "config" in metadata and IceMixConfig(**json.loads(metadata["config"])) != config:
@@ -88,6 +102,12 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     if key or prefix:
         words = [f"under {key!r}"] * bool(key) + [f"without the prefix {prefix!r}"] * bool(prefix)
         sys.stderr.write(f"{path}: the weights are taken {', '.join(words)}\n")
+    alike = [name for name, other in VARIANTS.items() if other != config and _shapes(other) == wanted]
+    if alike and published is None:
+        sys.stderr.write(
+            f"{path}: {' and '.join(alike)} has the same parameters as {variant}, so that the file cannot show which it is. Check "
+            "--variant: the wrong one answers worse, as export/evaluate.py shows\n"
+        )
     network = IceMix(config)
     network.load_state_dict(state)
     return network.eval(), json.loads(metadata.get("card", "{}"))

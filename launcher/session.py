@@ -32,6 +32,7 @@ from launcher.view import View
 from tritonserver.process import answers
 
 POLL_S = 0.5
+STILL_S = 30.0  # of waiting for a service, until it is said why
 DRAIN_S = 20.0  # after Ctrl-C: time for the events in the stream to be reconstructed
 
 
@@ -170,10 +171,16 @@ class Session:
 
     async def _ready(self, service: str, words: str, check: Callable[[], bool]) -> bool:
         """Wait until a service listens on its ports and passes a check; False if Ctrl-C came first."""
-        began = time.monotonic()
+        began = told = time.monotonic()
         while not (self._supervisor.listens(service) and await asyncio.to_thread(check)):
             if self._interrupted.is_set():
                 return False
+            if time.monotonic() - told > STILL_S:
+                told = time.monotonic()
+                said = self._supervisor.tail(service).splitlines()
+                self._view.say(
+                    f"  still waiting for {words} ({told - began:.0f} s); its log ends: {said[-1] if said else 'nothing'}"
+                )
             await asyncio.sleep(0.1)
         self._plan.ports.fix(self._supervisor.port_names(service))
         self._view.say(f"  {words} is ready ({time.monotonic() - began:.1f} s)")

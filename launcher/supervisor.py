@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 
 from icestream.service.retry import pauses
+from tritonserver.process import telling_lines
 
 RESTART_S = (0.2, 5.0)  # first and longest pause before a restart
 STABLE_AFTER_S = 10.0  # a service that ran so long works
@@ -180,10 +181,10 @@ class Supervisor:
             self.failed.set_exception(error)
 
     def tail(self, name: str) -> str:
-        """The last lines of the latest start."""
+        """What the log of the latest start says last, and why a model could not be loaded."""
         with open(self.log(name), errors="replace") as log:
             log.seek(self._log_starts[name])
-            return "\n".join(log.read().splitlines()[-TAIL_LINES:])
+            return telling_lines(log.read(), TAIL_LINES)
 
     def _register(self, name: str, pid: int) -> None:
         self._pids[name] = pid

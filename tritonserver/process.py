@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -60,7 +61,14 @@ def start_server(
         stop_server(process)
         if all(map(is_free, chosen)):
             break
-    raise ServerFailed(f"{command([0] * ports)[0]} is not ready: {log.read_text(errors='replace')[-2000:]}")
+    raise ServerFailed(f"{command([0] * ports)[0]} is not ready: \n{telling_lines(log.read_text(errors='replace'))}")
+
+
+def telling_lines(log: str, last: int = 12) -> str:
+    """The last lines of a server's log, and before them those in which Triton says why it could not load a model."""
+    lines = log.splitlines()
+    why = [line for line in lines[:-last] if re.search(r"failed to load '.*' version", line)]
+    return "\n".join([*(line[:600] for line in why[-2:]), *lines[-last:]])
 
 
 def stop_server(process: "subprocess.Popen[bytes]") -> None:

@@ -1,19 +1,24 @@
 """Triton's server from the `nvidia-pytriton` wheel, with ONNX Runtime as a backend: its command line and what it needs."""
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from tritonserver.debian import fetch_debian_package
 from tritonserver.errors import MissingDependency
 
 WHEEL = "nvidia-pytriton"
+SHARED_MEMORY_BYTES = 32 * 2**20  # free in /dev/shm: instances take a few MB, and more for large batches
+PLAIN = re.compile(r"[\w./+@%,:=-]+")  # a path that a shell takes as one word
 
 
 class TritonServer:
@@ -43,7 +48,13 @@ class TritonServer:
             raise MissingDependency(
                 f"{WHEEL} {importlib.metadata.version(WHEEL)} has no stub for Python {version}: use Python 3.11 or 3.12"
             )
+        if (free := shutil.disk_usage("/dev/shm").free) < SHARED_MEMORY_BYTES:
+            raise MissingDependency(
+                f"/dev/shm has {free / 2**20:.0f} MB free, and Triton's Python backend needs {SHARED_MEMORY_BYTES >> 20}: mount -o "
+                "remount,size=256m /dev/shm, or in a container --shm-size 256m"
+            )
         self._backends = state_dir / "triton" / "backends"
+        self._aliases: tempfile.TemporaryDirectory[str] | None = None
         self._shared_memory = (
             f"icestream-{os.getpid()}-"  # prefix of the regions through which servers and instances talk
         )
@@ -64,8 +75,8 @@ class TritonServer:
         return [
             "sh", "-c", f'exec "$@" --backend-config=python,shm-region-prefix-name={self._shared_memory}$$', "sh",
             str(self._server / "bin" / "tritonserver"),
-            f"--model-repository={repository}",
-            f"--backend-directory={self._backends}",
+            f"--model-repository={self._plain(repository)}",
+            f"--backend-directory={self._plain(self._backends)}",
             f"--http-address={host}", f"--http-port={http}",
             f"--grpc-address={host}", f"--grpc-port={grpc}",
             f"--metrics-address={host}", f"--metrics-port={metrics}",
@@ -73,8 +84,23 @@ class TritonServer:
             *(["--model-config-name=gpu"] if on_card else []),
         ]  # fmt: skip
 
+    def _plain(self, path: Path) -> Path:
+        """The path, or a link to it: Triton starts its Python processes through a shell, with paths that it does not quote."""
+        if PLAIN.fullmatch(str(path)):
+            return path
+        if self._aliases is None:
+            plain = PLAIN.fullmatch(tempfile.gettempdir())
+            self._aliases = tempfile.TemporaryDirectory(prefix="icestream-", dir=None if plain else "/tmp")
+        link = Path(self._aliases.name) / hashlib.sha256(str(path).encode()).hexdigest()[:12]
+        if not link.is_symlink():
+            link.symlink_to(path, target_is_directory=True)
+        return link
+
     def clean_up(self) -> None:
-        """Remove the shared memory that killed servers have left: ours, and that of commands that are gone."""
+        """Remove links, and the shared memory that killed servers have left: ours, and that of commands that are gone."""
+        if self._aliases is not None:
+            self._aliases.cleanup()
+            self._aliases = None
         for region in Path("/dev/shm").glob("icestream-*-*"):
             owner = region.name.split("-")[1]
             if region.name.startswith(self._shared_memory) or not Path(f"/proc/{owner}").exists():

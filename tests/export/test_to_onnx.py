@@ -166,6 +166,23 @@ def test_a_file_of_another_network_is_named(tmp_path: Path, monkeypatch: pytest.
         load_checkpoint(tmp_path / "file.pth", "B_d64")
 
 
+def test_networks_of_the_same_shapes_are_told_apart_by_the_published_names_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, n_rel in (("B_d32", 1), ("B_d32_4rel", 4)):
+        monkeypatch.setitem(VARIANTS, name, IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=n_rel))
+    state = IceMix(VARIANTS["B_d32"]).state_dict()
+    for name in ("mine.pth", "VFTV3_4RELFT_7.pth"):
+        torch.save(state, tmp_path / name)
+    load_checkpoint(tmp_path / "mine.pth", "B_d32")
+    assert "B_d32_4rel has the same parameters as B_d32" in capsys.readouterr().err
+    network, _ = load_checkpoint(tmp_path / "VFTV3_4RELFT_7.pth")
+    assert network.config.n_rel == 4
+    assert capsys.readouterr().err == ""
+    with pytest.raises(CheckpointError, match="is the published file of B_d32_4rel, not of B_d32"):
+        load_checkpoint(tmp_path / "VFTV3_4RELFT_7.pth", "B_d32")
+
+
 def test_a_slip_on_the_command_line_is_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "export" / "to_onnx.py", "--checkpoint", "nowhere.pth", "--output", tmp_path],

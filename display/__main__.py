@@ -45,7 +45,7 @@ def main() -> None:
 
     inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
-    app = make_app(services, settings.token, settings.requests_per_s)
+    app = make_app(services, settings.token, settings.requests_per_s, settings.trusted_proxies)
     try:
         server = waitress.create_server(
             app,
@@ -59,6 +59,7 @@ def main() -> None:
             channel_timeout=IDLE_S,
             cleanup_interval=5,
             asyncore_use_poll=True,  # select() takes 1024 connections
+            clear_untrusted_proxy_headers=False,  # display.app knows whom to believe
         )
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")

@@ -4,6 +4,7 @@ import hmac
 import threading
 import time
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ from flask import Blueprint, Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
+from display.bodies import utf8_body
 from display.follower import StreamFollower
 from display.inference import InferenceClient
 from display.live import Live
@@ -20,6 +23,7 @@ from display.openapi import document
 from display.page import page_blueprint
 from display.rest import MAX_BODY_BYTES, ROUTES, Request, Rest, Route
 from display.schemas import Failure, error
+from display.settings import networks
 
 OPEN_TO_ALL = ("v1.openapi", "page.health")  # without a token
 
@@ -37,15 +41,17 @@ class Services:
     links: dict[str, str]  # of the page to other pages: name → address
 
 
-def make_app(services: Services, token: str | None, requests_per_s: int) -> Flask:
+def make_app(services: Services, token: str | None, requests_per_s: int, trusted_proxies: str = "") -> Flask:
     """The page and the REST interface.
 
     Args:
         token: what every request must bear, but for those of OPEN_TO_ALL; None: nothing.
         requests_per_s: of one URL, from one address.
+        trusted_proxies: networks whose X-Forwarded-For and X-Forwarded-Prefix are believed.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    trust(app, networks(trusted_proxies))
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://")
     live = Live(services.follower, services.inference, services.metrics, services.stop)
     for blueprint in (_rest_blueprint(services, token is not None), page_blueprint(live, services.links)):
@@ -78,6 +84,18 @@ def make_app(services: Services, token: str | None, requests_per_s: int) -> Flas
     return app
 
 
+def trust(app: Flask, proxies: list[IPv4Network | IPv6Network]) -> None:
+    """Let requests of these networks tell the client's address and the path under which the application is found."""
+    bare = app.wsgi_app
+    behind = ProxyFix(bare, x_for=1, x_proto=1, x_host=1, x_prefix=1)
+
+    def handle(environ: Any, start_response: Any) -> Any:
+        peer = ip_address(environ.get("REMOTE_ADDR") or "0.0.0.0")
+        return (behind if any(peer in network for network in proxies) else bare)(environ, start_response)
+
+    app.wsgi_app = handle  # type: ignore[method-assign]
+
+
 def _bears(token: str) -> bool:
     """Whether the request has the token: as a bearer token, or as the password of a browser."""
     given = request.authorization
@@ -100,14 +118,14 @@ def _rest_blueprint(services: Services, secured: bool) -> Blueprint:
 
     def add(route: Route) -> None:
         def handle(name: str = "") -> Response:
-            reply = route.handle(rest, Request(body=request.get_data(), query=request.args, name=name))
+            reply = route.handle(rest, Request(body=utf8_body(request), query=request.args, name=name))
             return _json(reply.body, reply.status)
 
         v1.add_url_rule(route.path.replace("{id}", "<name>"), route.handle.__name__, handle, methods=[route.method])
 
     for route in ROUTES:
         add(route)
-    v1.add_url_rule("/v1/openapi.json", "openapi", lambda: _json(document(secured)))
+    v1.add_url_rule("/v1/openapi.json", "openapi", lambda: _json(document(secured, request.root_path or "/")))
     return v1
 
 

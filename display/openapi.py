@@ -11,8 +11,13 @@ from icestream import __version__
 from icestream.event_json import EventBody
 
 
-def document(secured: bool) -> dict[str, Any]:
-    """The document; `secured`: requests need a bearer token."""
+def document(secured: bool, root: str = "/") -> dict[str, Any]:
+    """The document.
+
+    Args:
+        secured: requests need a bearer token.
+        root: the path under which the client finds the interface.
+    """
     common: dict[int, tuple[str, *tuple[type, ...]]]
     common = {429: ("Too many requests; ask again after Retry-After seconds.", Error)}
     if secured:
@@ -30,6 +35,7 @@ def document(secured: bool) -> dict[str, Any]:
             "description": "Directions of neutrino events, and the latest results of the stream.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "servers": [{"url": root}],
         "paths": paths,
         "components": {
             "schemas": components,

@@ -4,6 +4,7 @@ Every reply is JSON; what cannot be done is answered with a reason, `{"error": {
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 MAX_VALUES = 8 * MAX_PULSES  # numbers in a body: decoding takes 30 bytes of memory for each
 MAX_LISTED = 1000
 RETRY_AFTER_S = 5
+
+_NO_NUMBER = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|-?(?:NaN|Infinity)')  # or a string, which is left alone
 
 _decode_many = msgspec.json.Decoder(Events).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -179,13 +182,25 @@ def parse_events(body: bytes) -> tuple[list[Event | InvalidEvent], bool]:
     if body.count(b",") > MAX_VALUES:
         raise Failure(413, "request_entity_too_large", f"a request may have {MAX_VALUES} numbers")
     try:
-        many = "events" in _decode_keys(body)
-        raw = list(map(bytes, _decode_many(body).events)) if many else [body]
+        many, raw = _split(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Failure(400, "bad_json", f'{error}; send one event, or {{"events": [...]}}') from None
     if not 1 <= len(raw) <= schemas.MAX_EVENTS:
         raise Failure(400, "bad_count", f"a request has 1 to {schemas.MAX_EVENTS} events, not {len(raw)}")
     return [_parse_event(index, data) for index, data in enumerate(raw)], not many
+
+
+def _split(body: bytes) -> tuple[bool, list[bytes]]:
+    """Whether a body has several events, and each of them as JSON."""
+    try:
+        many = "events" in _decode_keys(body)
+        return many, list(map(bytes, _decode_many(body).events)) if many else [body]
+    except msgspec.DecodeError:
+        # Python's and JavaScript's writers put NaN and Infinity, which are no JSON: as null they cost their own event alone.
+        mended = _NO_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"null", body)
+        if mended == body:
+            raise
+        return _split(mended)
 
 
 def _parse_event(index: int, data: bytes) -> Event | InvalidEvent:

@@ -1,5 +1,6 @@
 """The display's settings."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,16 @@ def _not_empty(path: Path) -> Path:
     if not readable(path).read_text().strip():
         raise ValueError(f"{path} is empty: put the token into it")
     return path
+
+
+def _networks(text: str) -> str:
+    networks(text)
+    return text
+
+
+def networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """The networks in a list with commas; raises ValueError."""
+    return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
 class DisplaySettings(StreamSettings):
@@ -31,6 +42,10 @@ class DisplaySettings(StreamSettings):
         None, description="a file that holds the token that REST and page require (default: none)"
     )
     requests_per_s: int = Field(20, ge=1, description="requests per second, URL and client IP address")
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="IP addresses or networks of reverse proxies, with commas; what they say of the client's address and of the path prefix is believed",
+    )
     request_timeout_s: float = Field(20.0, gt=0, description="seconds after which a request to Triton has failed")
     mlflow_page: HttpUrl | None = Field(None, description="MLflow's address in a browser, for the page's link to it")
     grafana_page: HttpUrl | None = Field(None, description="Grafana's address in a browser, for the page's link to it")

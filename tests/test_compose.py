@@ -103,6 +103,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
     there = {
         key.removeprefix(prefix): re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
         for key, value in SERVICES[name]["environment"].items()
+        if key.startswith(prefix)
     }
     assert here.keys() - here_only == there.keys() - there_only
     for key in here.keys() & there.keys() - {
@@ -186,6 +187,22 @@ def test_no_secret_is_in_the_repository() -> None:
     for line in (ROOT / "compose.yaml").read_text().splitlines():
         assert not re.search(r"PASSWORD(?!__FILE|_FILE)", line), line
     assert ".env\n" in (ROOT / ".gitignore").read_text()
+
+
+def test_no_container_asks_another_through_a_proxy() -> None:
+    for name, service in SERVICES.items():
+        if service.get("network_mode") != "none":
+            for variable in ("NO_PROXY", "no_proxy"):
+                direct = set(service["environment"][variable].split(","))
+                aliases = {"replay", "prepare"}  # asked for as the emitter; never asked
+                assert direct == {"localhost", "127.0.0.1", *(SERVICES.keys() - aliases)}, name
+
+
+def test_folders_are_labelled_for_selinux() -> None:
+    mounts = [volume for service in SERVICES.values() for volume in service.get("volumes", [])]
+    bound = [volume for volume in mounts if volume.startswith((".", "/", "$"))]
+    assert len(bound) > 5
+    assert all(volume.endswith(":ro,z") for volume in bound)
 
 
 def test_files_that_are_mounted_are_there() -> None:

@@ -19,11 +19,11 @@ let changed = 0;
 async function choose(id, byHand = true) {
   if (byHand) {
     follow(false);
-    history.replaceState(null, "", `/?event=${id}`);
+    history.replaceState(null, "", `?event=${id}`);
   }
   selected = id;
   changed = Date.now();
-  const answer = await fetch(`/live/event/${id}`);
+  const answer = await fetch(`live/event/${id}`);
   if (selected !== id) return; // another was chosen meanwhile
   if (!answer.ok) {
     find("#facts").textContent = `Event ${id} is not among the latest any more.`;
@@ -140,7 +140,7 @@ function listRejected(entries) {
 }
 
 function connect() {
-  const live = new EventSource("/live");
+  const live = new EventSource("live");
   let lost = 0;
   live.addEventListener("past", (message) => {
     sky.stars = [];
@@ -191,6 +191,6 @@ document.addEventListener("keydown", (event) => {
 
 follow(following);
 const wanted = new URLSearchParams(location.search).get("event");
-display.detector(await (await fetch("/live/doms")).json());
+display.detector(await (await fetch("live/doms")).json());
 if (wanted) choose(wanted, false);
 connect();

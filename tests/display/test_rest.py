@@ -1,6 +1,7 @@
 """REST: the bridge's answers for anybody's events, and never a traceback."""
 
 import base64
+import gzip
 import json
 import random
 import socket
@@ -120,6 +121,62 @@ def test_a_slip_is_answered_with_its_reason(
 ) -> None:
     found, answer, _ = display.ask(path, body)
     assert (found, answer["error"]["reason"]) == (status, reason)
+
+
+WRITTEN: dict[str, tuple[Callable[[str], bytes], dict[str, str]]] = {
+    "gzip": (lambda body: gzip.compress(body.encode()), {"Content-Encoding": "gzip"}),
+    "utf-8 with a byte order mark": (lambda body: body.encode("utf-8-sig"), {}),
+    "utf-16": (lambda body: body.encode("utf-16"), {"Content-Type": "application/json; charset=utf-16"}),
+    "utf-16 without a mark": (lambda body: body.encode("utf-16-le"), {}),
+    "utf-32": (lambda body: body.encode("utf-32"), {}),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_bodies_are_understood_however_they_are_written(display: Display, name: str) -> None:
+    write, headers = WRITTEN[name]
+    _, right, _ = display.ask("/v1/reconstruct", GOOD)
+    status, answer, _ = display.ask("/v1/reconstruct", write(json.dumps(GOOD)), headers)
+    assert (status, answer) == (200, right)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "reason"),
+    [
+        (b"{}", {"Content-Encoding": "br"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "application/json; charset=latin-1"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Encoding": "gzip"}, 400, "bad_gzip"),
+        (gzip.compress(b"{}")[:-4], {"Content-Encoding": "gzip"}, 400, "bad_gzip"),
+        (gzip.compress(b" " * (33 * 2**20)), {"Content-Encoding": "gzip"}, 413, "request_entity_too_large"),
+        ("{}".encode("utf-16") + b"x", {}, 400, "bad_json"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_named(
+    display: Display, body: bytes, headers: dict[str, str], status: int, reason: str
+) -> None:
+    found, answer, _ = display.ask("/v1/reconstruct", body, headers)
+    assert (found, answer["error"]["reason"]) == (status, reason)
+
+
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_no_json_costs_its_own_event(display: Display, odd: str) -> None:
+    events = json.dumps({"events": [GOOD, GOOD | {"charge_pe": [1, "odd", 2]}, GOOD]}).replace('"odd"', odd)
+    status, answer, _ = display.ask("/v1/reconstruct", events.encode())
+    assert status == 200
+    assert [one["error"]["reason"] if "error" in one else "" for one in answer["results"]] == ["", "undecodable", ""]
+
+
+def test_the_client_behind_a_trusted_proxy_is_the_one_that_is_limited(start: Start) -> None:
+    display = start(requests_per_s=2, trusted_proxies="10.0.0.0/8, 127.0.0.1")
+    found = [display.ask("/v1/status", headers={"X-Forwarded-For": f"192.0.2.{i}"})[0] for i in range(10)]
+    assert found == [200] * 10
+    _, document, _ = display.ask(
+        "/v1/openapi.json", headers={"X-Forwarded-Prefix": "/ice", "X-Forwarded-For": "192.0.2.99"}
+    )
+    assert document["servers"] == [{"url": "/ice"}]
+    display = start(requests_per_s=2, trusted_proxies="10.0.0.0/8")  # this client is not among them
+    found = [display.ask("/v1/status", headers={"X-Forwarded-For": f"192.0.2.{i}"})[0] for i in range(10)]
+    assert 429 in found
 
 
 def test_a_thousand_malformed_bodies_are_never_our_fault(display: Display) -> None:

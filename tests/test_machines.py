@@ -1,0 +1,79 @@
+"""Machines as people have them: odd paths, proxies, strict umasks, little shared memory."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import ROOT
+from tritonserver.errors import MissingDependency
+from tritonserver.process import telling_lines
+from tritonserver.server import TritonServer
+
+DEAD_PROXY = "http://127.0.0.1:9"
+
+
+def test_the_whole_stream_runs_where_nothing_is_usual(tmp_path: Path) -> None:
+    """A path that a shell would split and expand, a proxy that is dead, a home that is not there, a umask of 077, TMPDIR elsewhere."""
+    folder, temporary = tmp_path / "my $data; (1)", tmp_path / "tmp space"
+    for one in (folder, temporary):
+        one.mkdir()
+    shutil.copytree(ROOT / "model_repository" / "icemix", folder / "models" / "icemix")
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), DEAD_PROXY)
+    environment = {**os.environ, **proxies, "HOME": "/nonexistent", "TMPDIR": str(temporary)}
+    command = [
+        sys.executable,
+        "-m",
+        "launcher",
+        "up",
+        "--events",
+        "30",
+        "--rate",
+        "max",
+        "--model-repository",
+        "models",
+    ]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, umask=0o077)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "30 of 30" in done.stdout
+    for path in (folder / ".icestream").rglob("*"):
+        assert path.is_symlink() or path.stat().st_mode & 0o077 == 0 or "backends" in path.parts, path
+
+
+def test_little_shared_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**20, 0, 2**20))
+    with pytest.raises(MissingDependency, match="/dev/shm has 1 MB free, and Triton's Python backend needs 32"):
+        TritonServer(tmp_path)
+
+
+def test_an_interpreter_that_is_too_new_is_named(tmp_path: Path) -> None:
+    python = tmp_path / "python3.13"
+    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.13.0" || exit 1\n')
+    python.chmod(0o755)
+    done = subprocess.run([ROOT / "bin" / "make-venv", python], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Python 3.13.0: Python 3.11 or 3.12 is needed; name one: make PYTHON=python3.11" in done.stderr
+
+
+def test_of_a_log_the_line_that_says_why_a_model_is_not_loaded_is_shown() -> None:
+    why = "E1128 07:53 model_lifecycle.cc:642] \"failed to load 'icemix' version 1: Internal: no space left\""
+    told = telling_lines("\n".join(["begin", why, *(f"line {number}" for number in range(40))]), 12)
+    assert told.splitlines() == [why, *(f"line {number}" for number in range(28, 40))]
+    assert telling_lines("one\ntwo", 12) == "one\ntwo"
+
+
+def test_a_model_that_cannot_be_loaded_is_named_with_its_cause(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "model_repository" / "icemix", tmp_path / "models" / "icemix")
+    (tmp_path / "models" / "icemix" / "1" / "model.onnx").write_bytes(b"no graph")
+    command = [sys.executable, "-m", "launcher", "up", "--events", "5", "--model-repository", "models"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "triton keeps exiting" in done.stderr
+    assert "failed to load 'icemix' version 1" in done.stderr
+    assert "Protobuf parsing failed" in done.stderr
+    assert "Traceback" not in done.stderr

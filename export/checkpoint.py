@@ -56,32 +56,9 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
         CheckpointError: the file cannot be read, or holds another network.
     """
     candidates, metadata = _read(path)
-    published = PUBLISHED.get(path.name)
-    if None not in (variant, published) and variant != published:
-        raise CheckpointError(
-            f"{path.name} is the published file of {published}, not of {variant}: leave out --variant"
-        )
-    variant = variant or published
-    if variant is not None:
-        config = VARIANTS[variant]
-        if "config" in metadata and IceMixConfig(**json.loads(metadata["config"])) != config:
-            raise CheckpointError(
-                f"{path} does not hold {variant}: it carries another configuration; leave out --variant"
-            )
-    elif "config" in metadata:
-        config = IceMixConfig(**json.loads(metadata["config"]))
-    else:
-        raise CheckpointError(
-            f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}"
-        )
+    config, variant = _configuration(path, variant, metadata)
     wanted = _shapes(config)
-    unwrapped = [_without_prefix(state, wanted) for state in candidates.values()]
-    fits = [number for number, (state, _) in enumerate(unwrapped) if _shapes_of(state) == wanted]
-    if len(fits) > 1:
-        keys = ", ".join(list(candidates)[number] for number in fits)
-        raise CheckpointError(f"{path} holds the network several times ({keys}): save the one that you want by itself")
-    number = fits[0] if fits else max(range(len(unwrapped)), key=lambda one: len(unwrapped[one][0]))
-    (state, prefix), key = unwrapped[number], list(candidates)[number]
+    state, key, prefix = _unwrapped(candidates, wanted, path)
     found = _shapes_of(state)
     if wanted != found:
         fitting = [name for name, other in VARIANTS.items() if _shapes(other) == found]
@@ -94,16 +71,12 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
         raise CheckpointError(
             f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network"
         )
-    for name, tensor in state.items():
-        if odd := int((~torch.isfinite(tensor)).sum()):
-            raise CheckpointError(
-                f"{path}: parameter {name} has {odd} values that are not finite: the training has diverged"
-            )
+    refuse_odd_weights(state, path)
     if key or prefix:
         words = [f"under {key!r}"] * bool(key) + [f"without the prefix {prefix!r}"] * bool(prefix)
         sys.stderr.write(f"{path}: the weights are taken {', '.join(words)}\n")
     alike = [name for name, other in VARIANTS.items() if other != config and _shapes(other) == wanted]
-    if alike and published is None:
+    if alike and path.name not in PUBLISHED:
         sys.stderr.write(
             f"{path}: {' and '.join(alike)} has the same parameters as {variant}, so that the file cannot show which it is. Check "
             "--variant: the wrong one answers worse, as export/evaluate.py shows\n"
@@ -111,6 +84,46 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
     network = IceMix(config)
     network.load_state_dict(state)
     return network.eval(), json.loads(metadata.get("card", "{}"))
+
+
+def refuse_odd_weights(state: State, path: Path) -> None:
+    """Raise CheckpointError if a number is not finite."""
+    for name, tensor in state.items():
+        if odd := int((~torch.isfinite(tensor)).sum()):
+            raise CheckpointError(
+                f"{path}: parameter {name} has {odd} values that are not finite: the training has diverged"
+            )
+
+
+def _configuration(path: Path, variant: str | None, metadata: dict[str, str]) -> tuple[IceMixConfig, str | None]:
+    """Which network a file is said to hold: by the caller, by its name, or by itself; and its variant where that is known."""
+    published = PUBLISHED.get(path.name)
+    if None not in (variant, published) and variant != published:
+        raise CheckpointError(
+            f"{path.name} is the published file of {published}, not of {variant}: leave out --variant"
+        )
+    variant = variant or published
+    if variant is not None:
+        if "config" in metadata and IceMixConfig(**json.loads(metadata["config"])) != VARIANTS[variant]:
+            raise CheckpointError(
+                f"{path} does not hold {variant}: it carries another configuration; leave out --variant"
+            )
+        return VARIANTS[variant], variant
+    if "config" in metadata:
+        return IceMixConfig(**json.loads(metadata["config"])), None
+    raise CheckpointError(f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}")
+
+
+def _unwrapped(candidates: dict[str, State], wanted: dict[str, tuple[int, ...]], path: Path) -> tuple[State, str, str]:
+    """The weights that fit best, the key under which they are, and the prefix that was taken off their names."""
+    unwrapped = [_without_prefix(state, wanted) for state in candidates.values()]
+    fits = [number for number, (state, _) in enumerate(unwrapped) if _shapes_of(state) == wanted]
+    if len(fits) > 1:
+        keys = ", ".join(list(candidates)[number] for number in fits)
+        raise CheckpointError(f"{path} holds the network several times ({keys}): save the one that you want by itself")
+    number = fits[0] if fits else max(range(len(unwrapped)), key=lambda one: len(unwrapped[one][0]))
+    state, prefix = unwrapped[number]
+    return state, list(candidates)[number], prefix
 
 
 def _shapes(config: IceMixConfig) -> dict[str, tuple[int, ...]]:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from export.calibration import Calibration, ClosedForm
-from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint
+from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, refuse_odd_weights
 from export.icemix import VARIANTS, IceMixConfig
 from export.served import ServedIceMix
 from icestream.detector import Detector
@@ -80,7 +79,8 @@ class OwnNetwork(nn.Module):
     def forward(
         self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        direction, kappa = self.module(sensor_id, time, charge, auxiliary, n_pulses)
+        pulses = (sensor_id, time, charge, auxiliary, n_pulses)
+        direction, kappa = self.module(*pulses)
         return direction, *self.spread(kappa)
 
 
@@ -104,7 +104,7 @@ def own(module: str, checkpoint: Path, *, calibrated: bool = True) -> Network:
         raise CheckpointError(
             f"{module}: the module needs an attribute max_pulses, 1 to {MAX_PULSES}: the longest event it is given"
         )
-    _refuse_odd_weights(made, checkpoint)
+    refuse_odd_weights(made.state_dict(), checkpoint)
     table = _calibration(checkpoint) if calibrated else None
     return Network(
         served=OwnNetwork(made, Calibration.of({"calibration": table} if table else {})).eval(),
@@ -159,14 +159,6 @@ def _call(module: str, checkpoint: Path) -> Any:
         raise
     except Exception as error:
         raise CheckpointError(f"{module}({checkpoint}) failed: {type(error).__name__}: {error}") from error
-
-
-def _refuse_odd_weights(module: nn.Module, checkpoint: Path) -> None:
-    for name, tensor in module.state_dict().items():
-        if odd := int((~torch.isfinite(tensor)).sum()):
-            raise CheckpointError(
-                f"{checkpoint}: parameter {name} has {odd} values that are not finite: the training has diverged"
-            )
 
 
 def _with_digest(checkpoint: Path) -> str:

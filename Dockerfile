@@ -20,30 +20,31 @@ RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r recorder.l
 FROM packages AS display-packages
 RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r display.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
+# Files belong to the user that runs: a checkout made with a strict umask is readable for its owner alone.
 FROM base AS runtime
 ENV PATH=/opt/venv/bin:$PATH
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp icestream \
  && install --directory --owner icestream --group icestream /var/lib/icestream
 WORKDIR /app
-COPY icestream icestream
+COPY --chown=icestream icestream icestream
 USER icestream
 
 FROM runtime AS emitter
 COPY --from=emitter-packages /opt/venv /opt/venv
-COPY emitter emitter
+COPY --chown=icestream emitter emitter
 CMD ["python", "-m", "emitter"]
 
 FROM runtime AS bridge
 COPY --from=bridge-packages /opt/venv /opt/venv
-COPY bridge bridge
+COPY --chown=icestream bridge bridge
 CMD ["python", "-m", "bridge"]
 
 FROM runtime AS recorder
 COPY --from=recorder-packages /opt/venv /opt/venv
-COPY recorder recorder
+COPY --chown=icestream recorder recorder
 CMD ["python", "-m", "recorder"]
 
 FROM runtime AS display
 COPY --from=display-packages /opt/venv /opt/venv
-COPY display display
+COPY --chown=icestream display display
 CMD ["python", "-m", "display"]

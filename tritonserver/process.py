@@ -1,5 +1,6 @@
 """Starts a server on free ports of this machine, and chooses again if another program takes one of them meanwhile."""
 
+import errno
 import os
 import random
 import re
@@ -95,7 +96,9 @@ def free_ports(count: int) -> list[int]:
     the server's own port sooner or later, be connected to itself, and keep the server from coming back.
     """
     candidates = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
-    return list(islice(candidates, count))
+    if len(found := list(islice(candidates, count))) < count:
+        raise OSError(errno.EADDRNOTAVAIL, f"{HOST} has no free port: is there an IPv4 loopback? (ip address show lo)")
+    return found
 
 
 def is_free(port: int) -> bool:

@@ -122,8 +122,8 @@ def _served(report: Report) -> str:
 | --- | --- |
 | size of the ONNX file | {report.onnx_mb:.1f} MB |
 | ONNX Runtime, this CPU ({platform.machine()}), batches of 32 | {speeds} events/s |
-| PyTorch and ONNX Runtime | {_parity(report.onnx_parity)} |
-| PyTorch and Triton | {_parity(triton) if triton else "no Triton on that machine"} |
+| ONNX Runtime, to PyTorch in double precision | {_parity(report.onnx_parity)} |
+| Triton, to PyTorch in double precision | {_parity(triton) if triton else "no Triton on that machine"} |
 """
 
 

@@ -27,7 +27,7 @@ def test_the_card_of_simulated_events(tmp_path: Path) -> None:
     assert "| through-going |" in card
     assert "within the 90% radius" in card
     assert "-1000 ns" in card
-    assert "| PyTorch and Triton | median" in card
+    assert "| Triton, to PyTorch in double precision | median" in card
     assert "must not be used" in card
     assert "score" not in card
     assert {path.name for path in (tmp_path / "card").iterdir()} == PICTURES

@@ -143,8 +143,8 @@ def cut_batches(limit: int) -> Iterator[Arrays]:
 
 
 def stream_batches(limit: int) -> Iterator[Arrays]:
-    """2048 simulated events as the stream delivers them."""
-    events = [event for event, _ in islice(simulated_events(nominal_icecube86(), seed=0, run_id=0), 2048)]
+    """512 simulated events as the stream delivers them."""
+    events = [event for event, _ in islice(simulated_events(nominal_icecube86(), seed=0, run_id=0), 512)]
     events.sort(key=lambda event: event.n_pulses)
     for low in range(0, len(events), 32):
         batch = events[low : low + 32]

@@ -128,16 +128,23 @@ def test_a_calibration_belongs_to_its_weights(checkpoint: Path) -> None:
     assert isinstance(load(checkpoint), DeepSets)
 
 
-def test_slips_on_the_command_line_are_one_sentence(tmp_path: Path, checkpoint: Path) -> None:
-    def said(*options: object) -> str:
-        command = [sys.executable, ROOT / "export" / "to_onnx.py", "--output", tmp_path / "models", *map(str, options)]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode in (1, 2)
-        assert "Traceback" not in done.stderr
-        return done.stderr
+SLIPS = {
+    "nowhere:load": "nowhere cannot be imported",
+    "export.icemix:weights": "has no function weights",
+    "export.icemix": "expected package.file:function",
+}
 
-    assert "nowhere cannot be imported" in said("--module", "nowhere:load", "--checkpoint", checkpoint)
-    assert "has no function weights" in said("--module", "export.icemix:weights", "--checkpoint", checkpoint)
-    assert "expected package.file:function" in said("--module", "export.icemix", "--checkpoint", checkpoint)
-    assert "no such file" in said("--module", EXAMPLE, "--checkpoint", "gone.pt")
-    assert "--module goes with --checkpoint" in said("--module", EXAMPLE)
+
+@pytest.mark.parametrize("module", SLIPS)
+def test_a_slip_names_the_module(checkpoint: Path, module: str) -> None:
+    with pytest.raises(CheckpointError, match=SLIPS[module]):
+        own(module, checkpoint)
+    with pytest.raises(CheckpointError, match="no such file"):
+        own(EXAMPLE, checkpoint.with_name("gone.pt"))
+
+
+def test_a_module_needs_its_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "export" / "to_onnx.py", "--module", EXAMPLE]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--module goes with --checkpoint FILE" in done.stderr

@@ -17,7 +17,9 @@ from export.network import icemix
 from export.served import ServedIceMix
 from export.to_onnx import export_onnx
 from icestream.detector import nominal_icecube86
+from tests.waiting import ROOT
 
+COMMITTED = ROOT / "model_repository" / "icemix" / "1" / "model.onnx"  # what the exporter makes, see test_to_onnx.py
 SIZES = {"dim": 64, "dim_base": 32, "head_size": 16, "depth": 1, "depth_rel": 2, "n_rel": 2}
 
 
@@ -64,7 +66,7 @@ def network(request: pytest.FixtureRequest) -> tuple[torch.nn.Module, int, onnx.
     """A module, its limit and its graph: trained weights, and random ones behind DynEdge."""
     if request.param == "shipped":
         made = icemix(SHIPPED, nominal_icecube86())
-        return made.served, made.max_pulses, export_onnx(made.served, made.max_pulses)
+        return made.served, made.max_pulses, onnx.load(COMMITTED)
     torch.manual_seed(3)
     config = IceMixConfig(**SIZES, dynedge="xyz")
     served = ServedIceMix(IceMix(config), nominal_icecube86()).eval()
@@ -136,7 +138,7 @@ def test_the_graph_errs_as_pytorch_does_and_a_changed_one_does_not(
     for mutation in MUTATIONS:
         mutant = onnx.ModelProto.FromString(model.SerializeToString())
         mutation(mutant)
-        parity = compare(served, onnx_runtime(mutant.SerializeToString()), limit, cut_batches(limit))
+        parity = compare(served, onnx_runtime(mutant.SerializeToString()), limit, [*cut_batches(limit)][::3])
         if parity.fault("fp32") is None:
             passed.append((mutation.__name__, str(parity)))
     assert passed == []

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-compose check chaos bench perf-analyzer gpu lock clean
+.PHONY: help demo up test coverage test-compose check chaos bench perf-analyzer gpu lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,10 +16,14 @@ up: .venv/.runs  ## the whole stream until Ctrl-C
 	@$(BIN)/icestream up
 
 # Each worker has servers of its own; a file stays with one worker, because it shares what it has started.
+TEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10
+
 test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
+	@$(BIN)/python $(TEST)
+
+coverage: .venv/.develops  ## the same, and which lines they run; takes a third longer
 	@rm -f .coverage*
-	@$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10; status=$$?; \
-	  $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
+	@$(BIN)/coverage run $(TEST); status=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 
 test-compose: .venv/.develops  ## compose.yaml on the Docker engine that answers: some 40 minutes
 	$(BIN)/pytest -v -s -m compose tests/compose

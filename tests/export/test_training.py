@@ -169,7 +169,12 @@ def test_training_can_be_interrupted_and_taken_up(tmp_path: Path, command: list[
     assert not output.exists()
     seen = torch.load(resume, weights_only=True)["progress"]
     done = subprocess.run(
-        [*command, "--minutes", "0.1"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [*command, "--minutes", str(seen["seconds"] / 60 + 0.1)],  # of which a slow machine has used some already
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "continuing" in done.stdout

@@ -100,7 +100,7 @@ REST: dict[str, bytes] = {
     for name, body in {
         "nothing": b"", "no JSON": b"good morning", "a number": 5, "null": None, "a list": [_GOOD], "text": "event",
         "half an event": json.dumps(_GOOD).encode()[:40], "bytes that are no UTF-8": b'{"sensor_id": "\xff"}',
-        "a byte order mark": b"\xef\xbb\xbf{}", "UTF-16": json.dumps(_GOOD).encode("utf-16"),
+        "a byte order mark": b"\xef\xbb\xbf{}", "half a UTF-16": json.dumps(_GOOD).encode("utf-16")[:-1],
         "gzip": b"\x1f\x8b\x08\x00\x00\x00\x00\x00", "NUL": b"\x00" * 100, "nesting": b"[" * 200_000,
         "an empty event": {}, "no events": {"events": []}, "too many events": {"events": [_GOOD] * 257},
         "events that are no list": {"events": 5}, "events of another type": {"events": [5]},

@@ -21,7 +21,7 @@ TEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10
 test: .venv/.develops  ## all tests, against the real Redis, Triton and MLflow
 	@$(BIN)/python $(TEST)
 
-coverage: .venv/.develops  ## the same, and which lines they run; takes a third longer
+coverage: .venv/.develops  ## the same, and which lines they run; slower
 	@rm -f .coverage*
 	@$(BIN)/coverage run $(TEST); status=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage report; exit $$status
 

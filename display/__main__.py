@@ -21,7 +21,7 @@ from display.inference import MAX_WAITING, InferenceClient
 from display.live import MAX_PAGES
 from display.metrics import DisplayMetrics
 from display.rest import MAX_BODY_BYTES
-from display.settings import DisplaySettings
+from display.settings import DisplaySettings, networks
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.streams.connection import connect
@@ -45,7 +45,7 @@ def main() -> None:
 
     inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
-    app = make_app(services, settings.token, settings.requests_per_s, settings.trusted_proxies)
+    app = make_app(services, settings.token, settings.requests_per_s, networks(settings.trusted_proxies))
     try:
         server = waitress.create_server(
             app,

@@ -3,6 +3,7 @@
 import hmac
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
@@ -23,7 +24,8 @@ from display.openapi import document
 from display.page import page_blueprint
 from display.rest import MAX_BODY_BYTES, ROUTES, Request, Rest, Route
 from display.schemas import Failure, error
-from display.settings import networks
+
+Network = IPv4Network | IPv6Network
 
 OPEN_TO_ALL = ("v1.openapi", "page.health")  # without a token
 
@@ -41,7 +43,9 @@ class Services:
     links: dict[str, str]  # of the page to other pages: name → address
 
 
-def make_app(services: Services, token: str | None, requests_per_s: int, trusted_proxies: str = "") -> Flask:
+def make_app(
+    services: Services, token: str | None, requests_per_s: int, trusted_proxies: Sequence[Network] = ()
+) -> Flask:
     """The page and the REST interface.
 
     Args:
@@ -51,7 +55,7 @@ def make_app(services: Services, token: str | None, requests_per_s: int, trusted
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    trust(app, networks(trusted_proxies))
+    trust(app, trusted_proxies)
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://")
     live = Live(services.follower, services.inference, services.metrics, services.stop)
     for blueprint in (_rest_blueprint(services, token is not None), page_blueprint(live, services.links)):
@@ -84,7 +88,7 @@ def make_app(services: Services, token: str | None, requests_per_s: int, trusted
     return app
 
 
-def trust(app: Flask, proxies: list[IPv4Network | IPv6Network]) -> None:
+def trust(app: Flask, proxies: Sequence[Network]) -> None:
     """Let requests of these networks tell the client's address and the path under which the application is found."""
     bare = app.wsgi_app
     behind = ProxyFix(bare, x_for=1, x_proto=1, x_host=1, x_prefix=1)

@@ -16,7 +16,7 @@ def _not_empty(path: Path) -> Path:
     return path
 
 
-def _networks(text: str) -> str:
+def _valid_networks(text: str) -> str:
     networks(text)
     return text
 
@@ -42,7 +42,7 @@ class DisplaySettings(StreamSettings):
         None, description="a file that holds the token that REST and page require (default: none)"
     )
     requests_per_s: int = Field(20, ge=1, description="requests per second, URL and client IP address")
-    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+    trusted_proxies: Annotated[str, AfterValidator(_valid_networks)] = Field(
         "",
         description="IP addresses or networks of reverse proxies, with commas; what they say of the client's address and of the path prefix is believed",
     )

@@ -65,8 +65,11 @@ def model_name(checkpoint: Path, config: IceMixConfig) -> str:
     if checkpoint.resolve() == SHIPPED.resolve():
         return "icemix"
     variant = next((name for name, known in VARIANTS.items() if known == config), "small")
-    own = "own_" + re.sub(r"\W+", "_", checkpoint.stem).removeprefix("own_")
-    return f"icemix_{own if variant in OWN_VARIANTS else variant}"
+    return f"icemix_{_own_name(checkpoint) if variant in OWN_VARIANTS else variant}"
+
+
+def _own_name(checkpoint: Path) -> str:
+    return "own_" + re.sub(r"\W+", "_", checkpoint.stem).removeprefix("own_")
 
 
 class OwnNetwork(nn.Module):
@@ -109,7 +112,7 @@ def own(module: str, checkpoint: Path, *, calibrated: bool = True) -> Network:
     return Network(
         served=OwnNetwork(made, Calibration.of({"calibration": table} if table else {})).eval(),
         max_pulses=limit,
-        name="own_" + re.sub(r"\W+", "_", checkpoint.stem).removeprefix("own_"),
+        name=_own_name(checkpoint),
         weights=_with_digest(checkpoint),
         origin=module + (", calibrated" if table else ""),
         card={"calibration": table} if table else {},

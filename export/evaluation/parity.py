@@ -211,12 +211,13 @@ def compare(served: nn.Module, ask: Ask, limit: int, batches: Iterable[Arrays]) 
     """
     generator = np.random.default_rng(2)
     bare = list(batches)
-    seen = [_answers(served, inputs, Neighbours()) for inputs in bare]
+    notes = [Neighbours() for _ in bare]
+    alone = [_answers(served, inputs, taken) for inputs, taken in zip(bare, notes, strict=True)]
     served.double()
     try:
         exact = [
-            _answers(served, _in_double(inputs), Neighbours(again=notes.taken))[0]
-            for inputs, (_, notes) in zip(bare, seen, strict=True)
+            _answers(served, _in_double(inputs), Neighbours(again=one.taken))
+            for inputs, one in zip(bare, notes, strict=True)
         ]
     except RuntimeError as error:
         raise ValueError(
@@ -235,8 +236,11 @@ def compare(served: nn.Module, ask: Ask, limit: int, batches: Iterable[Arrays]) 
             }
         )
         found.append([outputs[name].astype(np.float64) for name in OUTPUTS])
-    right, own, theirs = (_joined(answers) for answers in (exact, [answers for answers, _ in seen], found))
-    ties = [np.zeros(len(answers[0]), bool) if notes.tied is None else notes.tied.numpy() for answers, notes in seen]
+    right, own, theirs = (_joined(answers) for answers in (exact, alone, found))
+    ties = [
+        np.zeros(len(answers[0]), bool) if one.tied is None else one.tied.numpy()
+        for answers, one in zip(alone, notes, strict=True)
+    ]
     return Parity(
         angle_deg=_angle(right, theirs),
         own_deg=_angle(right, own),
@@ -250,10 +254,10 @@ def compare(served: nn.Module, ask: Ask, limit: int, batches: Iterable[Arrays]) 
 Answers = list[NDArray[np.float64]]  # direction (B, 3), κ (B, 1), radius (B, 3)
 
 
-def _answers(served: nn.Module, inputs: Mapping[str, NDArray[Any]], notes: Neighbours) -> tuple[Answers, Neighbours]:
+def _answers(served: nn.Module, inputs: Mapping[str, NDArray[Any]], notes: Neighbours) -> Answers:
     with torch.inference_mode(), notes:
         outputs = served(*(torch.from_numpy(array) for array in inputs.values()))
-    return [output.double().numpy() for output in outputs], notes
+    return [output.double().numpy() for output in outputs]
 
 
 def _in_double(inputs: Arrays) -> dict[str, NDArray[Any]]:

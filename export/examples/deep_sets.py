@@ -25,7 +25,9 @@ class DeepSets(nn.Module):
         self.each = nn.Sequential(nn.Linear(6, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.all = nn.Sequential(nn.Linear(2 * width + 1, width), nn.GELU(), nn.Linear(width, 3))
 
-    def forward(self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor):  # type: ignore[no-untyped-def]
+    def forward(
+        self, sensor_id: Tensor, time: Tensor, charge: Tensor, auxiliary: Tensor, n_pulses: Tensor
+    ) -> tuple[Tensor, Tensor]:
         real = (sensor_id >= 0).unsqueeze(-1)  # (B, L, 1): the other slots are padding
         weight = torch.where(real, (charge * ~auxiliary).unsqueeze(-1) + 1e-3, 0.0)
         weight = weight / weight.sum(1, keepdim=True)

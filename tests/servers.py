@@ -30,6 +30,7 @@ from tritonserver.server import TritonServer
 
 # No coverage of servers that are not ours, nor of programs that spend their time in PyTorch's exporter.
 UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_CONFIG"]
+UP = [sys.executable, "-m", "launcher", "up"]  # `icestream up`
 
 
 class RedisProcess:

@@ -3,12 +3,12 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from tests.servers import UP
 from tests.waiting import ROOT
 from tritonserver.errors import MissingDependency
 from tritonserver.process import telling_lines
@@ -25,18 +25,7 @@ def test_the_whole_stream_runs_where_nothing_is_usual(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "model_repository" / "icemix", folder / "models" / "icemix")
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), DEAD_PROXY)
     environment = {**os.environ, **proxies, "HOME": "/nonexistent", "TMPDIR": str(temporary)}
-    command = [
-        sys.executable,
-        "-m",
-        "launcher",
-        "up",
-        "--events",
-        "30",
-        "--rate",
-        "max",
-        "--model-repository",
-        "models",
-    ]
+    command = [*UP, "--events", "30", "--rate", "max", "--model-repository", "models"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, umask=0o077)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 of 30" in done.stdout
@@ -70,7 +59,7 @@ def test_of_a_log_the_line_that_says_why_a_model_is_not_loaded_is_shown() -> Non
 def test_a_model_that_cannot_be_loaded_is_named_with_its_cause(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "model_repository" / "icemix", tmp_path / "models" / "icemix")
     (tmp_path / "models" / "icemix" / "1" / "model.onnx").write_bytes(b"no graph")
-    command = [sys.executable, "-m", "launcher", "up", "--events", "5", "--model-repository", "models"]
+    command = [*UP, "--events", "5", "--model-repository", "models"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "triton keeps exiting" in done.stderr

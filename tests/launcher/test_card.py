@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import onnxruntime
 import pytest
 
+from tests.servers import UP
 from tests.waiting import ROOT
 from tritonserver.card import find_card, load_on_card
 
@@ -53,7 +53,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(tmp_path: Path, monkeypa
 
 def test_up_says_why_it_does_not_use_the_card_and_serves_on_the_cpu(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": card_in(tmp_path, "NVIDIA H200")}
-    command = [sys.executable, "-m", "launcher", "up", "--events", "20", "--rate", "max"]
+    command = [*UP, "--events", "20", "--rate", "max"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     first = done.stdout.splitlines()[0]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from launcher.ports import DEFAULT_PORTS, Ports
+from tests.servers import UP
 from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST
 
@@ -27,7 +28,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, log: str = "up.log") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "launcher", "up", *map(str, arguments)]
+        command = [*UP, *map(str, arguments)]
         environment = {**os.environ, "ICE_TEST": str(tmp_path)}
         with open(tmp_path / log, "w") as file:
             process = subprocess.Popen(
@@ -148,7 +149,7 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
     process = up("--rate", 20)
     log = tmp_path / "up.log"
     wait_until(lambda: "emitted, " in log.read_text(), "the stream runs", 120)
-    second = subprocess.run([sys.executable, "-m", "launcher", "up"], cwd=tmp_path, capture_output=True, text=True)
+    second = subprocess.run(UP, cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 1
     assert "another `icestream up` uses" in second.stderr
     process.send_signal(signal.SIGINT)
@@ -172,7 +173,7 @@ def test_a_model_that_is_not_what_was_exported_ends_it_with_a_sentence(tmp_path:
     other = re.sub(r'(\\"kappa\\":)([0-9.]+)', r"\g<1>1\g<2>", text)  # κ of the known answers
     assert other != text
     config.write_text(other)
-    command = [sys.executable, "-m", "launcher", "up", "--events", "1", "--model-repository", str(repository)]
+    command = [*UP, "--events", "1", "--model-repository", str(repository)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "model icemix is not what was exported: a known event of" in done.stderr
@@ -201,15 +202,7 @@ def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
         other.bind((HOST, 0))
         other.listen()
         taken = other.getsockname()[1]
-        command = [
-            sys.executable,
-            "-m",
-            "launcher",
-            "up",
-            "--events",
-            "1",
-            *(one.format(taken=taken) for one in arguments),
-        ]
+        command = [*UP, "--events", "1", *(one.format(taken=taken) for one in arguments)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode in (1, 2)
     assert message.format(taken=taken) in done.stderr
@@ -228,7 +221,7 @@ def test_what_is_missing_is_named_with_its_cure_before_anything_starts(
 def test_a_wrong_setting_is_named_once_before_anything_starts(
     tmp_path: Path, variable: str, value: str, message: str
 ) -> None:
-    command = [sys.executable, "-m", "launcher", "up", "--events", "1"]
+    command = [*UP, "--events", "1"]
     environment = {**os.environ, variable: value}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

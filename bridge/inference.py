@@ -9,20 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.decoding import PendingEvent
 from bridge.metrics import BridgeMetrics
-from bridge.suspects import is_exhausted
-from icestream import wire
-from icestream.event import InvalidEvent
-from icestream.inference.batching import Batch, BatchLimit, QueuedEvent
+from icestream.inference.batching import Batch, BatchLimit
 from icestream.inference.checked_model import CheckedModel, Inference
 from icestream.inference.errors import RequestRefused, TritonUnavailable
 from icestream.inference.gate import Gate
 from icestream.linefit import linefit
-from icestream.result import Result
+from icestream.result import ROW, Results
 from icestream.service.logs import Log
 from icestream.service.retry import pauses
 from icestream.streams.connection import RedisError, is_away
-from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue
+from icestream.streams.event_queue import EventQueue
 
 MAX_LOST = 3  # requests with one event, alone, that are lost while Triton gives its known answers before and after
 MAX_INVALID = 2  # times that Triton calls a single event invalid
@@ -30,28 +28,6 @@ TURN_S = 5.0  # beyond the time of four requests: after it another bridge may as
 LONGEST_WAIT = 10  # turns of other bridges, after which a wait for one is no progress
 TURN_PAUSES_S = (0.05, 1.0)
 MAX_FAILURES = 8  # (about 10 s) before an event alone in its request is rejected, if the known answers are still right
-
-
-@dataclass(frozen=True)
-class PendingEvent(QueuedEvent):
-    """An event whose entry this bridge holds."""
-
-    entry: Entry
-
-
-def decode(entry: Entry) -> tuple[PendingEvent, int]:
-    """The event of an entry, and how many of its pulses were outside the readout window and dropped.
-
-    Raises:
-        InvalidEvent: it can never be reconstructed, or has failed alone too often.
-    """
-    if is_exhausted(entry.tries):
-        raise InvalidEvent("too_many_tries", f"{entry.tries} deliveries without a result")
-    if entry.size > len(entry.payload):
-        raise InvalidEvent("too_large", f"{entry.size} bytes, at most {MAX_PAYLOAD_BYTES} are read")
-    whole = wire.decode_event(entry.payload)
-    event = whole.within_readout()
-    return PendingEvent(event, entry.read_ns, entry), whole.n_pulses - event.n_pulses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +83,7 @@ class BatchInference:
         sent_ns, started = time.time_ns(), time.monotonic()
         try:
             inference = await self._ask_until_answered(batch)
-            length = inference.inputs["sensor_id"].shape[1]
-            pulses = [event.n_pulses for event in batch.events]
-            self._metrics.pulses_sent(
-                pulses=sum(min(number, length) for number in pulses),
-                padded=inference.inputs["sensor_id"].size,
-                cut=sum(number > length for number in pulses),
-            )
+            self._metrics.pulses_sent(inference.inputs)
             return InferredBatch(inference=inference, sent_ns=sent_ns, answered_ns=time.time_ns())
         except RequestRefused:
             if len(batch.queued) > 1:
@@ -122,44 +92,28 @@ class BatchInference:
         finally:
             self._metrics.request_ended(time.monotonic() - started)
 
-    def results(self, batch: Batch[PendingEvent], inferred: InferredBatch) -> list[tuple[bytes, Result]]:
-        """The results of a batch, each with the entry id of its event."""
+    def results(self, batch: Batch[PendingEvent], inferred: InferredBatch) -> Results:
+        """The results of a batch."""
         answer, model, inputs = inferred.inference.answer, inferred.inference.model, inferred.inference.inputs
-        length = inputs["sensor_id"].shape[1]
-        rows = zip(
-            batch.queued,
-            answer.direction.tolist(),
-            answer.kappa.tolist(),
-            answer.radius_50_deg.tolist(),
-            answer.radius_90_deg.tolist(),
-            linefit(inputs, self._position_m).tolist(),
-            strict=True,
+        rows = np.empty(len(batch.queued), ROW)
+        rows["run_id"] = [event.run_id for event in batch.events]
+        rows["event_id"] = [event.event_id for event in batch.events]
+        rows["direction"], rows["kappa"] = answer.direction, answer.kappa
+        rows["radius_50_deg"], rows["radius_90_deg"] = answer.radius_50_deg, answer.radius_90_deg
+        rows["linefit"] = linefit(inputs, self._position_m)
+        rows["n_pulses"] = inputs["n_pulses"][:, 0]
+        rows["n_used"] = np.minimum(rows["n_pulses"], inputs["sensor_id"].shape[1])
+        rows["emitted_ns"] = [event.emitted_ns for event in batch.events]
+        rows["read_ns"] = [queued.read_ns for queued in batch.queued]
+        return Results(
+            rows=rows,
+            model=model.name,
+            model_version=answer.model_version,
+            checkpoint=model.checkpoint,
+            sent_ns=inferred.sent_ns,
+            answered_ns=inferred.answered_ns,
+            stored_ns=inferred.answered_ns,  # Redis sets it
         )
-        return [
-            (
-                queued.entry.entry_id,
-                Result(
-                    run_id=queued.event.run_id,
-                    event_id=queued.event.event_id,
-                    direction=tuple(direction),
-                    kappa=kappa,
-                    radius_50_deg=radius_50_deg,
-                    radius_90_deg=radius_90_deg,
-                    linefit=tuple(guess),
-                    n_pulses=queued.event.n_pulses,
-                    n_used=min(queued.event.n_pulses, length),
-                    model=model.name,
-                    model_version=answer.model_version,
-                    checkpoint=model.checkpoint,
-                    emitted_ns=queued.event.emitted_ns,
-                    read_ns=queued.read_ns,
-                    sent_ns=inferred.sent_ns,
-                    answered_ns=inferred.answered_ns,
-                    stored_ns=inferred.answered_ns,  # Redis sets it
-                ),
-            )
-            for queued, direction, kappa, radius_50_deg, radius_90_deg, guess in rows
-        ]
 
     @asynccontextmanager
     async def _alone(self, length: int) -> AsyncIterator[None]:

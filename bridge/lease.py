@@ -12,6 +12,22 @@ from icestream.streams.status import StreamStatus
 LONGEST_PAUSE_S = 2.0
 
 
+class Held(dict[bytes, int]):
+    """Entries that were read and are neither completed nor rejected, with the bytes of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size = 0  # bytes of all
+
+    def add(self, entry_id: bytes, size: int) -> None:
+        self.release(entry_id)
+        self[entry_id] = size
+        self.size += size
+
+    def release(self, entry_id: bytes) -> None:
+        self.size -= self.pop(entry_id, 0)
+
+
 class LeaseKeeper:
     """Renews held entries while the bridge works.
 
@@ -29,8 +45,7 @@ class LeaseKeeper:
         log: Log,
     ):
         self._queue, self._read_status, self._metrics, self._log = queue, read_status, metrics, log
-        # Entries that were read and are neither completed nor rejected, with the bytes of each.
-        self.held: dict[bytes, int] = {}
+        self.held = Held()
         self._pause_s = min(claim_idle_s / 4, LONGEST_PAUSE_S)
         self.abandoned = False  # entries of another bridge were there at the last look
 
@@ -44,7 +59,7 @@ class LeaseKeeper:
                     self._log.warning("entries that no bridge held, nor would read, are taken up", entries=orphans)
                 if trimmed:
                     self._metrics.trimmed(trimmed)
-                    self._log.warning("results are deleted, because no recorder has ever read", results=trimmed)
+                    self._log.warning("results are deleted, because no recorder has ever read", entries=trimmed)
                 self.abandoned = bool(await self._queue.abandoned(self.held))
                 self._metrics.stream_status(await self._read_status())
             except RedisError as error:

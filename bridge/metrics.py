@@ -1,15 +1,17 @@
 """The metrics of the bridge."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from icestream.event import REASONS
 from icestream.inference.checked_model import STATES
-from icestream.result import Result
+from icestream.result import Results
 from icestream.service.metrics import COUNT_BUCKETS, Metric, ProcessMetrics
 from icestream.streams.event_queue import Outcome
 from icestream.streams.status import StreamStatus
+from icestream.tensors import Arrays
 
 NS = 1e-9
 OUTCOMES = {outcome: outcome.name.lower() for outcome in Outcome}
@@ -30,7 +32,7 @@ TABLE = (
     Metric("bridge_held_events", "gauge", "Events read and not yet stored"),
     Metric("bridge_held_bytes", "gauge", "Bytes of those events in the stream"),
     Metric("bridge_claimed_events_total", "counter", "Events claimed from another bridge"),
-    Metric("bridge_trimmed_results_total", "counter", "Results deleted from the stream because there is no recorder"),
+    Metric("bridge_trimmed_entries_total", "counter", "Entries of results deleted because there is no recorder"),
     Metric("bridge_retries_total", "counter", "Calls that failed and are repeated", label="target", values=TARGETS),
     Metric("bridge_tritons", "gauge", "Servers by whether they have proved the model", label="state", values=STATES),
     Metric("bridge_split_requests_total", "counter", "Requests that Triton refused and that were bisected"),
@@ -48,12 +50,15 @@ class BridgeMetrics(ProcessMetrics):
     def __init__(self, registry: CollectorRegistry):
         super().__init__(registry, "bridge", TABLE)
 
-    def completed(self, result: Result, outcome: Outcome, stored_ns: int) -> None:
-        self.metrics["bridge_events_total", OUTCOMES[outcome]].inc()
-        if outcome is Outcome.STORED:
-            self.metrics["bridge_event_latency_seconds"].observe((stored_ns - result.emitted_ns) * NS)
-            self._stage("queued", (result.read_ns - result.emitted_ns) * NS)
-            self._stage("waiting", (result.sent_ns - result.read_ns) * NS)
+    def completed(self, results: Results, outcomes: Sequence[Outcome], stored_ns: int) -> None:
+        number = np.array(outcomes)
+        for outcome, name in OUTCOMES.items():
+            self.metrics["bridge_events_total", name].inc(int(np.count_nonzero(number == outcome)))
+        rows = results.rows[number == Outcome.STORED]
+        self.metrics["bridge_event_latency_seconds"].observe_all((stored_ns - rows["emitted_ns"]) * NS)
+        stage = "bridge_stage_duration_seconds"
+        self.metrics[stage, "queued"].observe_all((rows["read_ns"] - rows["emitted_ns"]) * NS)
+        self.metrics[stage, "waiting"].observe_all((results.sent_ns - rows["read_ns"]) * NS)
 
     def store_took(self, seconds: float) -> None:
         self._stage("store", seconds)
@@ -69,10 +74,11 @@ class BridgeMetrics(ProcessMetrics):
         self.metrics["bridge_in_flight_requests"].inc()
         self.metrics["bridge_batch_size_events"].observe(events)
 
-    def pulses_sent(self, *, pulses: int, padded: int, cut: int) -> None:
-        self.metrics["bridge_pulses_total"].inc(pulses)
-        self.metrics["bridge_padded_pulses_total"].inc(padded)
-        self.metrics["bridge_cut_events_total"].inc(cut)
+    def pulses_sent(self, inputs: Arrays) -> None:
+        length, pulses = inputs["sensor_id"].shape[1], inputs["n_pulses"]
+        self.metrics["bridge_pulses_total"].inc(int(np.minimum(pulses, length).sum()))
+        self.metrics["bridge_padded_pulses_total"].inc(inputs["sensor_id"].size)
+        self.metrics["bridge_cut_events_total"].inc(int(np.count_nonzero(pulses > length)))
 
     def request_ended(self, seconds: float) -> None:
         self.metrics["bridge_in_flight_requests"].dec()
@@ -85,8 +91,8 @@ class BridgeMetrics(ProcessMetrics):
     def claimed(self, events: int) -> None:
         self.metrics["bridge_claimed_events_total"].inc(events)
 
-    def trimmed(self, results: int) -> None:
-        self.metrics["bridge_trimmed_results_total"].inc(results)
+    def trimmed(self, entries: int) -> None:
+        self.metrics["bridge_trimmed_entries_total"].inc(entries)
 
     def tritons(self, states: Mapping[str, int]) -> None:
         for state, number in states.items():

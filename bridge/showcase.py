@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from icestream.result import Result
+from icestream.result import Results
 from icestream.streams.keys import SHOWN_BYTES
 
 
@@ -18,8 +18,8 @@ class Showcase:
         self._clock = clock
         self._second, self._best = -1, 0.0
 
-    def pick(self, results: Sequence[Result], payloads: Sequence[bytes]) -> dict[int, bytes]:
-        """The payload to keep, by the index of its result; empty if no result is more confident than all before in this second.
+    def pick(self, results: Results, payloads: Sequence[bytes]) -> tuple[int, bytes] | None:
+        """The index of a result and the payload to keep; None if no result is more confident than all before in this second.
 
         Args:
             payloads: the bytes of the event of each result.
@@ -27,9 +27,10 @@ class Showcase:
         second = int(self._clock())
         if second != self._second:
             self._second, self._best = second, 0.0
+        kappa = results.rows["kappa"].tolist()
         small = [index for index, payload in enumerate(payloads) if len(payload) <= SHOWN_BYTES]
-        best = max(small, key=lambda index: results[index].kappa, default=None)
-        if best is None or results[best].kappa <= self._best:
-            return {}
-        self._best = results[best].kappa
-        return {best: payloads[best]}
+        best = max(small, key=lambda index: kappa[index], default=None)
+        if best is None or kappa[best] <= self._best:
+            return None
+        self._best = kappa[best]
+        return best, payloads[best]

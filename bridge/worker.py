@@ -1,8 +1,8 @@
 """The bridge's loop.
 
-    read ─▶ decode one by one ─▶ queue by padded length ─▶ infer ─▶ complete
-                 │ invalid                                   │ refused: bisect, then alone
-                 └───────────────────▶ reject ◀──────────────┘
+    read ─▶ decode ─▶ queue by padded length ─▶ infer ─▶ complete
+              │ invalid                           │ refused: bisect, then alone
+              └────────────▶ reject ◀─────────────┘
 
 One task reads, one renews, and each request in flight has its own. Entries that another bridge has left are tried one at a
 time, with nothing else held (bridge/suspects.py). There is no batching delay: a request is sent
@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
-from bridge.inference import BatchInference, InferredBatch, PendingEvent, decode
+from bridge.decoding import PendingEvent, decode_all
+from bridge.inference import BatchInference, InferredBatch
 from bridge.lease import LeaseKeeper
 from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.showcase import Showcase
 from bridge.suspects import in_order
-from icestream.event import InvalidEvent
 from icestream.inference.batching import Batch, LengthQueues, infer_bisecting
 from icestream.inference.errors import RequestRefused
 from icestream.service.logs import Log
@@ -101,7 +101,7 @@ class Worker:
             if self._lease.abandoned:
                 await self._try_suspects()
             room = self._settings.max_held - len(self._held)
-            size = self._settings.max_held_mb * 2**20 - sum(self._held.values())
+            size = self._settings.max_held_mb * 2**20 - self._held.size
             if room <= 0 or size <= 0:
                 await self._wait_for_capacity()
                 continue
@@ -144,17 +144,19 @@ class Worker:
             await asyncio.wait_for(self._capacity.wait(), 1.0)
 
     async def _accept(self, entries: list[Entry]) -> None:
-        """Decode entries one by one, so that an invalid one fails alone."""
+        """Queue the events of entries; reject those that have none."""
         for entry in entries:
-            self._held[entry.entry_id] = len(entry.payload)
-            try:
-                pending, dropped_pulses = decode(entry)
-                self._metrics.pulses_dropped(dropped_pulses)
-                self._waiting.add(pending)
-            except InvalidEvent as error:
-                await self._reject(Rejection(entry=entry, reason=error.reason, detail=error.detail))
-        self._metrics.holding(len(self._held), sum(self._held.values()))
+            self._held.add(entry.entry_id, len(entry.payload))
+        decoded = decode_all(entries)
+        for event in decoded:
+            if isinstance(event, PendingEvent):
+                self._metrics.pulses_dropped(event.dropped_pulses)
+                self._waiting.add(event)
+        self._metrics.holding(len(self._held), self._held.size)
         self._dispatch()
+        for rejection in decoded:
+            if isinstance(rejection, Rejection):
+                await self._reject(rejection)
 
     def _dispatch(self) -> None:
         """Send queued events while there are free slots."""
@@ -192,14 +194,14 @@ class Worker:
     async def _complete(self, batch: Batch[PendingEvent], inferred: InferredBatch) -> None:
         started = time.monotonic()
         results = self._inference.results(batch, inferred)
-        payloads = [queued.entry.payload for queued in batch.queued]
-        shown = self._showcase.pick([result for _, result in results], payloads) if self._showcase else {}
-        outcomes = await self._retry(lambda: self._queue.complete(results, shown))
+        entries = [queued.entry for queued in batch.queued]
+        shown = self._showcase.pick(results, [entry.payload for entry in entries]) if self._showcase else None
+        ids = [entry.entry_id for entry in entries]
+        outcomes = await self._retry(lambda: self._queue.complete(ids, results, shown))
         stored_ns = time.time_ns()  # after the reply: Redis may have been away meanwhile
         self._metrics.store_took(time.monotonic() - started)
-        for (_, result), outcome in zip(results, outcomes, strict=True):
-            self._metrics.completed(result, outcome, stored_ns)
-        self._release(queued.entry.entry_id for queued in batch.queued)
+        self._metrics.completed(results, outcomes, stored_ns)
+        self._release(ids)
 
     async def _reject(self, rejection: Rejection) -> None:
         if await self._retry(lambda: self._queue.reject(rejection)):
@@ -210,8 +212,8 @@ class Worker:
 
     def _release(self, entry_ids: Iterable[bytes]) -> None:
         for entry_id in entry_ids:
-            self._held.pop(entry_id, None)
-        self._metrics.holding(len(self._held), sum(self._held.values()))
+            self._held.release(entry_id)
+        self._metrics.holding(len(self._held), self._held.size)
 
     async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to Redis until it is answered: away, loading, out of memory, disk full, all may pass."""

@@ -4,18 +4,20 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from display.metrics import DisplayMetrics
 from icestream import wire
 from icestream.direction import opening_angle, to_angles, to_vector
 from icestream.event import Event, InvalidEvent
-from icestream.result import Result
+from icestream.result import Result, Results
 from icestream.streams import keys
 from icestream.streams.connection import Redis, RedisError, is_away
 from icestream.streams.publisher import read_description
@@ -28,10 +30,12 @@ KEPT_RESULTS = 20_000
 KEPT_TRUTHS = 40_000  # a truth is written before its result
 READ_AT_ONCE = 2000
 BLOCK_MS = 200
+LOOK_S = 0.1  # between two looks at most, while results come
 STATUS_S = 1.0  # between two readings of the state of the streams
 PAUSE_S = 1.0  # while Redis is away
 REJECTED_LISTED = 20  # the latest rejected entries
 SPAN_S = 10.0  # of rates and latencies
+ANGLES = 500  # latest results that the mean opening angle is of
 
 EventKey = tuple[int, int]  # run_id, event_id
 
@@ -44,7 +48,6 @@ class CachedResult:
     azimuth: float  # rad
     zenith: float
     truth: Truth | None
-    read_s: float  # by the follower's clock
 
     @property
     def id(self) -> str:
@@ -57,6 +60,28 @@ class CachedResult:
         if self.truth is None:
             return None
         return float(np.degrees(opening_angle(self.result.direction, to_vector(self.truth.azimuth, self.truth.zenith))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """An entry of results, as it was read."""
+
+    results: Results
+    azimuth: NDArray[np.float64]  # (results,) rad
+    zenith: NDArray[np.float64]
+    truths: list[Truth | None]
+    read_s: float  # by the follower's clock
+
+    def cached(self, row: int) -> CachedResult:
+        return CachedResult(
+            result=self.results[row],
+            azimuth=float(self.azimuth[row]),
+            zenith=float(self.zenith[row]),
+            truth=self.truths[row],
+        )
+
+
+Place = tuple[_Entry, int]  # of a result: its entry and row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +117,10 @@ class StreamFollower:
         self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE, keys.SHOWN_BYTES)
         self._unmatched: list[dict[bytes, bytes]] = []  # results that were read, whose truths are still to be read
         self._lock = threading.Lock()
-        self._results: deque[CachedResult] = deque(maxlen=KEPT_RESULTS)
+        self._entries = deque[_Entry]()
+        self._kept = 0  # results in them
         self._count = 0  # results ever read
-        self._by_event: OrderedDict[EventKey, CachedResult] = OrderedDict()
+        self._places: dict[EventKey, Place] = {}
         self._truths: OrderedDict[EventKey, Truth] = OrderedDict()
         self._shown: OrderedDict[EventKey, bytes] = OrderedDict()
         self._dead_letters = DeadLetters(redis)
@@ -124,6 +150,7 @@ class StreamFollower:
                     self._status = self._summarise(stream)
                     self._list_rejected(stream)
                 self._metrics.beat()
+                stop.wait(LOOK_S)  # what has come meanwhile is read at once
             except RedisError as error:
                 if is_away(error):
                     self._metrics.beat("redis")
@@ -135,19 +162,21 @@ class StreamFollower:
         """Results read after the first `after` of all, and how many were ever read; if there are more than `limit`, the most
         confident quarter and a sample of the others."""
         with self._lock:
-            new = min(self._count - after, len(self._results))
-            found = [self._results[index] for index in range(len(self._results) - new, len(self._results))]
-            count = self._count
-        if len(found) > limit:
-            confident = sorted(found, key=lambda cached: -cached.result.kappa)[: limit // 4]
-            sample = found[:: -(-len(found) // (limit - limit // 4))]
-            found = list({cached.id: cached for cached in confident + sample}.values())
-        return count, found
+            entries, count, new = list(self._entries), self._count, min(self._count - after, self._kept)
+        places = list(islice(_newest_first(entries), new))[::-1]
+        if new > limit:
+            kappa = np.array([entry.results.rows["kappa"][row] for entry, row in places])
+            confident = np.argsort(-kappa, kind="stable")[: limit // 4]
+            sample = np.arange(0, new, -(-new // (limit - limit // 4)))
+            places = [places[index] for index in dict.fromkeys([*confident.tolist(), *sample.tolist()])]
+        found = {cached.id: cached for cached in (entry.cached(row) for entry, row in places)}
+        return count, list(found.values())
 
     def find(self, key: EventKey) -> tuple[CachedResult | None, Event | None]:
         """A cached result, and its event with the pulses if it was kept."""
         with self._lock:
-            cached, payload = self._by_event.get(key), self._shown.get(key)
+            place, payload = self._places.get(key), self._shown.get(key)
+        cached = place and place[0].cached(place[1])
         try:
             return cached, None if payload is None else wire.decode_event(payload).within_readout()
         except InvalidEvent:  # something else than a bridge wrote to SHOWN
@@ -156,26 +185,22 @@ class StreamFollower:
     def select(self, since_s: float, min_kappa: float, limit: int) -> list[CachedResult]:
         """Results stored since a Unix time with at least this κ, the latest first."""
         with self._lock:
-            results = list(self._results)
-        found: list[CachedResult] = []
-        for cached in reversed(results):
-            if len(found) == limit:
-                break
-            # In the order of their arrival, which is nearly that of their time: a clock may be set back.
-            if cached.result.stored_ns >= since_s * 1e9 and cached.result.kappa >= min_kappa:
-                found.append(cached)
-        return found
+            entries = list(self._entries)
+        # In the order of their arrival, which is nearly that of their time: a clock may be set back.
+        late = (entry for entry in reversed(entries) if entry.results.stored_ns >= since_s * 1e9)
+        rows = ((entry, np.flatnonzero(entry.results.rows["kappa"] >= min_kappa)[::-1].tolist()) for entry in late)
+        return list(islice((entry.cached(row) for entry, found in rows for row in found), limit))
 
     def shown(self, limit: int) -> list[CachedResult]:
         """The most confident result of each second whose event is kept with its pulses, the latest first."""
         with self._lock:
-            kept = [self._by_event[key] for key in reversed(self._shown) if key in self._by_event]
-        best: dict[int, CachedResult] = {}
-        for cached in kept:
-            second = cached.result.stored_ns // 1_000_000_000
-            if second not in best or cached.result.kappa > best[second].result.kappa:
-                best[second] = cached
-        return list(best.values())[:limit]
+            places = [self._places[key] for key in reversed(self._shown) if key in self._places]
+        best: dict[int, tuple[float, Place]] = {}
+        for entry, row in places:
+            second, kappa = entry.results.stored_ns // 1_000_000_000, float(entry.results.rows["kappa"][row])
+            if second not in best or kappa > best[second][0]:
+                best[second] = (kappa, (entry, row))
+        return [entry.cached(row) for _, (entry, row) in islice(best.values(), limit)]
 
     @property
     def status(self) -> FollowedStatus:
@@ -183,48 +208,50 @@ class StreamFollower:
 
     def _add_truths(self, entries: list[dict[bytes, bytes]]) -> None:
         for fields in entries:
-            try:
-                truth = wire.TRUTH.decode(fields.get(wire.FIELD, b""))
-            except InvalidEvent:
-                continue
-            self._truths[truth.run_id, truth.event_id] = truth
-            if len(self._truths) > KEPT_TRUTHS:
-                self._truths.popitem(last=False)
+            with suppress(InvalidEvent):
+                truths = wire.decode_truths(fields.get(wire.FIELD, b""))
+                self._truths.update({(truth.run_id, truth.event_id): truth for truth in truths})
+        while len(self._truths) > KEPT_TRUTHS:
+            self._truths.popitem(last=False)
 
     def _add_shown(self, entries: list[dict[bytes, bytes]]) -> None:
         for fields in entries:
-            try:
-                result = wire.RESULT.decode(fields.get(b"result", b""))
-            except InvalidEvent:
-                continue
-            with self._lock:
-                self._shown[result.run_id, result.event_id] = fields.get(wire.FIELD, b"")
-                if len(self._shown) > keys.SHOWN_KEPT:
-                    self._shown.popitem(last=False)
+            with suppress(InvalidEvent):
+                [event, *_] = wire.decode_results(fields.get(b"result", b"")).events
+                with self._lock:
+                    self._shown[event] = fields.get(wire.FIELD, b"")
+                    if len(self._shown) > keys.SHOWN_KEPT:
+                        self._shown.popitem(last=False)
 
     def _add_results(self, entries: list[dict[bytes, bytes]]) -> None:
-        results: list[Result] = []
+        found: list[Results] = []
         for fields in entries:
-            try:
-                results.append(wire.RESULT.decode(fields.get(wire.FIELD, b"")))
-            except InvalidEvent:
-                continue
-        if not results:
+            with suppress(InvalidEvent):
+                found.append(wire.decode_results(fields.get(wire.FIELD, b"")))
+        if not found:
             return
-        azimuths, zeniths = to_angles([result.direction for result in results])
+        ends = np.cumsum([len(results) for results in found])[:-1]
+        angles = to_angles(np.concatenate([results.rows["direction"] for results in found]))
+        azimuths, zeniths = (np.split(angle, ends) for angle in angles)
         read_s = self._clock()
         with self._lock:
-            for result, azimuth, zenith in zip(results, azimuths.tolist(), zeniths.tolist(), strict=True):
-                key = (result.run_id, result.event_id)
-                truth = self._truths.pop(key, None)
-                cached = CachedResult(result=result, azimuth=azimuth, zenith=zenith, truth=truth, read_s=read_s)
-                if len(self._results) == KEPT_RESULTS:
-                    oldest = self._results[0].result
-                    self._by_event.pop((oldest.run_id, oldest.event_id), None)
-                self._results.append(cached)
-                self._by_event[key] = cached
-            self._count += len(results)
-        self._metrics.read(len(results))
+            for results, azimuth, zenith in zip(found, azimuths, zeniths, strict=True):
+                events = results.events
+                truths = [self._truths.pop(event, None) for event in events]
+                entry = _Entry(results=results, azimuth=azimuth, zenith=zenith, truths=truths, read_s=read_s)
+                self._entries.append(entry)
+                self._places.update({event: (entry, row) for row, event in enumerate(events)})
+                self._kept += len(results)
+                self._count += len(results)
+            while self._kept - len(self._entries[0].results) >= KEPT_RESULTS:
+                self._forget(self._entries.popleft())
+        self._metrics.read(sum(map(len, found)))
+
+    def _forget(self, oldest: _Entry) -> None:
+        self._kept -= len(oldest.results)
+        for event in oldest.results.events:
+            if (place := self._places.get(event)) and place[0] is oldest:
+                del self._places[event]
 
     def _summarise(self, stream: StreamStatus) -> FollowedStatus:
         now = self._clock()
@@ -236,31 +263,32 @@ class StreamFollower:
             else (None, 0.0)
         )
         recent = self._recent(now)
-        latency = [cached.result.latency_s for cached in recent]
-        known = [cached for cached in recent[:500] if cached.truth is not None]
+        latency = np.concatenate([np.empty(0), *(entry.results.latency_s for entry in recent)])
+        newest = [entry.cached(row) for entry, row in islice(_newest_first(recent[::-1]), ANGLES)]
+        known = [cached for cached in newest if cached.truth is not None]
         return FollowedStatus(
             redis=True,
             backlog=stream.backlog,
             emitted_per_s=emitted_per_s,
             stored_per_s=stored_per_s or 0.0,
-            latency_p99_s=float(np.quantile(latency, 0.99)) if latency else None,
+            latency_p99_s=float(np.quantile(latency, 0.99)) if len(latency) else None,
             opening_angle_mean_deg=_mean_angle_deg([cached.result.direction for cached in known], known),
             linefit_opening_angle_mean_deg=_mean_angle_deg([cached.result.linefit for cached in known], known),
             emitter=stream.emitters > 0,
             bridges=stream.bridges,
             recorder=stream.recorders > 0,
             rejected=stream.rejected_total,
-            source=self._source_of(recent[0].result.run_id) if recent else None,
-            model=f"{recent[0].result.model} version {recent[0].result.model_version}" if recent else None,
+            source=self._source_of(newest[0].result.run_id) if newest else None,
+            model=f"{newest[0].result.model} version {newest[0].result.model_version}" if newest else None,
         )
 
-    def _recent(self, now_s: float) -> list[CachedResult]:
-        """Results that were read, and stored, in the last SPAN_S, the latest first."""
+    def _recent(self, now_s: float) -> list[_Entry]:
+        """What was read, and stored, in the last SPAN_S, the latest first."""
         with self._lock:
-            results = list(self._results)
-        late = list(takewhile(lambda cached: cached.read_s > now_s - SPAN_S, reversed(results)))
-        newest_ns = max((cached.result.stored_ns for cached in late), default=0)
-        return [cached for cached in late if cached.result.stored_ns > newest_ns - SPAN_S * 1e9]
+            entries = list(self._entries)
+        late = list(takewhile(lambda entry: entry.read_s > now_s - SPAN_S, reversed(entries)))
+        newest_ns = max((entry.results.stored_ns for entry in late), default=0)
+        return [entry for entry in late if entry.results.stored_ns > newest_ns - SPAN_S * 1e9]
 
     def _list_rejected(self, stream: StreamStatus) -> None:
         if self._rejected != (stream.rejected_total, stream.rejected):
@@ -275,6 +303,11 @@ class StreamFollower:
             if source is not None:
                 self._source = "simulated" if source == "simulate" else f"replayed from {Path(source).name}"
         return self._source
+
+
+def _newest_first(entries: Sequence[_Entry]) -> Iterator[Place]:
+    """The places of all results of entries."""
+    return ((entry, row) for entry in reversed(entries) for row in reversed(range(len(entry.results))))
 
 
 def _mean_angle_deg(directions: list[tuple[float, float, float]], known: list[CachedResult]) -> float | None:

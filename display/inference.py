@@ -18,8 +18,7 @@ MAX_WAITING = 8  # calls at a time; a further one is refused at once
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class RequestedEvent(QueuedEvent):
+class RequestedEvent(QueuedEvent, frozen=True):
     """An event of a REST request."""
 
     index: int  # in the request

@@ -1,10 +1,10 @@
 """The known answers of a network, see `icestream.inference.known_answers`."""
 
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from icestream.detector import nominal_icecube86

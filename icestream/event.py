@@ -1,8 +1,8 @@
 """An event: the pulses of one trigger."""
 
-from dataclasses import dataclass, replace
-
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from icestream.detector import DOM_COUNT
@@ -34,8 +34,7 @@ class InvalidEvent(ValueError):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawEvent:
+class RawEvent(msgspec.Struct, frozen=True, kw_only=True, eq=False, gc=False):
     """The pulses of one trigger as a source has them; arrays are read-only by convention.
 
     An event is known by the pair (run_id, event_id): a second pass over the same data is another run.
@@ -55,8 +54,7 @@ class RawEvent:
         return len(self.sensor_id)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event(RawEvent):
+class Event(RawEvent, frozen=True, kw_only=True, eq=False, gc=False):
     """An event that can be reconstructed: validated when it is made.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icestream.event import Event
+from icestream.event import MAX_PULSES, Event
 
 # name → (type as Triton writes it, dims of one event; -1 is the number of pulses)
 INPUTS: dict[str, tuple[str, list[int]]] = {
@@ -28,27 +28,37 @@ PADDING_SENSOR = -1
 Arrays = dict[str, NDArray[Any]]
 
 
-def choose_pulses(auxiliary: NDArray[np.bool_], limit: int, seed: int) -> NDArray[np.intp]:
+def choose_pulses(auxiliary: NDArray[np.bool_], limit: int, seed: int) -> NDArray[np.bool_]:
     """Which pulses of a long event the model gets: the rule of IceMix's authors, made repeatable.
 
     All non-auxiliary pulses if they fit, else a uniform random subset of them; the rest is filled with random auxiliary
-    ones. The seed makes a redelivered event give the same answer.
+    ones. Each pulse has a pseudo-random number, a hash of the seed and its place, and those with the lowest are taken: the seed
+    makes a redelivered event give the same answer.
 
     Args:
-        auxiliary: (pulses,) in time order, more than `limit` of them.
+        auxiliary: (pulses,) in time order, more than `limit` of them, at most MAX_PULSES.
         seed: the event_id.
 
     Returns:
-        (limit,) indices, rising, so time order is kept.
+        (pulses,) True for `limit` of them.
     """
-    generator = np.random.default_rng(seed & (2**64 - 1))
-    good = np.flatnonzero(~auxiliary)
-    if len(good) >= limit:
-        chosen = generator.choice(good, limit, replace=False)
-    else:
-        rest = generator.choice(np.flatnonzero(auxiliary), limit - len(good), replace=False)
-        chosen = np.concatenate([good, rest])
-    return np.sort(chosen)
+    # An odd factor permutes the even numbers below 2^64 (Dietzfelbinger et al., J. Algorithms 25 (1997) 19): all differ.
+    rank = _PLACES[: len(auxiliary)] * np.uint64(_mixed(seed + _STEP & 2**64 - 1) | 1)
+    rank >>= _ONE
+    rank |= auxiliary.astype(np.uint64) << _LAST  # behind all others
+    taken: NDArray[np.bool_] = rank <= np.partition(rank, limit - 1)[limit - 1]
+    return taken
+
+
+def _mixed(number: int) -> int:
+    """A hash of 64 bits: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    number = (number ^ number >> 27) * 0x94D049BB133111EB % 2**64
+    return number ^ number >> 31
+
+
+_ONE, _LAST, _STEP = np.uint64(1), np.uint64(63), 0x9E3779B97F4A7C15
+_PLACES = np.array([_mixed(place * _STEP % 2**64) & ~1 for place in range(1, MAX_PULSES + 1)], np.uint64)
 
 
 def padded_length(n_pulses: int, limit: int) -> int:
@@ -71,17 +81,37 @@ def pad(events: Sequence[Event], length: int) -> Arrays:
     Returns:
         the five inputs, (events, length) each and n_pulses (events, 1).
     """
-    sensor_id = np.full((len(events), length), PADDING_SENSOR, np.int32)
-    time, charge = np.zeros((2, len(events), length), np.float32)
-    auxiliary = np.zeros((len(events), length), np.bool_)
-    for row, event in enumerate(events):
-        n = event.n_pulses
-        if n <= length:
-            sensor_id[row, :n], time[row, :n] = event.sensor_id, event.time_ns
-            charge[row, :n], auxiliary[row, :n] = event.charge_pe, event.auxiliary
-        else:
-            chosen = choose_pulses(event.auxiliary, length, event.event_id)
-            sensor_id[row], time[row] = event.sensor_id[chosen], event.time_ns[chosen]
-            charge[row], auxiliary[row] = event.charge_pe[chosen], event.auxiliary[chosen]
     n_pulses = np.array([[event.n_pulses] for event in events], np.int32).reshape(len(events), 1)
-    return {"sensor_id": sensor_id, "time": time, "charge": charge, "auxiliary": auxiliary, "n_pulses": n_pulses}
+    columns = {
+        "sensor_id": _joined([event.sensor_id for event in events]),
+        "time": _joined([event.time_ns for event in events]),
+        "charge": _joined([event.charge_pe for event in events]),
+        "auxiliary": _joined([event.auxiliary for event in events]),
+    }
+    if (n_pulses > length).any():
+        kept = _kept(events, length)
+        columns = {name: column[kept] for name, column in columns.items()}
+    filled = np.arange(length) < n_pulses
+    arrays: Arrays = {
+        "sensor_id": np.full(filled.shape, PADDING_SENSOR, np.int32),
+        "time": np.zeros(filled.shape, np.float32),
+        "charge": np.zeros(filled.shape, np.float32),
+        "auxiliary": np.zeros(filled.shape, np.bool_),
+    }
+    for name, array in arrays.items():
+        array[filled] = columns[name]
+    return {**arrays, "n_pulses": n_pulses}
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _kept(events: Sequence[Event], length: int) -> NDArray[np.bool_]:
+    """Which of all their pulses the model is given."""
+    return np.concatenate([
+        np.ones(event.n_pulses, np.bool_)
+        if event.n_pulses <= length
+        else choose_pulses(event.auxiliary, length, event.event_id)
+        for event in events
+    ])  # fmt: skip

@@ -1,10 +1,9 @@
 """The true direction of an event, where it is known."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, kw_only=True)
-class Truth:
+class Truth(msgspec.Struct, frozen=True, kw_only=True):
     """The simulated or published direction of an event. The bridge never reads it."""
 
     run_id: int

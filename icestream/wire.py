@@ -5,31 +5,42 @@ little-endian bytes.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Annotated, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from icestream.event import INT64, MAX_PULSES, Event, InvalidEvent, RawEvent
-from icestream.result import Result
+from icestream.result import ROW, SHARED, Result, Results, pack
 from icestream.truth import Truth
 
-EVENT_VERSION = TRUTH_VERSION = 1
-RESULT_VERSION = 3
+EVENT_VERSION, TRUTH_VERSION, RESULT_VERSION = 1, 2, 4
 FIELD = b"e"  # the one field of an entry
+TRUTH_ROW = np.dtype([
+    ("run_id", "<i8"), ("event_id", "<i8"), ("azimuth", "<f8"), ("zenith", "<f8"), ("kind", "u1"),
+])  # fmt: skip
+MAX_AZIMUTH, MAX_ZENITH = 2 * math.pi + 1e-6, math.pi + 1e-6
+MAX_COMPONENT, MAX_DEGREES, MAX_KAPPA = 1.002, 180.001, 1e30  # of a unit vector; rounded
 
 # Bounds also refuse NaN and infinity.
 Int64 = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[1])]
 UnixNs = Annotated[int, msgspec.Meta(ge=0, le=INT64[1])]
 Pulses = Annotated[int, msgspec.Meta(ge=0, le=MAX_PULSES)]
-Component = Annotated[float, msgspec.Meta(ge=-1.001, le=1.001)]  # of a unit vector, rounded
+Component = Annotated[float, msgspec.Meta(ge=-MAX_COMPONENT, le=MAX_COMPONENT)]
 Vector = tuple[Component, Component, Component]
-Degrees = Annotated[float, msgspec.Meta(ge=0, le=180.001)]
-Azimuth = Annotated[float, msgspec.Meta(ge=0, le=2 * math.pi + 1e-6)]
-Zenith = Annotated[float, msgspec.Meta(ge=0, le=math.pi + 1e-6)]
-Kappa = Annotated[float, msgspec.Meta(ge=0, le=1e30)]
+Degrees = Annotated[float, msgspec.Meta(ge=0, le=MAX_DEGREES)]
+Azimuth = Annotated[float, msgspec.Meta(ge=0, le=MAX_AZIMUTH)]
+Zenith = Annotated[float, msgspec.Meta(ge=0, le=MAX_ZENITH)]
+Kappa = Annotated[float, msgspec.Meta(ge=0, le=MAX_KAPPA)]
 Word = Annotated[str, msgspec.Meta(max_length=300)]
+RANGES = {
+    "direction": (-MAX_COMPONENT, MAX_COMPONENT), "kappa": (0, MAX_KAPPA), "radius_50_deg": (0, MAX_DEGREES),
+    "radius_90_deg": (0, MAX_DEGREES), "linefit": (-MAX_COMPONENT, MAX_COMPONENT), "n_pulses": (0, MAX_PULSES),
+    "n_used": (0, MAX_PULSES), "read_ns": (0, INT64[1]),
+}  # fmt: skip
 
 
 class _Head(msgspec.Struct, array_like=True):
@@ -41,7 +52,9 @@ class _Run(msgspec.Struct, array_like=True):
     run_id: Int64
 
 
-class _Event(msgspec.Struct, array_like=True):
+class EventColumns(msgspec.Struct, array_like=True, gc=False):
+    """An event as it is written; its columns may be anything."""
+
     version: int
     run_id: Int64
     event_id: Int64
@@ -52,13 +65,19 @@ class _Event(msgspec.Struct, array_like=True):
     auxiliary: bytes  # u1, 0 or 1
 
 
-class _Truth(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _Truth1(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     version: int
     run_id: Int64
     event_id: Int64
     azimuth: Azimuth
     zenith: Zenith
     kind: Word
+
+
+class _Truths(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    kinds: Annotated[list[Word], msgspec.Meta(max_length=255)]
+    rows: bytes  # of TRUTH_ROW
 
 
 class _Result2(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -81,7 +100,7 @@ class _Result2(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     stored_ns: UnixNs
 
 
-class _Result(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+class _Result3(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     version: int
     run_id: Int64
     event_id: Int64
@@ -99,7 +118,18 @@ class _Result(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     read_ns: UnixNs
     sent_ns: UnixNs
     answered_ns: UnixNs
-    stored_ns: UnixNs  # the last: a script in Redis writes it (complete.lua)
+    stored_ns: UnixNs
+
+
+class _Results(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    model: Word
+    model_version: Word
+    checkpoint: Word
+    sent_ns: UnixNs
+    answered_ns: UnixNs
+    stored_ns: UnixNs  # this and the next are written by a script in Redis (complete.lua)
+    rows: bytes  # of ROW
 
 
 # What the decoders raise: the last of nested arrays that are too deep, even where they are surplus.
@@ -108,13 +138,13 @@ UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.msgpack.Encoder().encode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
 _decode_run = msgspec.msgpack.Decoder(_Run).decode
-_decode_event = msgspec.msgpack.Decoder(_Event).decode
+_decode_event = msgspec.msgpack.Decoder(EventColumns).decode
 
 
 def encode_event(event: RawEvent, emitted_ns: int) -> bytes:
     """The bytes of an event that is emitted at `emitted_ns` (Unix time)."""
     return _encode(
-        _Event(
+        EventColumns(
             version=EVENT_VERSION,
             run_id=event.run_id,
             event_id=event.event_id,
@@ -127,20 +157,29 @@ def encode_event(event: RawEvent, emitted_ns: int) -> bytes:
     )
 
 
+def event_columns(data: bytes) -> EventColumns:
+    """The columns in the field of an entry; raises InvalidEvent if the bytes are not an event of this version."""
+    try:
+        columns = _decode_event(data)
+    except UNDECODABLE as error:
+        _version(data, EVENT_VERSION)  # of another version there may be anything behind it
+        raise InvalidEvent("undecodable", str(error)) from None
+    if columns.version != EVENT_VERSION:
+        _version(data, EVENT_VERSION)
+    return columns
+
+
 def decode_event(data: bytes) -> Event:
     """The event in the field of an entry.
 
     Raises:
         InvalidEvent: the bytes are not an event of this version, or the event cannot be reconstructed.
     """
+    raw = event_columns(data)
     try:
-        _check_version(data, EVENT_VERSION)
-        raw = _decode_event(data)
         sensor_id, auxiliary = np.frombuffer(raw.sensor_id, "<i2"), np.frombuffer(raw.auxiliary, "u1") != 0
         time_ns, charge_pe = np.frombuffer(raw.time_ns, "<f4"), np.frombuffer(raw.charge_pe, "<f4")
-    except InvalidEvent:
-        raise
-    except (*UNDECODABLE, ValueError) as error:
+    except ValueError as error:
         raise InvalidEvent("undecodable", str(error)) from None
     return Event(
         run_id=raw.run_id,
@@ -161,47 +200,87 @@ def run_of(data: bytes) -> int | None:
         return None
 
 
-def _check_version(data: bytes, expected: int) -> None:
-    version = _decode_head(data).version
-    if version != expected:
-        raise InvalidEvent("wrong_version", f"version {version}, this program reads version {expected}")
+def encode_results(results: Results) -> bytes:
+    """The bytes of the results of one request."""
+    return _encode([RESULT_VERSION, *(getattr(results, name) for name in SHARED), results.rows.tobytes()])
 
 
-R = TypeVar("R", Truth, Result)
+def results_head(results: Results) -> bytes:
+    """The same up to `answered_ns`: the script that stores them adds the other two elements."""
+    fields = [RESULT_VERSION, *(getattr(results, name) for name in SHARED[:-1])]
+    return _array_of(len(fields) + 2) + _encode(fields)[1:]
 
 
-class _Codec(Generic[R]):
-    """The bytes of a record of plain values; types and ranges are checked when it is decoded.
-
-    Args:
-        layouts: of each version that is read; the first is written.
-    """
-
-    def __init__(self, record: type[R], layouts: Mapping[int, type[msgspec.Struct]]):
-        self._record: Callable[..., R] = record
-        self._version, self._layout = next(iter(layouts.items()))
-        self._names = self._layout.__struct_fields__[1:]
-        self._read = {
-            version: (msgspec.msgpack.Decoder(layout).decode, layout.__struct_fields__[1:])
-            for version, layout in layouts.items()
-        }
-
-    def encode(self, record: R) -> bytes:
-        return _encode(self._layout(self._version, *(getattr(record, name) for name in self._names)))
-
-    def decode(self, data: bytes) -> R:
-        """Raises InvalidEvent if the bytes are not such a record of a version that is read."""
-        try:
-            version = _decode_head(data).version
-            if version not in self._read:
-                known = " and ".join(map(str, sorted(self._read)))
-                raise InvalidEvent("wrong_version", f"version {version}, this program reads version {known}")
-            decode, names = self._read[version]
-            found = decode(data)
-        except UNDECODABLE as error:
-            raise InvalidEvent("undecodable", str(error)) from None
-        return self._record(**{name: getattr(found, name) for name in names})
+def decode_results(data: bytes) -> Results:
+    """The results in the field of an entry, of any version that is read; raises InvalidEvent if it has none."""
+    found = _decoded(data, {RESULT_VERSION: _Results, 3: _Result3, 2: _Result2})
+    if not isinstance(found, _Results):
+        one = {name: getattr(found, name) for name in found.__struct_fields__ if name != "version"}
+        return pack([Result(**one)])
+    rows = _rows(found.rows, ROW)
+    for name, (low, high) in RANGES.items():
+        if not ((rows[name] >= low) & (rows[name] <= high)).all():  # NaN is in no range
+            raise InvalidEvent("undecodable", f"a {name} outside {low}…{high}")
+    return Results(rows=rows, **{name: getattr(found, name) for name in SHARED})
 
 
-TRUTH = _Codec(Truth, {TRUTH_VERSION: _Truth})
-RESULT = _Codec(Result, {RESULT_VERSION: _Result, 2: _Result2})
+def encode_truths(truths: Sequence[Truth]) -> bytes:
+    """The bytes of the truths of some events."""
+    kinds = list(dict.fromkeys(truth.kind for truth in truths))
+    rows = [(one.run_id, one.event_id, one.azimuth, one.zenith, kinds.index(one.kind)) for one in truths]
+    return _encode(_Truths(TRUTH_VERSION, kinds, np.array(rows, TRUTH_ROW).tobytes()))
+
+
+def decode_truths(data: bytes) -> list[Truth]:
+    """The truths in the field of an entry, of any version that is read; raises InvalidEvent if it has none."""
+    found = _decoded(data, {TRUTH_VERSION: _Truths, 1: _Truth1})
+    if not isinstance(found, _Truths):
+        return [Truth(**{name: getattr(found, name) for name in found.__struct_fields__ if name != "version"})]
+    rows = _rows(found.rows, TRUTH_ROW)
+    azimuth, zenith = rows["azimuth"], rows["zenith"]
+    if not ((azimuth >= 0) & (azimuth <= MAX_AZIMUTH) & (zenith >= 0) & (zenith <= MAX_ZENITH)).all():
+        raise InvalidEvent("undecodable", "an azimuth outside 0…2π or a zenith outside 0…π")
+    if rows["kind"].max() >= len(found.kinds):
+        raise InvalidEvent("undecodable", "a kind that is not named")
+    columns = (rows[name].tolist() for name in ("run_id", "event_id", "azimuth", "zenith", "kind"))
+    return [
+        Truth(run_id=run_id, event_id=event_id, azimuth=azimuth, zenith=zenith, kind=found.kinds[kind])
+        for run_id, event_id, azimuth, zenith, kind in zip(*columns, strict=True)
+    ]
+
+
+def _array_of(elements: int) -> bytes:
+    """How MessagePack begins an array of at most 15 elements."""
+    return bytes([0x90 | elements])
+
+
+def _rows(data: bytes, layout: np.dtype[np.void]) -> NDArray[np.void]:
+    if not data or len(data) % layout.itemsize:
+        raise InvalidEvent("undecodable", f"{len(data)} bytes of rows of {layout.itemsize}")
+    return np.frombuffer(data, layout)
+
+
+def _decoded(data: bytes, layouts: Mapping[int, type[msgspec.Struct]]) -> Any:
+    """What the bytes hold, by their version."""
+    layout = layouts[_version(data, *layouts)]
+    try:
+        return _decoder(layout)(data)
+    except UNDECODABLE as error:
+        raise InvalidEvent("undecodable", str(error)) from None
+
+
+def _version(data: bytes, *known: int) -> int:
+    """The version, which must be known."""
+    try:
+        version = _decode_head(data).version
+    except UNDECODABLE as error:
+        raise InvalidEvent("undecodable", str(error)) from None
+    if version not in known:
+        words = " and ".join(map(str, sorted(known)))
+        raise InvalidEvent("wrong_version", f"version {version}, this program reads version {words}")
+    return version
+
+
+@cache
+def _decoder(layout: type[msgspec.Struct]) -> Callable[[bytes], Any]:
+    return msgspec.msgpack.Decoder(layout).decode

@@ -20,7 +20,7 @@ from launcher.plan import Plan
 from launcher.report import Counts
 from tritonserver.process import HOST
 
-SAMPLE = 300  # latest results that the latency is computed from
+SAMPLE = 100  # latest entries of results that the latency is computed from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,9 @@ class Probe:
             run = count_run(self._redis, self._plan.run_id)
         except RedisError:
             return None
-        latency = [result.latency_s for result in results if result.run_id >= self._plan.run_id]
+        latency = [
+            one for found in results for one in found.latency_s[found.rows["run_id"] >= self._plan.run_id].tolist()
+        ]
         before = self._before or stream
         return SessionStatus(
             when_s=time.monotonic(),

@@ -9,7 +9,7 @@ from collections import deque
 
 from icestream import wire
 from icestream.event import InvalidEvent
-from icestream.result import Result
+from icestream.result import Results
 from icestream.results.table import table
 from icestream.streams import keys
 from icestream.streams.results import GroupReader
@@ -17,9 +17,9 @@ from icestream.truth import Truth
 from recorder.metrics import RecorderMetrics
 from recorder.spool import EventKey, Spool
 
-READ_AT_ONCE = 2000
+READ_AT_ONCE = 250  # entries
 WINDOW_ROWS = 10_000  # a window is closed early when it has so many
-KEPT_DIRECTIONS = 10_000  # recorded entries that stay in the stream for other readers
+KEPT_DIRECTIONS = 10_000  # recorded results that stay in the stream for other readers
 CLOCKS_MS = 60_000  # that the clocks of an emitter and of Redis may differ
 KEPT_TRUTHS = 200_000  # truths that may wait for a result; those of rejected events never get one
 
@@ -34,40 +34,41 @@ class Collector:
 
     def __init__(self, reader: GroupReader, spool: Spool, metrics: RecorderMetrics):
         self._reader, self._spool, self._metrics = reader, spool, metrics
-        self._results: dict[
-            bytes, Result | None
-        ] = {}  # entries of the open window; None where there is nothing to record
+        # Entries of the open window, with what is to be recorded of them; None where it is nothing.
+        self._results: dict[bytes, Results | None] = {}
         self._open: set[EventKey] = set()  # events of the open window
         self._missing: dict[EventKey, int] = {}  # those whose truths are still to be read → until which entry, Unix ms
         self._truths_read_ms = 0  # time of the latest entry of TRUTH that was read
-        self._truths: dict[tuple[int, int], tuple[bytes, Truth]] = {}  # (run_id, event_id) → entry id, truth
-        self._written: list[bytes] = []  # entries that are on disk and not yet acknowledged
+        self._truths: dict[EventKey, tuple[bytes, Truth]] = {}  # → entry id, truth
+        self._unsettled: dict[bytes, int] = {}  # entries of TRUTH → how many of their truths still wait for a result
+        self._written: dict[bytes, int] = {}  # entries that are on disk and not yet acknowledged → results
         self._settled: list[bytes] = []  # truth entries to acknowledge with them
-        self._recorded: deque[bytes] = deque(maxlen=KEPT_DIRECTIONS)
+        self._recorded = deque[tuple[bytes, int]]()  # entries that stay in the stream → results
+        self._recorded_results = 0
 
     def prepare(self) -> None:
         """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
         self._reader.take()
         self._reader.join()
         for entry_id, data in self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE):
-            self._add_result(entry_id, data)
+            self._add_results(entry_id, data)
         for entry_id, data in self._reader.pending(keys.TRUTH, READ_AT_ONCE):
-            self._add_truth(entry_id, data)
+            self._add_truths(entry_id, data)
         self._acknowledge()
 
     def forget(self) -> None:
         """Drop what was read and is not on disk: another recorder may have recorded it."""
-        for held in (self._results, self._open, self._missing, self._truths):
+        for held in (self._results, self._open, self._missing, self._truths, self._unsettled):
             held.clear()
 
     def read(self, block_ms: int | None) -> int:
-        """Read new results, waiting for at most `block_ms` (None: not at all), and all truths; returns the number of results."""
+        """Read new results, waiting for at most `block_ms` (None: not at all), and all truths; returns the number of their entries."""
         self._reader.renew()
         entries = self._reader.new(keys.DIRECTIONS, READ_AT_ONCE, block_ms)
         if not entries:
             self._reader.show_alive()
         for entry_id, data in entries:
-            self._add_result(entry_id, data)
+            self._add_results(entry_id, data)
         self._read_truths()
         self._metrics.unmatched(len(self._truths))
         return len(entries)
@@ -81,34 +82,35 @@ class Collector:
             if not (truths := self._reader.new(keys.TRUTH, READ_AT_ONCE)):
                 break
             for entry_id, data in truths:
-                self._add_truth(entry_id, data)
+                self._add_truths(entry_id, data)
             while len(self._truths) > KEPT_TRUTHS + READ_AT_ONCE:
                 oldest = next((event for event in self._truths if event not in self._open), None)
                 if oldest is None:
                     break
-                self._settled.append(self._truths.pop(oldest)[0])
+                self._settle(oldest)
         self._missing.clear()  # a truth is written before its event: these have none
 
     @property
     def full(self) -> bool:
         """The open window should be closed now."""
-        return len(self._results) >= WINDOW_ROWS
+        return len(self._open) >= WINDOW_ROWS or len(self._results) >= WINDOW_ROWS
 
     def close_window(self) -> None:
         """Put the open window into the spool and acknowledge its entries; raises AnotherReader if another recorder has them now."""
         self._acknowledge()  # what an earlier call has written and failed to acknowledge
         if not self._results:
             return
-        results = [result for result in self._results.values() if result is not None]
+        results = [found for found in self._results.values() if found is not None]
         if results:
-            found = [self._truths.get((result.run_id, result.event_id)) for result in results]
-            rows = table(results, [pair[1] if pair else None for pair in found])
+            events = [event for found in results for event in found.events]
+            known = [self._truths.get(event) for event in events]
+            rows = table(results, [pair and pair[1] for pair in known])
             self._spool.write(rows, confirm=self._reader.renew)
             self._metrics.spooled(rows)
-            for result in results:
-                self._truths.pop((result.run_id, result.event_id), None)
-            self._settled += [pair[0] for pair in found if pair]
-        self._written += self._results
+            for event, pair in zip(events, known, strict=True):
+                if pair:
+                    self._settle(event)
+        self._written |= {entry_id: len(found or ()) for entry_id, found in self._results.items()}
         self._results.clear()
         self._open.clear()
         self._acknowledge()
@@ -124,43 +126,59 @@ class Collector:
     def _acknowledge(self) -> None:
         if not self._written and not self._settled:
             return
-        trim_before = self._recorded[0] if len(self._recorded) == KEPT_DIRECTIONS else None
-        self._reader.acknowledge(self._written, self._settled, trim_before)
-        self._recorded.extend(self._written)
+        while self._recorded and self._recorded_results - self._recorded[0][1] >= KEPT_DIRECTIONS:
+            self._recorded_results -= self._recorded.popleft()[1]
+        trim_before = self._recorded[0][0] if self._recorded_results >= KEPT_DIRECTIONS else None
+        self._reader.acknowledge(list(self._written), self._settled, trim_before)
+        self._recorded.extend((entry_id, max(1, results)) for entry_id, results in self._written.items())
+        self._recorded_results += sum(max(1, results) for results in self._written.values())
         self._written.clear()
         self._settled.clear()
 
-    def _add_result(self, entry_id: bytes, data: bytes) -> None:
+    def _add_results(self, entry_id: bytes, data: bytes) -> None:
         if entry_id in self._results or entry_id in self._written:
             return
         self._results[entry_id] = None
         try:
-            result = wire.RESULT.decode(data)
+            results = wire.decode_results(data)
         except InvalidEvent:
             self._metrics.undecodable()
             return
-        event = (result.run_id, result.event_id)
-        if event in self._open or self._spool.has(event):
-            self._metrics.repeated()
-            return
-        self._open.add(event)
-        if event not in self._truths:
-            self._missing[event] = result.emitted_ns // 1_000_000 + CLOCKS_MS
-        self._results[entry_id] = result
+        fresh = []
+        for index, event in enumerate(results.events):
+            if event not in self._open and not self._spool.has(event):
+                fresh.append(index)
+                self._open.add(event)
+                if event not in self._truths:
+                    self._missing[event] = int(results.rows["emitted_ns"][index]) // 1_000_000 + CLOCKS_MS
+        self._metrics.repeated(len(results) - len(fresh))
+        if fresh:
+            self._results[entry_id] = results.only(fresh)
 
-    def _add_truth(self, entry_id: bytes, data: bytes) -> None:
+    def _add_truths(self, entry_id: bytes, data: bytes) -> None:
         self._truths_read_ms = int(entry_id.split(b"-")[0])
+        if entry_id in self._unsettled:
+            return
         try:
-            truth = wire.TRUTH.decode(data)
+            truths = {(truth.run_id, truth.event_id): truth for truth in wire.decode_truths(data)}
         except InvalidEvent:
             self._metrics.undecodable()
+            truths = {}
+        waiting = {event: truth for event, truth in truths.items() if not self._spool.has(event)}
+        if not waiting:
             self._settled.append(entry_id)
             return
-        if self._spool.has((truth.run_id, truth.event_id)):
+        for event in waiting:
+            self._missing.pop(event, None)
+            if event in self._truths:
+                self._settle(event)
+        self._unsettled[entry_id] = len(waiting)
+        self._truths.update({event: (entry_id, truth) for event, truth in waiting.items()})
+
+    def _settle(self, event: EventKey) -> None:
+        """The truth of an event is no longer wanted; its entry goes when this is so for all of its truths."""
+        entry_id, _ = self._truths.pop(event)
+        self._unsettled[entry_id] -= 1
+        if not self._unsettled[entry_id]:
+            del self._unsettled[entry_id]
             self._settled.append(entry_id)
-            return
-        self._missing.pop((truth.run_id, truth.event_id), None)
-        earlier = self._truths.pop((truth.run_id, truth.event_id), None)
-        if earlier and earlier[0] != entry_id:
-            self._settled.append(earlier[0])
-        self._truths[(truth.run_id, truth.event_id)] = (entry_id, truth)

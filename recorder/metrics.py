@@ -48,13 +48,10 @@ class RecorderMetrics(ProcessMetrics):
         known = len(columns["opening_angle_degrees"])
         self.metrics["recorder_events_total", "known"].inc(known)
         self.metrics["recorder_events_total", "unknown"].inc(rows.num_rows - known)
-        for value in columns.pop("opening_angle_degrees").tolist():
-            self.metrics[ANGLE, "network"].observe(value)
-        for value in numbers(rows, "linefit_opening_angle_deg").tolist():
-            self.metrics[ANGLE, "linefit"].observe(value)
+        self.metrics[ANGLE, "network"].observe_all(columns.pop("opening_angle_degrees"))
+        self.metrics[ANGLE, "linefit"].observe_all(numbers(rows, "linefit_opening_angle_deg"))
         for name, column in columns.items():
-            for value in column.tolist():
-                self.metrics[f"recorder_{name}"].observe(value)
+            self.metrics[f"recorder_{name}"].observe_all(column)
 
     def unmatched(self, truths: int) -> None:
         self.metrics["recorder_unmatched_truths"].set(truths)
@@ -62,8 +59,8 @@ class RecorderMetrics(ProcessMetrics):
     def undecodable(self) -> None:
         self.metrics["recorder_undecodable_entries_total"].inc()
 
-    def repeated(self) -> None:
-        self.metrics["recorder_repeated_results_total"].inc()
+    def repeated(self, results: int) -> None:
+        self.metrics["recorder_repeated_results_total"].inc(results)
 
     def damaged(self, windows: int) -> None:
         self.metrics["recorder_damaged_windows_total"].inc(windows)

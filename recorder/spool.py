@@ -237,7 +237,7 @@ class Spool:
 
 
 def _events(rows: pa.Table) -> Iterable[EventKey]:
-    return zip(rows["run_id"].to_pylist(), rows["event_id"].to_pylist(), strict=True)
+    return zip(rows["run_id"].to_numpy().tolist(), rows["event_id"].to_numpy().tolist(), strict=True)
 
 
 def _write(path: Path, content: bytes, confirm: Callable[[], None] = lambda: None) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from icestream import wire
 from icestream.event import Event
-from icestream.result import Result
+from icestream.result import Result, pack
 from icestream.streams import keys
 from icestream.truth import Truth
 
@@ -38,7 +38,15 @@ def made_result(event_id: int = 1, run_id: int = 7, **changes: Any) -> Result:
         "n_pulses": 20, "n_used": 20, "model": "icemix", "model_version": "1", "checkpoint": "c.safetensors sha256:0", "emitted_ns": 10**18, "read_ns": 10**18 + 10**6,
         "sent_ns": 10**18 + 2 * 10**6, "answered_ns": 10**18 + 3 * 10**6, "stored_ns": 10**18 + 4 * 10**6,
     }  # fmt: skip
-    return Result(**{**values, **changes})
+    values |= changes
+    for name in ("direction", "linefit"):  # float32, as results are stored
+        values[name] = tuple(np.array(values[name], np.float32).tolist())
+    return Result(**values)
+
+
+def encoded(*results: Result) -> bytes:
+    """An entry of results."""
+    return wire.encode_results(pack(results))
 
 
 def put(redis: Any, *events: Event) -> None:
@@ -49,7 +57,12 @@ def put(redis: Any, *events: Event) -> None:
 
 def results(redis: Any) -> list[Result]:
     """All results in the stream."""
-    return [wire.RESULT.decode(fields[wire.FIELD]) for _, fields in redis.xrange(keys.DIRECTIONS)]
+    return [result for _, fields in redis.xrange(keys.DIRECTIONS) for result in wire.decode_results(fields[wire.FIELD])]
+
+
+def stored(redis: Any) -> int:
+    """How many results were ever stored."""
+    return int(redis.get(keys.STORED) or 0)
 
 
 def raw(version: object = 1, run_id: object = 1, event_id: object = 5, emitted: object = 0, **columns: Any) -> bytes:

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import msgspec
+
 from icestream.event import Event
 from icestream.inference.errors import RequestRefused
 from icestream.tensors import padded_length
 
 
-@dataclass(frozen=True)
-class QueuedEvent:
+class QueuedEvent(msgspec.Struct, frozen=True, gc=False):
     """An event that waits for its request; the bridge and the display each add what they need to know of it."""
 
     event: Event

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from icestream import direction
-from icestream.result import Result
+from icestream.result import COLUMNS, SHARED, Results
 from icestream.truth import Truth
 
 SCHEMA = pa.schema([
@@ -42,20 +42,20 @@ SCHEMA = pa.schema([
 TRACKS = ("through-going", "starting")  # the kinds that are not cascades
 
 
-def table(results: Sequence[Result], truths: Sequence[Truth | None]) -> pa.Table:
-    """Results with the truth of each, where it is known."""
-    vector = np.array([result.direction for result in results]).reshape(-1, 3)
-    guess = np.array([result.linefit for result in results]).reshape(-1, 3)
-    known = np.array([truth is not None for truth in truths], bool)
+def table(results: Sequence[Results], truths: Sequence[Truth | None]) -> pa.Table:
+    """Results with the truth of each event, where it is known."""
+    rows = np.concatenate([found.rows for found in results])
+    sizes = [len(found) for found in results]
     true_azimuth = np.array([truth.azimuth if truth else np.nan for truth in truths])
     true_zenith = np.array([truth.zenith if truth else np.nan for truth in truths])
+    known = np.array([truth is not None for truth in truths], bool)
+    vector, guess = rows["direction"].astype(np.float64), rows["linefit"].astype(np.float64)
     true_vector = direction.to_vector(true_azimuth, true_zenith)
     guessed: NDArray[np.bool_] = np.any(guess != 0, axis=1)
-    columns: dict[str, Any] = {
-        name: [getattr(result, name) for result in results]
-        for name in SCHEMA.names
-        if name in Result.__dataclass_fields__
-    }
+    columns: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in SCHEMA.names if name in COLUMNS}
+    for name in SHARED:
+        of_each = pa.array([getattr(found, name) for found in results], SCHEMA.field(name).type)
+        columns[name] = of_each.take(np.repeat(np.arange(len(results)), sizes))
     columns["azimuth"], columns["zenith"] = direction.to_angles(vector)
     for name, values in zip(("linefit_azimuth", "linefit_zenith"), direction.to_angles(guess), strict=True):
         columns[name] = _nullable(values, guessed)

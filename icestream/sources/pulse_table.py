@@ -8,13 +8,14 @@ Memory is that of a batch and of a chunk, some 150 MB, and 40 bytes (with its tr
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from icestream.event import MAX_PULSES, RawEvent

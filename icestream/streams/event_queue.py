@@ -6,14 +6,15 @@ claimed by any other bridge.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from icestream import wire
-from icestream.result import Result
+from icestream.result import Results
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names_asyncio
 from icestream.streams.connection import BLOCK_MS, AsyncRedis, ResponseError
@@ -29,8 +30,7 @@ DETAIL_CHARACTERS = 1000  # of a dead letter
 IMMEDIATE_S = 0.002  # a blocking read that returns within it found an entry that was there
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entry of the stream of events, as delivered to this bridge."""
 
     entry_id: bytes
@@ -63,6 +63,9 @@ class Outcome(IntEnum):
     WAS_DONE = 0  # the entry was no longer pending: another bridge was faster, or this call is a repetition
     STORED = 1
     DUPLICATE = 2  # an earlier entry of the same event has a result
+
+
+OUTCOMES = list(Outcome)
 
 
 class EventQueue:
@@ -155,10 +158,10 @@ class EventQueue:
         """Make entries claimable that are nobody's, delete consumers that hold nothing, trim results that no recorder asked for.
 
         Returns:
-            The number of entries that were nobody's, and of results that were trimmed.
+            The number of entries that were nobody's, and of entries of results that were trimmed.
         """
         arguments: list[str | int] = [
-            keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS, keys.UNASKED_KEPT,
+            keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS, keys.UNASKED_BYTES,
         ]  # fmt: skip
         found, trimmed = await self._tidy(keys=[keys.EVENTS, keys.DIRECTIONS, keys.TRUTH], args=arguments)
         return int(found), int(trimmed)
@@ -174,28 +177,28 @@ class EventQueue:
             await self._redis.xreadgroup(keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: keys.END}, count=1)
 
     async def complete(
-        self, results: Sequence[tuple[bytes, Result]], shown: Mapping[int, bytes] = MappingProxyType({})
+        self, entry_ids: Sequence[bytes], results: Results, shown: tuple[int, bytes] | None = None
     ) -> list[Outcome]:
         """Store results and remove the entries of their events.
 
         Args:
-            results: each with the entry id of its event.
-            shown: payloads of the events to show, by the index of their result.
+            entry_ids: of the event of each result.
+            shown: an event to show: the index of its result, and its payload.
         """
-        runs = {run_id: number for number, run_id in enumerate({result.run_id for _, result in results}, 1)}
+        events = results.events
+        runs = {run_id: number for number, run_id in enumerate(dict.fromkeys(run_id for run_id, _ in events), 1)}
+        index, event = shown or (0, b"")
         arguments: list[bytes | str | int] = [
             keys.BRIDGE_GROUP, wire.FIELD, keys.REMEMBERED_MS, keys.REMEMBERED_MOST, keys.SHOWN_KEPT, keys.RUN_KEPT_S,
+            wire.results_head(results), results.rows.tobytes(), event, index + 1,
         ]  # fmt: skip
-        for index, (entry_id, result) in enumerate(results):
-            event = f"{result.run_id}:{result.event_id}"
-            arguments += [
-                entry_id, event, wire.RESULT.encode(result), shown.get(index, b""), runs[result.run_id],
-            ]  # fmt: skip
+        for entry_id, (run_id, event_id) in zip(entry_ids, events, strict=True):
+            arguments += (entry_id, f"{run_id}:{event_id}", runs[run_id])
         outcomes = await self._complete(
-            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, keys.DONE, *map(keys.run, runs)],
+            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, keys.DONE, keys.STORED, *map(keys.run, runs)],
             args=arguments,
         )
-        return [Outcome(outcome) for outcome in outcomes]
+        return [OUTCOMES[outcome] for outcome in outcomes]
 
     async def reject(self, rejection: Rejection) -> bool:
         """Move an entry to the dead letters; False if another bridge has dealt with it."""

@@ -15,6 +15,7 @@ SHOWN = "{icestream}:shown"  # bridge → display: a few events with their pulse
 # Sorted set of recently completed events, "run_id:event_id"; the score is the time of the event's entry, Unix ms. A second
 # entry of the same event within REMEMBERED_MS of it is a duplicate.
 DONE = "{icestream}:done"
+STORED = "{icestream}:stored"  # counter: results ever stored
 EMITTED = (
     "{icestream}:emitted"  # prefix of one hash per run: how many events were emitted and stored, and what they are
 )
@@ -35,8 +36,7 @@ REMEMBERED_MOST = 1_000_000  # events: some 110 MB, five minutes at 3000 events/
 REJECTED_KEPT = 10_000  # entries
 REJECTED_KEPT_BYTES = 32 * 2**20  # of their payloads
 REJECTED_PAYLOAD_BYTES = 64 * 2**10  # of one payload; the rest of a larger one is not kept
-# Results, and truths, that stay where no recorder has ever read: some 230 MB, five minutes at 3000 events/s.
-UNASKED_KEPT = 1_000_000
+UNASKED_BYTES = 128 * 2**20  # of results, and of truths, that stay where no recorder has ever read
 SHOWN_KEPT = 500  # entries, some minutes
 SHOWN_BYTES = 128 * 2**10  # of the payload of one: some 10 000 pulses
 RUN_KEPT_S = 604_800  # that the hash of a run outlives its last write

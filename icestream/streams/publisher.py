@@ -118,12 +118,13 @@ class Publisher:
             AnotherWriter, PositionLost: nothing was written.
         """
         last = pairs[-1][0]
+        truths = [truth for _, truth in pairs if truth is not None]
         arguments: list[bytes | str | int] = [
             self._writer, first, wire.FIELD, last.run_id, last.event_id, keys.RUN_KEPT_S, int(self._on_disk),
+            wire.encode_truths(truths) if truths else b"",
+            *(wire.encode_event(event, now_ns) for event, _ in pairs),
         ]  # fmt: skip
         passes = {event.run_id for event, _ in pairs} - {self._run_id}
-        for event, truth in pairs:
-            arguments += [wire.encode_event(event, now_ns), b"" if truth is None else wire.TRUTH.encode(truth)]
         began_s = time.monotonic()
         streams = [keys.EVENTS, keys.TRUTH, self._key, *map(keys.run, passes)]
         backlog = int(self._publish(keys=streams, args=arguments))

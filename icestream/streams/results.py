@@ -9,7 +9,7 @@ from typing import Any
 
 from icestream import wire
 from icestream.event import InvalidEvent
-from icestream.result import Result
+from icestream.result import Results
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
 from icestream.streams.connection import Redis
@@ -17,7 +17,7 @@ from icestream.streams.event_queue import MAX_PAYLOAD_BYTES
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
 
-RECORD_BYTES = 16 * 2**10  # more than a result or a truth has; of a larger payload only the beginning is read
+RECORD_BYTES = 256 * 2**10  # more than an entry of results or truths has; of a larger one only the beginning is read
 READ_BYTES = 8 * 2**20  # read at once
 LATEST = "18446744073709551615-18446744073709551615"  # beyond any entry
 
@@ -144,14 +144,14 @@ class GroupReader:
         return [(entry_id, fields.get(wire.FIELD, b"")[:RECORD_BYTES]) for entry_id, fields in found]
 
 
-def latest_results(redis: Redis, count: int) -> list[Result]:
-    """The latest results in the stream, newest first; entries that are not results are left out. Raises RedisError."""
+def latest_results(redis: Redis, count: int) -> list[Results]:
+    """The latest entries of results in the stream, newest first; what is none is left out. Raises RedisError."""
     tail = redis.register_script(load("tail"))
     entries: Any = tail(keys=[keys.DIRECTIONS], args=[LATEST, count, READ_BYTES, RECORD_BYTES, "XREVRANGE"])
     found = []
     for _, fields in entries:
         with suppress(InvalidEvent):
-            found.append(wire.RESULT.decode(_payload(fields)))
+            found.append(wire.decode_results(_payload(fields)))
     return found
 
 

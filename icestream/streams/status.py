@@ -13,7 +13,7 @@ LOOKED_AT = 10  # oldest events that are looked at whether a bridge holds them
 COUNTED = 1000  # entries that are counted at most where Redis does not know a group's lag, after a restart
 
 _SCRIPT = load("status")
-_KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED, keys.EMITTER)
+_KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED, keys.EMITTER, keys.STORED)
 _ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED), str(LOOKED_AT))
 
 
@@ -26,9 +26,9 @@ class StreamStatus:
     oldest_pending_s: float  # age of the oldest of them; 0 if there is none
     oldest_unheld_s: float  # age of the oldest event that no bridge holds; 0 if there is none
     last_event_s: float | None  # age of the newest event ever written; None if there has been none
-    unrecorded: int  # results that the recorder has not put on disk
+    unrecorded: int  # entries of results that the recorder has not put on disk
     oldest_unrecorded_s: float  # age of the oldest of them; 0 if there is none
-    emitted_total: int  # entries ever added: events,
+    emitted_total: int  # events ever added,
     stored_total: int  # results,
     rejected_total: int  # dead letters
     rejected: int  # dead letters that are there now

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-import bridge.inference
+import bridge.decoding
 from bridge.__main__ import main
 from icestream import wire
 
@@ -17,13 +17,13 @@ class CrashingWire:
         return getattr(wire, name)
 
     @staticmethod
-    def decode_event(payload: bytes) -> Any:
-        event = wire.decode_event(payload)
-        if event.event_id == POISON:
+    def event_columns(payload: bytes) -> Any:
+        columns = wire.event_columns(payload)
+        if columns.event_id == POISON:
             os._exit(9)
-        return event
+        return columns
 
 
 if __name__ == "__main__":
-    vars(bridge.inference)["wire"] = CrashingWire()
+    vars(bridge.decoding)["wire"] = CrashingWire()
     main()

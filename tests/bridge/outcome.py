@@ -5,10 +5,11 @@ from typing import Any
 
 from icestream import wire
 from icestream.streams import keys
+from tests.events import stored
 
 
 def finished(redis: Any, number: int) -> Callable[[], bool]:
-    return lambda: redis.xlen(keys.DIRECTIONS) + redis.xlen(keys.REJECTED) >= number and redis.xlen(keys.EVENTS) == 0
+    return lambda: stored(redis) + redis.xlen(keys.REJECTED) >= number and redis.xlen(keys.EVENTS) == 0
 
 
 def rejected(redis: Any) -> dict[int, bytes]:

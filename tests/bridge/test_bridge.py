@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from msgspec.structs import replace
 
 from bridge.suspects import MAX_ALONE
 from icestream import wire
@@ -24,7 +24,7 @@ from icestream.streams import keys
 from icestream.tensors import pad
 from tests.bridge.crashing_bridge import POISON
 from tests.bridge.outcome import finished
-from tests.events import HOSTILE, event, put, results
+from tests.events import HOSTILE, event, put, results, stored
 from tests.servers import Program, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
 
@@ -176,10 +176,10 @@ def test_two_bridges_share_the_work(redis: Any, bridge: Start) -> None:
 def test_sigterm_finishes_what_is_in_flight(redis: Any, bridge: Start) -> None:
     put(redis, *(event(number, pulses=120) for number in range(600)))
     process = bridge()
-    wait_until(lambda: redis.xlen(keys.DIRECTIONS) > 50, "some results")
+    wait_until(lambda: stored(redis) > 50, "some results")
     assert process.stop() == 0
     assert redis.xpending(keys.EVENTS, keys.BRIDGE_GROUP)["pending"] == 0
-    assert redis.xlen(keys.DIRECTIONS) + redis.xlen(keys.EVENTS) == 600
+    assert stored(redis) + redis.xlen(keys.EVENTS) == 600
     assert redis.xinfo_consumers(keys.EVENTS, keys.BRIDGE_GROUP) == []
 
 
@@ -187,7 +187,7 @@ def test_killed_bridges_lose_and_double_nothing(redis: Any, bridge: Start) -> No
     put(redis, *(event(number, pulses=60) for number in range(1500)))
     for share in (200, 600, 1000):
         process = bridge()
-        wait_until(lambda least=share: redis.xlen(keys.DIRECTIONS) >= least, f"{share} results")
+        wait_until(lambda least=share: stored(redis) >= least, f"{share} results")
         process.kill()
     assert redis.xpending(keys.EVENTS, keys.BRIDGE_GROUP)["pending"] > 0
     last = bridge()
@@ -237,7 +237,7 @@ def test_redis_may_be_killed_under_load(own_redis: RedisProcess, bridge: Start) 
     put(redis, *(event(number, pulses=60) for number in range(1200)))
     bridge(redis_url=own_redis.url)
     for least in (200, 500):
-        wait_until(lambda wanted=least: redis.xlen(keys.DIRECTIONS) > wanted, "some results")
+        wait_until(lambda wanted=least: stored(redis) > wanted, "some results")
         own_redis.kill()
         own_redis.start()
     wait_until(finished(redis, 1200), "all results", 60)

@@ -12,7 +12,7 @@ from bridge.inference import MAX_FAILURES, MAX_LOST
 from icestream import wire
 from icestream.streams import keys
 from tests.bridge.outcome import finished, rejected
-from tests.events import event, put, results
+from tests.events import event, put, results, stored
 from tests.models import FAULTS
 from tests.servers import Program, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_give_its_known_answers_is_refused_in_words(
     wait_until(lambda: reason in process.log, "it says why")
     assert process.metric("icestream_bridge_tritons", state="wrong") == 1
     assert process.stop() == 0
-    assert (redis.xlen(keys.EVENTS), redis.xlen(keys.DIRECTIONS), redis.xlen(keys.REJECTED)) == (1, 0, 0)
+    assert (redis.xlen(keys.EVENTS), stored(redis), redis.xlen(keys.REJECTED)) == (1, 0, 0)
     assert "Traceback" not in process.log
 
 
@@ -112,18 +112,18 @@ def test_no_result_is_of_another_model_that_appears_while_the_stream_runs(
 ) -> None:
     process = bridge()
     program("emitter", redis_url=redis_server.url, rate=50, count=600, run_id=9)
-    wait_until(lambda: redis.xlen(keys.DIRECTIONS) > 50, "results of version 1")
+    wait_until(lambda: stored(redis) > 50, "results of version 1")
     with another_model(triton.repository, "swapped"):
         triton.kill()
         triton.start()
         wait_until(lambda: process.metric("icestream_bridge_tritons", state="wrong") == 1, "the other model is seen")
         assert "icemix is not what was exported" in process.log
-        stored = redis.xlen(keys.DIRECTIONS)
+        before = stored(redis)
         wait_until(lambda: redis.xlen(keys.EVENTS) > 100, "events wait")
-        assert redis.xlen(keys.DIRECTIONS) == stored
+        assert stored(redis) == before
     triton.kill()
     triton.start()
-    wait_until(lambda: redis.xlen(keys.DIRECTIONS) == 600, "all results")
+    wait_until(lambda: stored(redis) == 600, "all results")
     assert {(one.model, one.model_version) for one in results(redis)} == {("icemix", "1")}
     assert all("sha256:" in one.checkpoint for one in results(redis))
     assert redis.xlen(keys.REJECTED) == 0
@@ -141,7 +141,7 @@ def test_a_wrong_triton_of_two_is_never_asked(redis: Any, bridge: Start, triton:
         states = [process.metric("icestream_bridge_tritons", state=state) for state in ("proved", "away", "wrong")]
         assert states == [1, 0, 1]
     right = {one.event_id: one.direction for one in results(redis)}
-    redis.delete(keys.DIRECTIONS, keys.DONE)
+    redis.delete(keys.DIRECTIONS, keys.DONE, keys.STORED)
     process.stop()
     bridge()
     put(redis, *(event(number) for number in range(100)))
@@ -179,7 +179,7 @@ def test_a_triton_that_fails_at_every_event_of_its_length_makes_those_wait(
         process = bridge(model="picky", max_batch=2)
         put(redis, *long, *(event(number) for number in range(4, 8)))
         retries = "icestream_bridge_retries_total"
-        wait_until(lambda: redis.xlen(keys.DIRECTIONS) == 4, "the results of the short ones")
+        wait_until(lambda: stored(redis) == 4, "the results of the short ones")
         wait_until(lambda: process.metric(retries) > 2 * MAX_FAILURES, "more failures than one event may have", 120)
         assert redis.xlen(keys.REJECTED) == 0
         assert process.metric("icestream_bridge_tritons", state="proved") == 1
@@ -210,13 +210,13 @@ def test_a_model_that_is_not_served_is_named(bridge: Start) -> None:
 def test_triton_may_be_killed_under_load(redis: Any, bridge: Start, triton: TritonProcess) -> None:
     put(redis, *(event(number, pulses=60) for number in range(1200)))
     process = bridge()
-    wait_until(lambda: redis.xlen(keys.DIRECTIONS) > 200, "some results")
+    wait_until(lambda: stored(redis) > 200, "some results")
     triton.kill()
     try:
         wait_until(lambda: process.metric("icestream_bridge_retries_total") > 3, "the bridge notices")
-        stored = redis.xlen(keys.DIRECTIONS)
-        assert stored < 1200
-        assert redis.xlen(keys.EVENTS) + stored == 1200
+        before = stored(redis)
+        assert before < 1200
+        assert redis.xlen(keys.EVENTS) + before == 1200
     finally:
         triton.start()
     wait_until(finished(redis, 1200), "all results", 60)

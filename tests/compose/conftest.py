@@ -74,6 +74,10 @@ class System:
         runs = self.redis("--scan", "--pattern", f"{keys.EMITTED}:*")
         return sum(int(self.redis("HGET", run, "emitted")[0]) for run in runs)
 
+    def stored(self) -> int:
+        """Results that were ever stored."""
+        return int(self.redis("GET", keys.STORED)[0] or 0)
+
     def added(self, stream: str) -> int:
         """Entries that were ever added to a stream."""
         if self.redis("EXISTS", stream) == ["0"]:

@@ -7,11 +7,11 @@ down      only what comes from above
 import os
 import sys
 import time
-from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from icestream.detector import nominal_icecube86
 from icestream.sources.simulation.simulator import simulated_events

@@ -23,11 +23,11 @@ def balance(system: System) -> None:
     """Every event that was emitted has a result, or is one of the few on their way."""
     emitted = system.emitted()
     wait_until(
-        lambda: system.added(keys.DIRECTIONS) + system.added(keys.REJECTED) >= emitted,
+        lambda: system.stored() + system.added(keys.REJECTED) >= emitted,
         "what was emitted is through",
         120,
     )
-    done = system.added(keys.DIRECTIONS)
+    done = system.stored()
     assert system.added(keys.REJECTED) == 0
     assert emitted <= done <= system.emitted()  # the emitter goes on meanwhile
     wait_until(lambda: int(system.redis("XLEN", keys.EVENTS)[0]) < 500, "few are on their way", 120)
@@ -66,11 +66,11 @@ def test_three_bridges_share_the_work_and_prometheus_finds_them(system: System) 
 
 
 def test_down_and_up_again_goes_on_and_loses_nothing(system: System) -> None:
-    emitted, done = system.emitted(), system.added(keys.DIRECTIONS)
+    emitted, done = system.emitted(), system.stored()
     system.compose("down")
     system.up()
     assert system.emitted() >= emitted
-    assert system.added(keys.DIRECTIONS) >= done
+    assert system.stored() >= done
     balance(system)
     recorded = "sum(icestream_recorder_events_total)"
     wait_until(lambda: float((system.ask(recorded) or [{"value": [0, 0]}])[0]["value"][1]) > 0, "recording goes on", 60)
@@ -88,9 +88,9 @@ def test_a_killed_bridge_is_started_again_and_takes_up_what_it_held(system: Syst
 
 
 def test_the_stream_does_not_notice_that_prometheus_is_away(system: System) -> None:
-    done = system.added(keys.DIRECTIONS)
+    done = system.stored()
     system.compose("stop", "prometheus")
-    wait_until(lambda: system.added(keys.DIRECTIONS) > done + 500, "the stream goes on", 60)
+    wait_until(lambda: system.stored() > done + 500, "the stream goes on", 60)
     system.compose("start", "prometheus")
     wait_until(lambda: system.ask("icestream:stored:rate1m > 50"), "rates are whole again", 120)
     balance(system)
@@ -102,13 +102,13 @@ def test_a_kaggle_folder_is_replayed_in_the_emitters_place(system: System, tmp_p
     for path in tmp_path.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     system.environment["ICESTREAM_KAGGLE_DIR"] = str(tmp_path)
-    done = system.added(keys.DIRECTIONS)
+    done = system.stored()
     system.compose("--profile", "replay", "up", "-d", "--scale", "emitter=0")
     wait_until(lambda: system.redis("HGET", f"{keys.EMITTED}:1", "emitted") == ["500"], "the folder is emitted", 120)
     wait_until(lambda: [one["State"]["Status"] for one in system.containers("replay")] == ["exited"], "it has ended")
     assert system.containers("replay")[0]["State"]["ExitCode"] == 0
     wait_until(lambda: system.redis("XLEN", keys.EVENTS) == ["0"], "all is through", 60)
-    assert system.added(keys.DIRECTIONS) >= done + 500
+    assert system.stored() >= done + 500
     assert system.added(keys.REJECTED) == 0
     system.compose("--profile", "replay", "rm", "--force", "--stop", "replay")
     system.up()

@@ -241,5 +241,5 @@ def test_a_fault_is_told_and_passes(system: System, fault: Fault) -> None:
 
 def test_nothing_was_lost(system: System) -> None:
     emitted = system.emitted()
-    wait_until(lambda: system.added(keys.DIRECTIONS) + system.added(keys.REJECTED) >= emitted, "all is through", 300)
+    wait_until(lambda: system.stored() + system.added(keys.REJECTED) >= emitted, "all is through", 300)
     assert system.added(keys.REJECTED) == 1

@@ -12,7 +12,7 @@ from display.metrics import DisplayMetrics
 from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import connect
-from tests.events import made_result
+from tests.events import encoded, made_result
 from tests.servers import RedisProcess
 from tests.waiting import wait_until
 
@@ -45,7 +45,7 @@ def test_figures_go_on_when_the_time_of_day_is_set_back(redis: Any, redis_server
 
     def store(number: int, at_ns: int, latency_ms: int) -> None:
         result = made_result(number, emitted_ns=at_ns - latency_ms * 10**6, stored_ns=at_ns)
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(result)})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(result)})
 
     def latency_is(ms: int) -> bool:
         clock.now_s += 0.01  # so that the status is summed up again
@@ -67,8 +67,8 @@ def test_a_value_that_is_too_large_is_not_read_whole(redis: Any, redis_server: R
     with following(redis_server, Clock()) as follower:
         for stream in (keys.DIRECTIONS, keys.TRUTH):
             redis.xadd(stream, {wire.FIELD: bytes(5 * 2**20)})
-        redis.xadd(keys.SHOWN, {wire.FIELD: bytes(5 * 2**20), "result": wire.RESULT.encode(made_result(1))})
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(1))})
+        redis.xadd(keys.SHOWN, {wire.FIELD: bytes(5 * 2**20), "result": encoded(made_result(1))})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(1))})
         wait_until(lambda: follower.find((7, 1))[0], "the next good result is there")
         assert follower.find((7, 1))[1] is None
         assert all(len(payload) <= keys.SHOWN_BYTES for payload in follower._shown.values())

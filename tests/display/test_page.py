@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from icestream import wire
 from icestream.streams import keys
-from tests.events import made_result
+from tests.events import encoded, made_result
 from tests.servers import Display, Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 
@@ -135,7 +135,7 @@ def test_a_page_behind_a_token_works_with_the_password(
     redis: Any, start: Callable[..., Display], browser: Browser, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("s3cret")
-    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(1))})
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(1))})
     display = start(token_file=tmp_path / "token")
     page = browser.new_context(http_credentials={"username": "me", "password": "s3cret"}).new_page()
     page.goto(display.url)

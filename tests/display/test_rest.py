@@ -30,7 +30,7 @@ from icestream.event import Event
 from icestream.sources.simulation.simulator import simulated_events
 from icestream.streams import keys
 from icestream.tensors import pad
-from tests.events import event, made_result, truth
+from tests.events import encoded, event, made_result, truth
 from tests.servers import Display, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST
@@ -306,12 +306,12 @@ def test_the_latest_results_and_one_with_its_pulses(redis: Any, start: Start) ->
     for number in range(10):
         stored = made_result(number, kappa=float(number), stored_ns=now + number)
         if number == 4:
-            redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, 4, 1.0, 0.5, "cascade"))})
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(stored)})
+            redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, 4, 1.0, 0.5, "cascade")])})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(stored)})
         if number == 4:
             redis.xadd(
                 keys.SHOWN,
-                {wire.FIELD: wire.encode_event(event(4), 1), "result": wire.RESULT.encode(stored)},
+                {wire.FIELD: wire.encode_event(event(4), 1), "result": encoded(stored)},
             )
     display = start()
     wait_until(lambda: len(display.ask("/v1/events")[1]["events"]) == 10, "the results are read")

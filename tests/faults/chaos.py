@@ -348,7 +348,7 @@ def main() -> None:
     print(f"seed {options.seed}")
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ExitStack() as stack:
         stream = Stream(Path(folder), stack)
-        wait_until(lambda: stream.redis.xlen(keys.DIRECTIONS) > 50, "the stream runs")
+        wait_until(lambda: int(stream.redis.get(keys.STORED) or 0) > 50, "the stream runs")
         began = time.monotonic()
         for number in range(1, options.blows + 1):
             blow = chance.choice(BLOWS)

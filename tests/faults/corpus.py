@@ -11,7 +11,7 @@ import msgspec
 
 from icestream import wire
 from icestream.streams import keys
-from tests.events import DEEP, HOSTILE, made_result, raw, truth
+from tests.events import DEEP, HOSTILE, encoded, made_result, raw, truth
 
 _encode = msgspec.msgpack.encode
 BIG = 2**63
@@ -51,45 +51,62 @@ def _changed(layout: list[Any], place: int, value: Any) -> bytes:
     return _encode([*layout[:place], value, *layout[place + 1 :]])
 
 
-_RESULT = msgspec.msgpack.decode(wire.RESULT.encode(made_result()))
+_RESULT = [
+    3, 7, 1, [0.0, 0.6, 0.8], 5.0, 30.0, 55.0, [0.0, 0.0, 1.0], 20, 20, "icemix", "1", "c.safetensors sha256:0",
+    10**18, 10**18, 10**18, 10**18, 10**18,
+]  # fmt: skip
 _RESULT_FIELDS = ("version", "run_id", "event_id", "direction", "kappa", "radius_50_deg", "radius_90_deg", "linefit",
     "n_pulses", "n_used", "model", "model_version", "checkpoint", "emitted_ns", "read_ns", "sent_ns", "answered_ns",
     "stored_ns")  # fmt: skip
+_RESULTS = msgspec.msgpack.decode(encoded(made_result(1), made_result(2)))
+_RESULTS_FIELDS = ("version", "model", "model_version", "checkpoint", "sent_ns", "answered_ns", "stored_ns", "rows")
 _BAD_VALUES: dict[str, Any] = {"nil": None, "text": "five", "a list": [1, [2]], "beyond int64": 2**64 - 1}
 
-# In the stream of results.
+# In the stream of results: of one result as of wire version 3, and of several.
 RESULTS: dict[str, bytes] = {
-    f"{field} is {name}": _changed(_RESULT, place, value)
-    for place, field in enumerate(_RESULT_FIELDS)
+    f"{field} is {name}": _changed(layout, place, value)
+    for layout, fields in ((_RESULT, _RESULT_FIELDS), (_RESULTS, _RESULTS_FIELDS))
+    for place, field in enumerate(fields)
     for name, value in _BAD_VALUES.items()
     if not (name == "text" and field in ("model", "model_version", "checkpoint"))
     and not (name == "beyond int64" and field in ("kappa",))
 } | {
     "nothing": b"", "noise": b"\xc1", "surplus beyond all depth": DEEP, "an event": raw(), "nesting": b"\x91" * 100_000,
     "one field too few": _encode(_RESULT[:-1]), "one field too many": _encode([*_RESULT, 1]),
-    "a direction that is not finite": _changed(_RESULT, 3, (math.nan, 0.0, 1.0)),
+    "a direction that is not finite": encoded(made_result(direction=(math.nan, 0.0, 1.0))),
     "a direction of two numbers": _changed(_RESULT, 3, (0.0, 1.0)),
-    "a direction that is no unit vector": _changed(_RESULT, 3, (5.0, 0.0, 1.0)),
-    "an infinite kappa": _changed(_RESULT, 4, math.inf), "a negative kappa": _changed(_RESULT, 4, -1.0),
-    "a radius that is not finite": _changed(_RESULT, 5, math.nan), "a radius of 400 degrees": _changed(_RESULT, 6, 400.0),
-    "a trillion pulses": _changed(_RESULT, 8, 2**40), "less than no pulses": _changed(_RESULT, 9, -1),
-    "a model name of a megabyte": _changed(_RESULT, 10, "m" * 2**20),
-    "a negative time": _changed(_RESULT, 17, -1), "a time of the year 2554": _changed(_RESULT, 17, BIG),
+    "a direction that is no unit vector": encoded(made_result(1), made_result(2, direction=(5.0, 0.0, 1.0))),
+    "an infinite kappa": encoded(made_result(kappa=math.inf)), "a negative kappa": encoded(made_result(kappa=-1.0)),
+    "a radius that is not finite": encoded(made_result(radius_50_deg=math.nan)),
+    "a radius of 400 degrees": encoded(made_result(radius_90_deg=400.0)),
+    "a trillion pulses": _changed(_RESULT, 8, 2**40), "less than no pulses": encoded(made_result(n_pulses=-1)),
+    "a model name of a megabyte": _changed(_RESULTS, 1, "m" * 2**20),
+    "a negative time": encoded(made_result(read_ns=-1)), "a time of the year 2554": _changed(_RESULTS, 6, BIG),
+    "rows of a byte too few": _changed(_RESULTS, 7, _RESULTS[7][:-1]), "no rows": _changed(_RESULTS, 7, b""),
+    "more rows than are read": _changed(_RESULTS, 7, _RESULTS[7] * 2000),
 }  # fmt: skip
 
-_TRUTH = msgspec.msgpack.decode(wire.TRUTH.encode(truth(7, 1, 1.0, 0.5, "cascade")))
+_TRUTH = [1, 7, 1, 1.0, 0.5, "cascade"]
+_TRUTHS = msgspec.msgpack.decode(wire.encode_truths([truth(7, 1, 1.0, 0.5, "cascade")]))
 
-# In the stream of truths.
+# In the stream of truths: of one event as of wire version 1, and of several.
 TRUTHS: dict[str, bytes] = {
-    f"{field} is {name}": _changed(_TRUTH, place, value)
-    for place, field in enumerate(("version", "run_id", "event_id", "azimuth", "zenith", "kind"))
+    f"{field} is {name}": _changed(layout, place, value)
+    for layout, fields in (
+        (_TRUTH, ("version", "run_id", "event_id", "azimuth", "zenith", "kind")), (_TRUTHS, ("version", "kinds", "rows")),
+    )
+    for place, field in enumerate(fields)
     for name, value in _BAD_VALUES.items()
     if not (name == "text" and field == "kind")
 } | {
-    "nothing": b"", "surplus beyond all depth": DEEP, "an azimuth that is not finite": _changed(_TRUTH, 3, math.nan),
-    "an infinite zenith": _changed(_TRUTH, 4, math.inf), "a zenith of 5": _changed(_TRUTH, 4, 5.0),
-    "a kind of a megabyte": _changed(_TRUTH, 5, "k" * 2**20), "a kind that is no UTF-8": wire.TRUTH.encode(
-        truth(7, 1, 1.0, 0.5, "cascade")).replace(b"cascade", b"casc\xe4de"),
+    "nothing": b"", "surplus beyond all depth": DEEP,
+    "an azimuth that is not finite": wire.encode_truths([truth(7, 1, math.nan, 0.5)]),
+    "an infinite zenith": wire.encode_truths([truth(7, 1, 1.0, math.inf)]),
+    "a zenith of 5": wire.encode_truths([truth(7, 1, 1.0, 5.0)]),
+    "a kind of a megabyte": _changed(_TRUTHS, 1, ["k" * 2**20]), "a kind without a name": _changed(_TRUTHS, 1, []),
+    "a thousand kinds": _changed(_TRUTHS, 1, ["k"] * 1000),
+    "a kind that is no UTF-8": wire.encode_truths([truth(7, 1, 1.0, 0.5, "cascade")]).replace(b"cascade", b"casc\xe4de"),
+    "rows of a byte too few": _changed(_TRUTHS, 2, _TRUTHS[2][:-1]), "no rows": _changed(_TRUTHS, 2, b""),
 }  # fmt: skip
 
 _GOOD = {"sensor_id": [10, 11], "time_ns": [9000, 9100], "charge_pe": [1, 2], "auxiliary": [False, True]}
@@ -121,10 +138,19 @@ REST: dict[str, bytes] = {
 # Keys that hold something of another type.
 OF_ANOTHER_TYPE: dict[str, tuple[str, str]] = {
     f"{key} is a {kind}": (key, kind)
-    for key in (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED, keys.SHOWN, keys.DONE, keys.REJECTED_BYTES, keys.run(7))
+    for key in (
+        keys.EVENTS,
+        keys.DIRECTIONS,
+        keys.REJECTED,
+        keys.SHOWN,
+        keys.DONE,
+        keys.STORED,
+        keys.REJECTED_BYTES,
+        keys.run(7),
+    )
     for kind in ("string", "list", "hash")
     if (key, kind) != (keys.run(7), "hash")
 }
 
 # Commands of Redis that the bridge needs, each of which its user may be denied.
-DENIED = ("xadd", "xack", "xdel", "xpending", "xreadgroup", "zadd", "zscore", "zremrangebyscore", "zremrangebyrank", "hincrby", "expire", "evalsha", "xrange")  # fmt: skip
+DENIED = ("xadd", "xack", "xdel", "xpending", "xreadgroup", "zadd", "zmscore", "incrby", "zremrangebyscore", "zremrangebyrank", "hincrby", "expire", "evalsha", "xrange")  # fmt: skip

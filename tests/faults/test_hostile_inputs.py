@@ -13,7 +13,7 @@ from icestream.event import InvalidEvent
 from icestream.streams import keys
 from icestream.streams.publisher import Publisher
 from icestream.streams.results import payloads
-from tests.events import event, made_result, put, truth
+from tests.events import encoded, event, made_result, put, truth
 from tests.faults.corpus import DENIED, EVENTS, OF_ANOTHER_TYPE, REST, RESULTS, TRUTHS
 from tests.servers import Display, Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
@@ -79,7 +79,7 @@ def test_a_hostile_event_is_rejected_and_harms_no_other(running: Running, name: 
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_hostile_result_is_passed_over(running: Running, name: str) -> None:
     with pytest.raises(InvalidEvent):
-        wire.RESULT.decode(RESULTS[name])
+        wire.decode_results(RESULTS[name])
     before = running.recorder.metric("icestream_recorder_undecodable_entries_total")
     running.redis.xadd(keys.DIRECTIONS, {wire.FIELD: RESULTS[name]})
     running.next_good_event_is_reconstructed()
@@ -91,7 +91,7 @@ def test_a_hostile_result_is_passed_over(running: Running, name: str) -> None:
 @pytest.mark.parametrize("name", TRUTHS)
 def test_a_hostile_truth_is_passed_over(running: Running, name: str) -> None:
     with pytest.raises(InvalidEvent):
-        wire.TRUTH.decode(TRUTHS[name])
+        wire.decode_truths(TRUTHS[name])
     running.redis.xadd(keys.TRUTH, {wire.FIELD: TRUTHS[name]})
     running.next_good_event_is_reconstructed()
     assert running.alive()
@@ -117,7 +117,7 @@ def test_a_key_of_another_type_loses_no_event(running: Running, name: str) -> No
     retries = running.bridge.metric("icestream_bridge_retries_total", target="redis")
     if key != keys.EVENTS:
         put(redis, event(number))
-    if key in (keys.EVENTS, keys.DIRECTIONS, keys.DONE, keys.run(7)):
+    if key in (keys.EVENTS, keys.DIRECTIONS, keys.DONE, keys.STORED, keys.run(7)):
         failed = lambda: running.bridge.metric("icestream_bridge_retries_total", target="redis") > retries  # noqa: E731
         wait_until(failed, "the bridge has met it")
     redis.delete(key)
@@ -148,14 +148,19 @@ def test_a_command_that_the_user_may_not_use_loses_no_event(running: Running, co
     wait_until(lambda: running.display.ask(f"/v1/events/7-{number}")[0] == 200, "the event has its result")
     running.next_good_event_is_reconstructed()
     wait_until(lambda: redis.xlen(keys.EVENTS) == 0, "nothing is left in the stream")
-    stored = [wire.RESULT.decode(payload) for payload in payloads(redis, keys.DIRECTIONS) if is_result(payload)]
+    stored = [
+        found
+        for payload in payloads(redis, keys.DIRECTIONS)
+        if is_result(payload)
+        for found in wire.decode_results(payload)
+    ]
     assert [result.event_id for result in stored if result.run_id == 7].count(number) == 1
     assert running.alive()
 
 
 def is_result(payload: bytes) -> bool:
     try:
-        return bool(wire.RESULT.decode(payload))
+        return bool(wire.decode_results(payload))
     except InvalidEvent:
         return False
 
@@ -163,7 +168,7 @@ def is_result(payload: bytes) -> bool:
 def test_results_and_truths_that_are_good_are_recorded_after_all_that(running: Running) -> None:
     before = running.recorder.metric("icestream_recorder_events_total", truth="known")
     number = next(NUMBERS)
-    running.redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(8, number, 1.0, 0.5))})
-    running.redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(number, run_id=8))})
+    running.redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(8, number, 1.0, 0.5)])})
+    running.redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number, run_id=8))})
     known = "icestream_recorder_events_total"
     wait_until(lambda: running.recorder.metric(known, truth="known") == before + 1, "it is recorded with its truth")

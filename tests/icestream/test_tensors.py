@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icestream.event import MAX_PULSES
 from icestream.tensors import PADDING_SENSOR, choose_pulses, pad, padded_length
 from tests.events import event
 
@@ -20,8 +21,8 @@ def test_coincident_pulses_go_first_and_time_order_is_kept(good: int, rest: int,
         return
     auxiliary = np.random.default_rng(0).permutation(np.arange(good + rest) >= good)
     chosen = choose_pulses(auxiliary, limit, seed)
-    assert len(chosen) == limit
-    assert (np.diff(chosen) > 0).all()
+    assert chosen.shape == auxiliary.shape
+    assert chosen.sum() == limit
     assert (~auxiliary[chosen]).sum() == min(good, limit)
 
 
@@ -31,10 +32,23 @@ def test_the_choice_is_the_same_for_the_same_event_and_another_for_another() -> 
     assert not np.array_equal(choose_pulses(auxiliary, 50, 9), choose_pulses(auxiliary, 50, 10))
 
 
-def test_every_pulse_is_as_likely_to_be_chosen() -> None:
-    counts = sum(np.bincount(choose_pulses(np.zeros(40, bool), 10, seed), minlength=40) for seed in range(4000))
-    assert counts.min() > 850  # 1000 expected, 27 the standard deviation
-    assert counts.max() < 1150
+@pytest.mark.parametrize("first_event", [0, -(2**62), 10**12])
+def test_every_pulse_and_every_pair_is_as_likely_to_be_chosen(first_event: int) -> None:
+    trials, pulses, limit = 4000, 40, 10
+    chosen = np.array([choose_pulses(np.zeros(pulses, bool), limit, first_event + step) for step in range(trials)])
+    together = chosen.astype(float).T @ chosen
+    for counts, share in (
+        (np.diag(together), limit / pulses),
+        (together[~np.eye(pulses, dtype=bool)], limit * (limit - 1) / (pulses * (pulses - 1))),
+    ):
+        deviation = (counts - trials * share) / np.sqrt(trials * share * (1 - share))
+        assert abs(deviation).max() < 5
+        assert 0.8 < deviation.std() < 1.2
+
+
+def test_no_two_pulses_have_the_same_number() -> None:
+    auxiliary = np.random.default_rng(0).random(MAX_PULSES) < 0.5
+    assert all(choose_pulses(auxiliary, limit, 7).sum() == limit for limit in (1, 99_000, 150_000, MAX_PULSES - 1))
 
 
 def test_a_padded_batch_holds_each_event_in_its_row() -> None:

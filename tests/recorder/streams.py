@@ -12,15 +12,15 @@ from icestream.streams.results import GroupReader
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.spool import Spool
-from tests.events import made_result, truth
+from tests.events import encoded, made_result, truth
 
 
 def put_results(redis: Any, *numbers: int, known: bool = True) -> None:
     """Results as a bridge stores them, their truths before them."""
     for number in numbers:
         if known:
-            redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5, "cascade"))})
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(number))})
+            redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, number, 1.0, 0.5, "cascade")])})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number))})
 
 
 def spooled(folder: Path) -> list[int]:

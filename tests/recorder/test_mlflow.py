@@ -12,7 +12,7 @@ from icestream.streams import keys
 from icestream.streams.connection import connect
 from icestream.streams.publisher import Publisher
 from launcher.report import recorded
-from tests.events import made_result
+from tests.events import encoded, made_result
 from tests.recorder.streams import SPOOLS, collector, put_results, spooled
 from tests.servers import Program, RedisProcess
 from tests.waiting import wait_until
@@ -81,7 +81,7 @@ def test_a_run_names_each_model_that_made_some_of_its_results(redis: Any, mlflow
     process = recorder(session="models", window_s=0.2)
     for number, version in enumerate(["1", "2", "1"]):
         result = made_result(number, model_version=version, stored_ns=10**18 + number * 10**9)
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(result)})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(result)})
         wait_until(lambda: process.metric("icestream_recorder_uploads_total", outcome="done") > number, "an upload")  # noqa: B023
     assert process.stop(60) == 0
     [run] = runs(mlflow_url, "models")
@@ -166,7 +166,7 @@ def test_a_run_that_a_crash_has_left_keeps_its_parameters(
     process.kill()
     again = recorder(session="s3", window_s=0.3)  # another setting, and results of another run and model
     other = made_result(2, run_id=9, model_version="2")
-    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(other)})
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(other)})
     wait_until(lambda: len(recorded(mlflow_url, "s3", tmp_path)[0]) == 1, "the results of the first")
     assert again.stop(60) == 0
     rows, _ = recorded(mlflow_url, "s3", tmp_path)

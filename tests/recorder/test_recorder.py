@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from redis import ConnectionError as RedisAway
 
 from icestream import wire
+from icestream.result import pack
 from icestream.results.table import SCHEMA, table
 from icestream.streams import keys
 from icestream.streams.results import RECORD_BYTES, AnotherReader, GroupReader, LeaseLost, Tail
@@ -23,7 +24,7 @@ from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.reference import SHIPPED, describe
 from recorder.spool import Spool, SpoolInUse
-from tests.events import made_result, truth
+from tests.events import encoded, made_result, truth
 from tests.recorder.streams import SPOOLS, collector, put_results, spool, spooled
 from tests.waiting import wait_until
 
@@ -209,12 +210,12 @@ def test_the_truths_of_a_backlog_wait_with_it(redis: Any, tmp_path: Path, monkey
     now_ns = time.time_ns()
 
     def store(number: int) -> None:
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(number, emitted_ns=now_ns))})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number, emitted_ns=now_ns))})
 
     for number in range(1000, 1050):  # of rejected events: they never get a result
-        redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5))})
+        redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, number, 1.0, 0.5)])})
     for number in range(100):
-        redis.xadd(keys.TRUTH, {wire.FIELD: wire.TRUTH.encode(truth(7, number, 1.0, 0.5, "cascade"))})
+        redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, number, 1.0, 0.5, "cascade")])})
         store(number)
     one = collector(redis, tmp_path)
     while one.read(None):
@@ -230,7 +231,7 @@ def test_a_result_without_truth_costs_no_other_its_own(
     monkeypatch.setattr("recorder.collector.KEPT_TRUTHS", 20)
     monkeypatch.setattr("recorder.collector.READ_AT_ONCE", 5)
     long_ago = time.time_ns() - 3600 * 10**9  # as of a dead letter that is replayed
-    redis.xadd(keys.DIRECTIONS, {wire.FIELD: wire.RESULT.encode(made_result(500, emitted_ns=long_ago))})
+    redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(500, emitted_ns=long_ago))})
     put_results(redis, *range(100))
     one = collector(redis, tmp_path)
     while one.read(None):
@@ -308,7 +309,7 @@ def test_bytes_that_are_no_result_are_passed_over(redis: Any, tmp_path: Path) ->
 
 
 def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
-    rows = table([made_result(1), made_result(2), made_result(2)], [truth(7, 1, 0.0, 0.0), None, None])
+    rows = table([pack([made_result(1), made_result(2), made_result(2)])], [truth(7, 1, 0.0, 0.0), None, None])
     figures = report(Counts(emitted=6, reconstructed=2, rejected=1, left_in_stream=1), rows, max_pulses=128)
     assert (figures["reconstructed"], figures["lost"], figures["duplicated"]) == (2, 2, 0)
     assert Counts(emitted=6, reconstructed=5, rejected=1, left_in_stream=1).duplicated == 1
@@ -336,7 +337,7 @@ def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
 
 def test_a_reference_made_of_results_is_what_the_histograms_show_of_them(tmp_path: Path) -> None:
     rows = table(
-        [made_result(number, kappa=kappa) for number, kappa in enumerate((0.05, 1.0, 1.1, 50, 5000))],
+        [pack([made_result(number, kappa=kappa) for number, kappa in enumerate((0.05, 1.0, 1.1, 50, 5000))])],
         [truth(7, 0, 0.0, 0.0), *4 * [None]],
     )
     (tmp_path / "reference.json").write_text(describe(rows))

@@ -1,9 +1,8 @@
 """Chapter 1: what an event is, and how it becomes bytes."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from icestream import wire
 from icestream.event import Event, InvalidEvent

@@ -20,7 +20,7 @@ def test_an_event_goes_in_and_a_direction_comes_out(
     redis.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(event(event_id=42), time.time_ns())})
 
     [(_, fields)] = wait_until(lambda: redis.xrange(keys.DIRECTIONS), "a result")
-    result = wire.RESULT.decode(fields[wire.FIELD])
+    [result] = wire.decode_results(fields[wire.FIELD])
     assert result.event_id == 42
     assert abs(sum(part**2 for part in result.direction) - 1) < 1e-5
     assert result.kappa > 0

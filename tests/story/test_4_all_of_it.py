@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from icestream.results.table import mean_median, numbers
-from icestream.streams import keys
 from launcher.report import recorded
+from tests.events import stored
 from tests.servers import Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 
@@ -31,7 +31,7 @@ def test_a_hundred_events_from_the_ice_to_mlflow(
     emitter = program("emitter", redis_url=redis_server.url, count=100, rate=200)
 
     assert emitter.process.wait(60) == 0
-    wait_until(lambda: redis.xlen(keys.DIRECTIONS) == 100, "100 results")
+    wait_until(lambda: stored(redis) == 100, "100 results")
     wait_until(lambda: recorder.metric("icestream_recorder_events_total") == 100, "all are on the recorder's disk")
     assert recorder.stop(60) == 0  # it finishes what it has
 

@@ -1,17 +1,22 @@
--- Store results: add the result of each entry unless its event already has one, then acknowledge and delete the entry.
--- The entry goes last: if Redis refuses a command (permissions, a key of another type), it stays pending and nothing is lost.
--- KEYS: events, directions, shown, done, then the hash of each run
+-- Store the results of one request: add them as one entry, less those of events that have a result, then acknowledge and delete
+-- the entries of their events.
+-- Those go last: if Redis refuses a command (permissions, a key of another type), they stay pending and nothing is lost.
+-- KEYS: events, directions, shown, done, counter of results, then the hash of each run
 -- ARGV: group, field, ms within which two entries of one event are one, most events to remember, shown entries to keep,
---       seconds to keep the hash of a run; then for each result entry id, "run_id:event_id", result, event to show ('' for
---       none), index of its run
--- The last 8 bytes of a result are its stored_ns, which is set here to the server's clock.
--- Returns for each result: 0 the entry was not pending, 1 stored, 2 duplicate.
-redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- no entry; but a script that has begun to write may go on in a full Redis
+--       seconds to keep the hash of a run, the results without the time at which they are stored (wire.py), their rows, event to
+--       show ('' for none), number of its row; then for each row entry id, "run_id:event_id", number of its run
+-- Returns for each row: 0 another bridge has dealt with the entry, 1 stored, 2 duplicate.
+local FIRST = 11
+local count = (#ARGV - FIRST + 1) / 3
+local size = #ARGV[8] / count -- of a row
 local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
+redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- no entry; but a script that has begun to write may go on in a full Redis
+-- What is refused is refused here, before a result is stored.
+redis.call('INCRBY', KEYS[5], 0)
 local counted_runs = {} -- those that were begun: anybody may write events of any run
-for i = 5, #KEYS do
+for i = 6, #KEYS do
     if redis.call('EXISTS', KEYS[i]) == 1 then
-        redis.call('HINCRBY', KEYS[i], 'stored', 0) -- what is refused is refused here, before a result is stored
+        redis.call('HINCRBY', KEYS[i], 'stored', 0)
         redis.call('EXPIRE', KEYS[i], ARGV[6])
         counted_runs[i] = true
     end
@@ -24,52 +29,100 @@ local function now_ns() -- 8 bytes, big-endian; a Lua number does not hold ns ex
     return struct.pack('>I4I4', high + math.floor(low / 4294967296), low % 4294967296)
 end
 
+local stamp = now_ns()
+
 local function time_ms(entry_id) return tonumber(string.match(entry_id, '^%d+')) end
 
-local outcomes, counted, stamp = {}, { stored = {}, repeated = {} }, now_ns()
-
-local function store(entry_id, event, result, shown) -- returns the outcome
-    if #redis.call('XPENDING', KEYS[1], ARGV[1], entry_id, entry_id, 1) == 0 then return 0 end
-    local outcome, when = 2, time_ms(entry_id)
-    local before = redis.call('ZSCORE', KEYS[4], event)
-    if not before or math.abs(tonumber(before) - when) > window then
-        outcome, result = 1, string.sub(result, 1, -9) .. stamp
-        local stored = redis.call('XADD', KEYS[2], '*', ARGV[2], result)
-        local remembered = redis.pcall('ZADD', KEYS[4], when, event)
-        if type(remembered) == 'table' and remembered.err then -- as if nothing had been stored
-            redis.call('XDEL', KEYS[2], stored)
-            error(remembered)
-        end
-        if shown ~= '' then -- pcall: what is shown must not hold up what is stored
-            redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], shown, 'result', result)
-        end
+local function payload(numbers) -- MessagePack: a uint64 and a bin
+    local rows = ARGV[8]
+    if #numbers < count then
+        local parts = {}
+        for i, number in ipairs(numbers) do parts[i] = string.sub(rows, (number - 1) * size + 1, number * size) end
+        rows = table.concat(parts)
     end
-    redis.call('XACK', KEYS[1], ARGV[1], entry_id)
-    redis.call('XDEL', KEYS[1], entry_id)
-    return outcome
+    return ARGV[7] .. '\207' .. stamp .. '\198' .. struct.pack('>I4', #rows) .. rows
 end
 
-local function store_all()
-    for i = 7, #ARGV, 5 do
-        local outcome = store(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
-        outcomes[#outcomes + 1] = outcome
-        if outcome > 0 then
-            local counts, index = counted[outcome == 1 and 'stored' or 'repeated'], 4 + tonumber(ARGV[i + 4])
-            counts[index] = (counts[index] or 0) + 1
-        end
+local entries, events, times, runs = {}, {}, {}, {}
+for i = 1, count do
+    local at = FIRST + 3 * (i - 1)
+    entries[i], events[i], runs[i] = ARGV[at], ARGV[at + 1], 5 + tonumber(ARGV[at + 2])
+    times[i] = time_ms(ARGV[at])
+end
+
+local before, outcomes, latest, kept, remembered = redis.call('ZMSCORE', KEYS[4], unpack(events)), {}, {}, {}, {}
+for i = 1, count do
+    local earlier = latest[events[i]] or (before[i] and tonumber(before[i]))
+    if earlier and math.abs(earlier - times[i]) <= window then
+        outcomes[i] = 2
+    else
+        outcomes[i], latest[events[i]], kept[#kept + 1] = 1, times[i], i
+        remembered[#remembered + 1], remembered[#remembered + 2] = times[i], events[i]
     end
 end
 
-local whole, failure = pcall(store_all)
-for name, counts in pairs(counted) do -- of those before a failure, too: they are stored
-    for index, count in pairs(counts) do
-        if counted_runs[index] then redis.call('HINCRBY', KEYS[index], name, count) end
+local added
+local function add() added = #kept > 0 and redis.call('XADD', KEYS[2], '*', ARGV[2], payload(kept)) end
+
+local function forget(number)
+    if before[number] then
+        redis.call('ZADD', KEYS[4], before[number], events[number])
+    else
+        redis.call('ZREM', KEYS[4], events[number])
     end
 end
-if not whole then return type(failure) == 'table' and failure or redis.error_reply(tostring(failure)) end
+
+local function refused(reply)
+    if type(reply) ~= 'table' or not reply.err then return false end
+    if added then redis.call('XDEL', KEYS[2], added) end -- as if nothing had been stored
+    return true
+end
+
+add()
+local reply = added and redis.pcall('ZADD', KEYS[4], unpack(remembered))
+if refused(reply) then return reply end
+reply = redis.pcall('XACK', KEYS[1], ARGV[1], unpack(entries))
+if refused(reply) then
+    for _, number in ipairs(kept) do forget(number) end
+    return reply
+end
+if reply < count then -- another bridge has dealt with some, and deleted them
+    local still = {}
+    for i = 1, count do
+        if #redis.call('XRANGE', KEYS[1], entries[i], entries[i]) == 0 then
+            if outcomes[i] == 1 then forget(i) end
+            outcomes[i] = 0
+        elseif outcomes[i] == 1 then
+            still[#still + 1] = i
+        end
+    end
+    if #still < #kept then
+        redis.call('XDEL', KEYS[2], added)
+        kept = still
+        add()
+    end
+end
+redis.call('XDEL', KEYS[1], unpack(entries))
+
+redis.call('INCRBY', KEYS[5], #kept)
+local counts = {}
+for i = 1, count do
+    local name = outcomes[i] == 1 and 'stored' or outcomes[i] == 2 and 'repeated'
+    if name and counted_runs[runs[i]] then
+        counts[runs[i]] = counts[runs[i]] or {}
+        counts[runs[i]][name] = (counts[runs[i]][name] or 0) + 1
+    end
+end
+for run, names in pairs(counts) do
+    for name, number in pairs(names) do redis.call('HINCRBY', KEYS[run], name, number) end
+end
+local shown = tonumber(ARGV[10])
+if ARGV[9] ~= '' and outcomes[shown] == 1 then -- pcall: what is shown must not hold up what is stored
+    redis.pcall('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', ARGV[2], ARGV[9], 'result', payload({ shown }))
+end
 -- An entry that is still to come is no older than the oldest in the stream, or than the newest ever written.
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-local from = oldest and time_ms(oldest[1]) or time_ms(ARGV[7] or '0')
+local from = oldest and time_ms(oldest[1]) or times[1]
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.format('%.0f', from - window))
 redis.call('ZREMRANGEBYRANK', KEYS[4], 0, -most - 1)
 return outcomes

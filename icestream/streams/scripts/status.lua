@@ -1,5 +1,5 @@
 -- Read the state of the streams; writes nothing.
--- KEYS: events, directions, rejected, sign of life of the emitters
+-- KEYS: events, directions, rejected, sign of life of the emitters, counter of results
 -- ARGV: group of the bridges, group of the recorder, most entries to count where Redis does not know a group's lag,
 --       oldest entries that are looked at whether a bridge holds them
 -- Returns JSON; ages are in ms by the server's clock and missing where there is nothing.
@@ -77,7 +77,7 @@ return cjson.encode({
     unrecorded = unrecorded + lag,
     oldest_unrecorded_ms = age_ms(oldest_unrecorded),
     emitted_total = events['entries-added'] or 0,
-    stored_total = stream(KEYS[2])['entries-added'] or 0,
+    stored_total = tonumber(redis.call('GET', KEYS[5]) or 0),
     rejected = redis.call('XLEN', KEYS[3]),
     rejected_total = stream(KEYS[3])['entries-added'] or 0,
     emitter = redis.call('EXISTS', KEYS[4]) == 1,

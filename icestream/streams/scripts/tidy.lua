@@ -3,12 +3,18 @@
 -- An entry becomes nobody's when its consumer is deleted (XGROUP DELCONSUMER), or when the group is set forward (XGROUP SETID).
 -- KEYS: events, directions, truth
 -- ARGV: group, consumer that the entries are given to, ms without renewal that they are given (so that they can be claimed),
---       most entries to look at, ms after which an idle consumer is deleted, most results and truths where there is no group
--- Returns the number of entries that were nobody's, and the number of results that were trimmed.
-local trimmed = {}
+--       most entries to look at, ms after which an idle consumer is deleted, most bytes of results, and of truths, where no
+--       group reads
+-- Returns the number of entries that were nobody's, and the number of entries of results that were trimmed.
+local trimmed = { 0, 0, 0 }
 for i = 2, 3 do
     local readers = redis.pcall('XINFO', 'GROUPS', KEYS[i])
-    trimmed[i] = not readers.err and #readers == 0 and redis.call('XTRIM', KEYS[i], 'MAXLEN', '~', ARGV[6]) or 0
+    if not readers.err and #readers == 0 then
+        local share = tonumber(ARGV[6]) / redis.call('MEMORY', 'USAGE', KEYS[i], 'SAMPLES', 0)
+        if share < 1 then
+            trimmed[i] = redis.call('XTRIM', KEYS[i], 'MAXLEN', '~', math.floor(redis.call('XLEN', KEYS[i]) * share))
+        end
+    end
 end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 if groups.err then return {0, trimmed[2]} end

@@ -1,10 +1,10 @@
 """Dead letters on a real Redis: what is kept of them, how they are counted, and their way back."""
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from redis import ResponseError
 
 from icestream import wire

@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import contenders
+from bench.against import EVENTS, compare
 from bench.mix import MAX_PULSES, by_length, mix
 from bench.trivial import NAME, write_trivial_model
 from export.triton_config import CPU_INSTANCES, MAX_BATCH
@@ -30,8 +32,12 @@ def main() -> None:
         "--rounds", type=int, default=3, help="how often each is measured, in turn (3); the median counts"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements.md")
+    parser.add_argument("--against", metavar="COMMIT", help="compare the cost of an event with that of another commit")
+    parser.add_argument("--rates", nargs="+", default=["max"], choices=list(EVENTS), help="of that comparison (max)")
     options = parser.parse_args()
     console = Console()
+    if options.against:
+        sys.exit(not compare(options.against, options.rounds, options.rates, console))
     repository = ROOT / "model_repository"
     rates: dict[str, list[float]] = {}
 

@@ -1,16 +1,12 @@
 """What is compared: ONNX Runtime alone, Triton asked in three ways, the whole stream. Each gives events/s on the same mix."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from http.client import HTTPException
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +15,7 @@ import onnxruntime
 import pyarrow.parquet as pq
 
 from bench.mix import batches, by_length, mix, write_input_data
+from bench.page import follow_page
 from bench.perf_analyzer import throughput
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.detector import nominal_icecube86
@@ -118,7 +115,7 @@ def whole_stream(repository: Path, model: str, folder: Path, *, events: int, bri
     ]
     environment = {**os.environ, "ICESTREAM_EMITTER_LOOP": "true", "ICESTREAM_BRIDGE_MODEL": model}
     if page:
-        threading.Thread(target=_follow_page, args=(state / "ports.json",), daemon=True).start()
+        threading.Thread(target=follow_page, args=(state / "ports.json",), daemon=True).start()
     done = subprocess.run(
         [*command, "--model-repository", str(repository), "--state-dir", str(state)],
         env=environment,
@@ -137,15 +134,3 @@ def whole_stream(repository: Path, model: str, folder: Path, *, events: int, bri
         raise RuntimeError(f"{len(stored)} of {events} events are recorded")
     first, last = int(0.1 * events), int(0.9 * events)
     return float((last - first) / ((stored[last] - stored[first]) * 1e-9))
-
-
-def _follow_page(ports: Path) -> None:
-    """Read what an open page reads, from the start of the display to its end."""
-    while True:
-        with suppress(OSError, HTTPException, ValueError):
-            port = json.loads(ports.read_text())["display"]
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/live") as live:
-                while live.readline():
-                    pass
-            return
-        time.sleep(0.5)

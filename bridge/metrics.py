@@ -51,10 +51,12 @@ class BridgeMetrics(ProcessMetrics):
         super().__init__(registry, "bridge", TABLE)
 
     def completed(self, results: Results, outcomes: Sequence[Outcome], stored_ns: int) -> None:
-        number = np.array(outcomes)
+        rows = results.rows
         for outcome, name in OUTCOMES.items():
-            self.metrics["bridge_events_total", name].inc(int(np.count_nonzero(number == outcome)))
-        rows = results.rows[number == Outcome.STORED]
+            if count := outcomes.count(outcome):
+                self.metrics["bridge_events_total", name].inc(count)
+        if outcomes.count(Outcome.STORED) < len(outcomes):
+            rows = rows[[outcome is Outcome.STORED for outcome in outcomes]]
         self.metrics["bridge_event_latency_seconds"].observe_all((stored_ns - rows["emitted_ns"]) * NS)
         stage = "bridge_stage_duration_seconds"
         self.metrics[stage, "queued"].observe_all((rows["read_ns"] - rows["emitted_ns"]) * NS)

@@ -27,7 +27,7 @@ from icestream.inference.errors import RequestRefused
 from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
 from icestream.streams.connection import RedisError, is_away
-from icestream.streams.event_queue import READ_BYTES, Entry, EventQueue, Rejection
+from icestream.streams.event_queue import Entry, EventQueue, Rejection
 from icestream.tasks import cancel
 
 READ_AT_ONCE = 256  # entries; more in one reply would delay the answers of requests in flight
@@ -105,7 +105,7 @@ class Worker:
             if room <= 0 or size <= 0:
                 await self._wait_for_capacity()
                 continue
-            count, size = min(room, READ_AT_ONCE), min(size, READ_BYTES)
+            count = min(room, READ_AT_ONCE)
             await self._accept(await self._retry(lambda: self._queue.read(count, size)))  # noqa: B023 (awaited at once)
 
     async def _try_suspects(self) -> None:

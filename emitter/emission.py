@@ -15,7 +15,7 @@ from icestream.sources.source import EventAndTruth, Source
 from icestream.streams.connection import RedisError, is_away
 from icestream.streams.publisher import Backlog, PositionLost, Publisher
 
-TICK_S = 0.005  # events due within one tick are written together
+TICK_S = 0.02  # events due within one tick are written together
 FULL_WAIT_S = 0.05
 
 BLOCK_S = 0.5

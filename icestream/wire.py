@@ -22,6 +22,7 @@ FIELD = b"e"  # the one field of an entry
 TRUTH_ROW = np.dtype([
     ("run_id", "<i8"), ("event_id", "<i8"), ("azimuth", "<f8"), ("zenith", "<f8"), ("kind", "u1"),
 ])  # fmt: skip
+_SENSOR, _FLOAT, _FLAG = np.dtype("<i2"), np.dtype("<f4"), np.dtype("u1")
 MAX_AZIMUTH, MAX_ZENITH = 2 * math.pi + 1e-6, math.pi + 1e-6
 MAX_COMPONENT, MAX_DEGREES, MAX_KAPPA = 1.002, 180.001, 1e30  # of a unit vector; rounded
 
@@ -149,10 +150,10 @@ def encode_event(event: RawEvent, emitted_ns: int) -> bytes:
             run_id=event.run_id,
             event_id=event.event_id,
             emitted_ns=emitted_ns,
-            sensor_id=event.sensor_id.astype("<i2", copy=False).tobytes(),
-            time_ns=event.time_ns.astype("<f4", copy=False).tobytes(),
-            charge_pe=event.charge_pe.astype("<f4", copy=False).tobytes(),
-            auxiliary=event.auxiliary.astype("u1", copy=False).tobytes(),
+            sensor_id=event.sensor_id.astype(_SENSOR, copy=False).tobytes(),
+            time_ns=event.time_ns.astype(_FLOAT, copy=False).tobytes(),
+            charge_pe=event.charge_pe.astype(_FLOAT, copy=False).tobytes(),
+            auxiliary=event.auxiliary.view(_FLAG).tobytes(),
         )
     )
 

@@ -176,12 +176,9 @@ def _answer(reply: Any, events: int) -> Answer:
         direction, kappa, radius = outputs["direction"], outputs["kappa"][:, 0], outputs["radius"]
     except (ValueError, KeyError) as error:  # an output is missing, or its bytes do not fit the request
         raise RequestRefused(f"the answer does not fit the request: {error}", final=False) from None
-    if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
-        raise RequestRefused("the answer has numbers that are not finite", final=False)
-    if (np.abs(np.linalg.norm(direction, axis=1) - 1) > UNIT_TOLERANCE).any():
-        raise RequestRefused("the answer has directions that are no unit vectors", final=False)
-    if (kappa < 0).any() or (kappa > MAX_KAPPA).any() or (radius < 0).any() or (radius > MAX_RADIUS_DEG).any():
-        raise RequestRefused("the answer has a κ outside 0…10³⁰, or a radius that is not in 0…180 degrees", final=False)
+    unit = np.abs(np.linalg.norm(direction, axis=1) - 1) <= UNIT_TOLERANCE  # what is not finite is in no range
+    if not (unit.all() and _within(kappa, MAX_KAPPA) and _within(radius, MAX_RADIUS_DEG)):
+        raise RequestRefused(_fault(direction, kappa, radius), final=False)
     return Answer(
         direction=direction,
         kappa=kappa,
@@ -189,6 +186,19 @@ def _answer(reply: Any, events: int) -> Answer:
         radius_90_deg=radius[:, RADIUS_90],
         model_version=reply.model_version,
     )
+
+
+def _within(values: NDArray[np.float32], most: float) -> bool:
+    return bool(((values >= 0) & (values <= most)).all())
+
+
+def _fault(direction: NDArray[np.float32], kappa: NDArray[np.float32], radius: NDArray[np.float32]) -> str:
+    """What is wrong with an answer, in words."""
+    if not all(np.isfinite(output).all() for output in (direction, kappa, radius)):
+        return "the answer has numbers that are not finite"
+    if _within(kappa, MAX_KAPPA) and _within(radius, MAX_RADIUS_DEG):
+        return "the answer has directions that are no unit vectors"
+    return "the answer has a κ outside 0…10³⁰, or a radius that is not in 0…180 degrees"
 
 
 def _unavailable(error: Any) -> TritonUnavailable:

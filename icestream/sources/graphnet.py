@@ -65,17 +65,14 @@ def open_graphnet(place: str) -> Files:
 
 
 def convert(
-    string: NDArray[np.float64],
-    dom: NDArray[np.float64],
-    time: NDArray[np.float64],
-    charge: NDArray[np.float64],
-    hlc: NDArray[np.float64],
+    string: NDArray[Any], dom: NDArray[Any], time: NDArray[Any], charge: NDArray[Any], hlc: NDArray[Any]
 ) -> Columns:
     """Pulses of a GraphNeT table, whose strings and DOMs are counted from 1."""
+    string, dom = string.astype(np.float64), dom.astype(np.float64)
     sensor = (string - 1) * DOMS_PER_STRING + dom - 1
     sensor = np.where((string == np.floor(string)) & (dom == np.floor(dom)), sensor, np.nan)
     others = (string < 1) | (string > STRINGS) | (dom < 1) | (dom > DOMS_PER_STRING)
-    return columns_of(np.where(others, LEFT_OUT, sensor), time, charge, 1 - hlc)
+    return columns_of(np.where(others, LEFT_OUT, sensor), time, charge, 1 - hlc.astype(np.float64))
 
 
 def _folder(folder: Path, pulse_map: str) -> PulseFiles:

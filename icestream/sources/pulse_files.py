@@ -55,10 +55,12 @@ class PulseFiles:
                     continue
                 start, after = int(found[0]) + 1, None
             truths = self._truths.of(events.ids[start:], run_id)
-            for event in table.events(events, start, run_id):
-                kept, left_out = within_detector(event)
+            for event, truth in zip(table.events(events, start, run_id), truths, strict=True):
+                left_out = 0
+                if table.leaves_out:
+                    event, left_out = within_detector(event)
                 self.left_out += left_out
-                yield kept, truths.get(event.event_id)
+                yield event, truth
         if after is not None:
             raise SourceError(
                 f"event {after}, at which run {run_id} was left, is not in {self._paths[0].parent}: "

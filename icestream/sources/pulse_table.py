@@ -59,6 +59,7 @@ class PulseTable:
 
     def __init__(self, paths: Sequence[Path], layout: Layout):
         self.paths, self._layout = paths, layout
+        self.leaves_out = False  # some rows, as far as they were read
 
     def scan(self) -> Events:
         """The events; reads the event ids alone. Raises SourceError."""
@@ -100,7 +101,8 @@ class PulseTable:
                 for event_id, end in zip(
                     events.ids[number:complete].tolist(), ends[number:complete].tolist(), strict=True
                 ):
-                    yield event_id, _joined([held, _part(fresh, slice(low, end - begin))])
+                    part = _part(fresh, slice(low, end - begin))
+                    yield event_id, _joined([held, part]) if len(held[0]) else part
                     low, held = end - begin, _empty()
                 number = complete
                 held = _part(_joined([held, _part(fresh, slice(low, None))]), slice(MOST_ROWS))
@@ -162,20 +164,22 @@ class PulseTable:
         return f"{' and '.join(map(str, self.paths))}: changed while it was read; replay it when it is complete"
 
     def _columns(self, path: Path, batch: pa.RecordBatch) -> Columns:
-        return self._layout.convert(*(numbers(path, batch, name) for name in self._layout.pulse))
+        columns = self._layout.convert(*(values(path, batch, name) for name in self._layout.pulse))
+        self.leaves_out = self.leaves_out or bool((columns[0] == LEFT_OUT).any())
+        return columns
 
 
-def columns_of(
-    sensor: NDArray[np.float64], time: NDArray[np.float64], charge: NDArray[np.float64], auxiliary: NDArray[np.float64]
-) -> Columns:
+def columns_of(sensor: NDArray[Any], time: NDArray[Any], charge: NDArray[Any], auxiliary: NDArray[Any]) -> Columns:
     """Pulses in the types of an event; what is no such value becomes one that is refused."""
-    known = (sensor == np.floor(sensor)) & (sensor >= LEFT_OUT) & (sensor <= np.iinfo(np.int16).max)
-    charge = np.where((auxiliary == 0) | (auxiliary == 1), charge, np.nan)
+    known = (sensor >= LEFT_OUT) & (sensor <= np.iinfo(np.int16).max)
+    if sensor.dtype.kind == "f":
+        known &= sensor == np.floor(sensor)
+    flags = (auxiliary == 0) | (auxiliary == 1)
     with np.errstate(over="ignore", invalid="ignore"):
         return (
-            np.where(known, sensor, -1).astype(np.int16),
+            (sensor if known.all() else np.where(known, sensor, -1)).astype(np.int16),
             time.astype(np.float32),
-            charge.astype(np.float32),
+            (charge if flags.all() else np.where(flags, charge, np.nan)).astype(np.float32),
             auxiliary == 1,
         )
 
@@ -250,6 +254,11 @@ def statistics(path: Path, name: str) -> list[tuple[Any, Any] | None]:
 
 def numbers(path: Path, batch: pa.RecordBatch, name: str) -> NDArray[np.float64]:
     """A column as floats, NaN where it is empty; raises SourceError if it has no numbers."""
+    return values(path, batch, name).astype(np.float64)
+
+
+def values(path: Path, batch: pa.RecordBatch, name: str) -> NDArray[Any]:
+    """A column as numbers of its own kind, or as floats, NaN where it is empty; raises SourceError if it has no numbers."""
     column = batch.column(name)
     kind = column.type
     if pa.types.is_boolean(kind):
@@ -258,8 +267,8 @@ def numbers(path: Path, batch: pa.RecordBatch, name: str) -> NDArray[np.float64]
         column = column.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
         raise SourceError(f"{path}: column {name} is {kind}, no numbers")
-    values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
-    return values
+    found: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return found.astype(np.float64) if found.dtype.kind not in "iuf" else found
 
 
 def _empty() -> Columns:

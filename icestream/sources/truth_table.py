@@ -1,7 +1,7 @@
 """True directions from Parquet files with one row per event."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from icestream.truth import Truth
 
 LIMITS = {"azimuth": 2 * math.pi, "zenith": math.pi}
 ROUNDED = 1e-6
+AT_ONCE = 1000  # truths that are made ahead of their events
 FEW = 0.1  # of the angles: more that are none are of another unit
 
 Range = tuple[float, float] | None  # None: not known
@@ -46,8 +47,8 @@ class TruthTable:
             "; ".join(reasons[:2]) or "there is no file of it beside the pulses"
         )
 
-    def of(self, ids: NDArray[np.int64], run_id: int) -> "Truths":
-        """The truth of these events, as far as it is known; angles that are none are left out. Raises SourceError."""
+    def of(self, ids: NDArray[np.int64], run_id: int) -> Iterator[Truth | None]:
+        """The truth of each of these events, None where it is not known; angles that are none are not. Raises SourceError."""
         wanted = np.sort(ids)
         angles = np.full((len(wanted), len(LIMITS)), np.nan)
         for path, number, group in self._groups:
@@ -58,21 +59,18 @@ class TruthTable:
                 place = np.searchsorted(wanted, event_id).clip(max=len(wanted) - 1)
                 asked = wanted[place] == event_id
                 angles[place[asked]] = np.stack([numbers(path, batch, name) for name in LIMITS], axis=1)[asked]
-        return Truths(wanted, angles, run_id)
+        inside = np.all((angles >= 0) & (angles <= np.array([*LIMITS.values()]) + ROUNDED), axis=1)
+        return _each(ids, angles[np.searchsorted(wanted, ids)], inside[np.searchsorted(wanted, ids)], run_id)
 
 
-class Truths:
-    """The truth of events."""
-
-    def __init__(self, ids: NDArray[np.int64], angles: NDArray[np.float64], run_id: int):
-        self._ids, self._angles, self._run_id = ids, angles, run_id
-
-    def get(self, event_id: int) -> Truth | None:
-        """That of an event, which must be one of them; None if it is not known."""
-        azimuth, zenith = self._angles[np.searchsorted(self._ids, event_id)].tolist()
-        if not (0 <= azimuth <= LIMITS["azimuth"] + ROUNDED and 0 <= zenith <= LIMITS["zenith"] + ROUNDED):
-            return None
-        return Truth(run_id=self._run_id, event_id=event_id, azimuth=azimuth, zenith=zenith)
+def _each(
+    ids: NDArray[np.int64], angles: NDArray[np.float64], known: NDArray[np.bool_], run_id: int
+) -> Iterator[Truth | None]:
+    for low in range(0, len(ids), AT_ONCE):
+        part = slice(low, low + AT_ONCE)
+        rows = zip(ids[part].tolist(), angles[part].tolist(), known[part].tolist(), strict=True)
+        for event_id, (azimuth, zenith), is_known in rows:
+            yield Truth(run_id=run_id, event_id=event_id, azimuth=azimuth, zenith=zenith) if is_known else None
 
 
 def _reason_against(path: Path, event_id: str, events: Sequence[Range]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import redis
 import redis.asyncio
 import redis.asyncio.retry
+import redis.connection
 import redis.retry
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
@@ -41,6 +42,17 @@ class _Client(Redis):
             raise
 
 
+_packer: Any = redis.connection.HiredisRespSerializer()
+
+
+class _AsyncConnection(redis.asyncio.Connection):
+    """A connection that packs commands as those for threads do; redis-py 8 packs them in Python."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        packed: list[bytes] = _packer.pack(*args)
+        return packed
+
+
 class _AsyncClient(AsyncRedis):
     """The same for asyncio."""
 
@@ -61,7 +73,7 @@ def connect(url: str, password: str | None = None) -> Redis:
 def connect_asyncio(url: str, password: str | None = None) -> AsyncRedis:
     """A client for an event loop."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return _AsyncClient.from_url(url, retry=retry, **_options(password))
+    return _AsyncClient.from_url(url, retry=retry, connection_class=_AsyncConnection, **_options(password))
 
 
 # The client has a class for some errors, and takes their code off the message.

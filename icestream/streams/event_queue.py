@@ -25,7 +25,7 @@ LISTED = 1000  # abandoned entries that are listed at a time
 LOOKED_AT = 10  # oldest entries of the stream that are looked at whether they are anybody's
 STALE_MS = 60_000  # a consumer that holds nothing and has sent no command for so long is deleted
 MAX_PAYLOAD_BYTES = 4 * 2**20  # more than the largest event has; of a larger payload only the beginning is read
-READ_BYTES = 16 * 2**20  # read at once
+READ_BYTES = 16 * 2**20  # read at once, where the stream has more than may be read
 DETAIL_CHARACTERS = 1000  # of a dead letter
 IMMEDIATE_S = 0.002  # a blocking read that returns within it found an entry that was there
 
@@ -101,23 +101,35 @@ class EventQueue:
         await self._join(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP])
 
     async def read(self, count: int, at_most_bytes: int = READ_BYTES) -> list[Entry]:
-        """New entries: as many as wanted, or until they have so many bytes; waits for the first one for at most BLOCK_MS."""
+        """New entries: as many as wanted, or until they have so many bytes; waits for the first one for at most BLOCK_MS.
+
+        A script that looks at the size of each entry costs Redis three times as much as to read them: it is used only where the
+        stream as a whole has more bytes.
+        """
         try:
-            if not self._waited and (entries := await self._read_present(count, at_most_bytes)):
-                return entries
+            if not self._waited:
+                whole = int(await self._redis.memory_usage(keys.EVENTS, samples=0) or 0) <= at_most_bytes
+                if entries := await (
+                    self._read_new(count) if whole else self._read_limited(count, min(at_most_bytes, READ_BYTES))
+                ):
+                    return entries
             began = time.monotonic()
-            reply: Any = await self._redis.xreadgroup(
-                keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: ">"}, count=1, block=BLOCK_MS
-            )
+            entries = await self._read_new(1, BLOCK_MS)
             self._waited = time.monotonic() - began > IMMEDIATE_S
         except ResponseError as error:
             if "NOGROUP" in str(error):  # the stream was deleted
                 await self.join()
             raise
+        return entries
+
+    async def _read_new(self, count: int, block_ms: int | None = None) -> list[Entry]:
+        reply: Any = await self._redis.xreadgroup(
+            keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: ">"}, count=count, block=block_ms
+        )
         payloads = [(entry_id, fields.get(wire.FIELD, b"")) for _, entries in reply for entry_id, fields in entries]
         return [_entry(entry_id, payload[:MAX_PAYLOAD_BYTES], len(payload)) for entry_id, payload in payloads]
 
-    async def _read_present(self, count: int, at_most_bytes: int) -> list[Entry]:
+    async def _read_limited(self, count: int, at_most_bytes: int) -> list[Entry]:
         found: list[Any] = await self._read(
             keys=[keys.EVENTS],
             args=[keys.BRIDGE_GROUP, self._consumer, count, at_most_bytes, wire.FIELD, MAX_PAYLOAD_BYTES, ">"],

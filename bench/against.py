@@ -1,0 +1,94 @@
+"""`python -m bench --against COMMIT`: another commit and this tree in turn, on the same machine, event by event.
+
+The other commit is built in a worktree with an environment of its own, which are kept for the next time.
+"""
+
+import statistics
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.cost import PROCESSES, Cost, Run, measure
+from bench.mix import MAX_PULSES
+from bench.trivial import NAME, write_trivial_model
+from icestream.detector import nominal_icecube86
+from icestream.sources.kaggle import write_folder
+from icestream.sources.simulation.simulator import simulated_events
+
+ROOT = Path(__file__).parents[1]
+EVENTS = {"max": 60_000, "400": 8000, "100": 2500}  # of a run, by its rate
+WORSE = 1.05  # more than this, outside the spread, fails
+GATED = ("events/s", "emitter", "redis", "bridge", "recorder", "display")
+Figures = dict[tuple[str, str, str], list[float]]  # (rate, tree, figure) → one of each round
+
+
+def worktree(commit: str) -> Path:
+    """The other commit with its environment."""
+    name = subprocess.run(
+        ["git", "rev-parse", "--short=12", f"{commit}^{{commit}}"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    folder = ROOT / ".icestream" / "against" / name
+    if not folder.exists():
+        subprocess.run(["git", "worktree", "add", "--detach", folder, name], cwd=ROOT, check=True)
+    subprocess.run(["make", ".venv/.runs"], cwd=folder, check=True)
+    return folder
+
+
+def compare(commit: str, rounds: int, rates: Sequence[str], console: Console) -> bool:
+    """Measure both in turn and print the table; whether this tree is nowhere worse."""
+    trees = {"before": worktree(commit), "now": ROOT}
+    found: Figures = defaultdict(list)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_trivial_model(folder / "models", MAX_PULSES)
+        write_folder(folder / "kaggle", islice(simulated_events(nominal_icecube86(), 7, 1), 2000))
+        for number in range(rounds):
+            for rate in rates:
+                for which, tree in trees.items():
+                    run = Run(
+                        tree=tree, repository=folder / "models", model=NAME, source=f"kaggle:{folder / 'kaggle'}",
+                        events=EVENTS[rate], rate=rate,
+                    )  # fmt: skip
+                    cost = measure(run, folder / f"{which}-{rate}-{number}")
+                    _note(found, rate, which, cost)
+                    console.print(rate, which, {key: round(value, 1) for key, value in cost.figures.items()})
+    return _report(found, rates, console)
+
+
+def _note(found: Figures, rate: str, which: str, cost: Cost) -> None:
+    for figure, value in cost.figures.items():
+        found[rate, which, figure].append(value)
+
+
+def _report(found: Figures, rates: Sequence[str], console: Console) -> bool:
+    table = Table("rate", "CPU µs of an event", "before", "now", "ratio")
+    good = True
+    for rate in rates:
+        for figure in ("events/s", *PROCESSES):
+            before, now = found[rate, "before", figure], found[rate, "now", figure]
+            ratio = statistics.median(now) / max(statistics.median(before), 1e-9)
+            table.add_row(rate, figure, _spread(before), _spread(now), f"{ratio:.2f}")
+            speed = figure == "events/s"
+            gated = figure in GATED and (rate == "max" or not speed)  # else the rate is what was asked for
+            if gated and is_worse(before, now, more_is_better=speed):
+                console.print(f"at {rate}, {figure} is worse than before: {ratio:.2f}")
+                good = False
+    console.print(table)
+    return good
+
+
+def is_worse(before: Sequence[float], now: Sequence[float], *, more_is_better: bool) -> bool:
+    """Whether the medians differ by more than WORSE, and not within what either varies."""
+    if more_is_better:
+        return statistics.median(before) > WORSE * statistics.median(now) and min(before) > max(now)
+    return statistics.median(now) > WORSE * statistics.median(before) and min(now) > max(before)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"

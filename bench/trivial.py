@@ -16,7 +16,7 @@ NAME = "trivial"
 _TYPES = {"INT32": TensorProto.INT32, "FP32": TensorProto.FLOAT, "BOOL": TensorProto.BOOL}
 
 
-def write_trivial_model(repository: Path, max_pulses: int) -> None:
+def write_trivial_model(repository: Path, max_pulses: int, max_batch: int = MAX_BATCH) -> None:
     """Write `repository`/trivial: direction (0, 0, 1), kappa n_pulses."""
     tensors = {
         name: helper.make_tensor_value_info(
@@ -40,6 +40,6 @@ def write_trivial_model(repository: Path, max_pulses: int) -> None:
     onnx.save(model, folder / "1" / "model.onnx")
     known = [KnownAnswer(known_events()[0], (0.0, 0.0, 1.0), float(known_events()[0].n_pulses))]
     description = ModelDescription(
-        name=NAME, max_pulses=max_pulses, max_batch=MAX_BATCH, checkpoint="none", known_answers=known
+        name=NAME, max_pulses=max_pulses, max_batch=max_batch, checkpoint="none", known_answers=known
     )
     (folder / "config.pbtxt").write_text(cpu_config(description))

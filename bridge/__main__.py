@@ -8,6 +8,7 @@ from icestream.service.extras import require
 require("bridge")
 
 import asyncio
+import gc
 import signal
 import sys
 from contextlib import suppress
@@ -54,6 +55,8 @@ async def run(settings: BridgeSettings, log: Log) -> None:
                 **states,
             )
 
+    gc.freeze()  # what the libraries have made stays: no collection looks at it again
+    gc.set_threshold(50_000)
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
     model = CheckedModel(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
     try:

@@ -19,7 +19,12 @@ class BridgeSettings(StreamSettings):
         description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
     )
     model: str = Field("icemix", description="the model's name in Triton's repository")
-    max_batch: int = Field(32, ge=1, description="events in one request, at most")
+    max_batch: int = Field(
+        256,
+        ge=1,
+        le=2048,
+        description="events in one request, at most; the model has a limit of its own (max_batch_size)",
+    )
     in_flight: int = Field(4, ge=1, description="requests that Triton is given at a time, at most")
     max_held: int = Field(1024, ge=1, description="events held (read and not yet stored) at which no new ones are read")
     max_held_mb: int = Field(64, ge=1, description="MB of those events at which no new ones are read")

@@ -7,6 +7,7 @@ from icestream.service.extras import require
 
 require("display")
 
+import gc
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ def main() -> None:
     stop = threading.Event()
     metrics = DisplayMetrics(CollectorRegistry())
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
+    gc.freeze()  # what the libraries have made stays: no collection looks at it again
+    gc.set_threshold(50_000)
     follower = StreamFollower(connect(settings.redis_url, settings.redis_password), metrics)
 
     def report(states: dict[str, int], reason: str) -> None:

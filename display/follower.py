@@ -72,6 +72,12 @@ class _Entry:
     truths: list[Truth | None]
     read_s: float  # by the follower's clock
 
+    def rows_of(self, event: EventKey) -> list[int]:
+        """The rows of the results of an event."""
+        rows = self.results.rows
+        found: list[int] = np.flatnonzero((rows["event_id"] == event[1]) & (rows["run_id"] == event[0])).tolist()
+        return found
+
     def cached(self, row: int) -> CachedResult:
         return CachedResult(
             result=self.results[row],
@@ -120,9 +126,8 @@ class StreamFollower:
         self._entries = deque[_Entry]()
         self._kept = 0  # results in them
         self._count = 0  # results ever read
-        self._places: dict[EventKey, Place] = {}
         self._truths: OrderedDict[EventKey, Truth] = OrderedDict()
-        self._shown: OrderedDict[EventKey, bytes] = OrderedDict()
+        self._shown: OrderedDict[EventKey, tuple[CachedResult, bytes]] = OrderedDict()  # → result, payload of the event
         self._dead_letters = DeadLetters(redis)
         self._rejected: tuple[int, int] | None = None  # dead letters ever and now, when they were listed last
         self.rejected: list[DeadLetter] = []  # the latest first
@@ -175,12 +180,13 @@ class StreamFollower:
     def find(self, key: EventKey) -> tuple[CachedResult | None, Event | None]:
         """A cached result, and its event with the pulses if it was kept."""
         with self._lock:
-            place, payload = self._places.get(key), self._shown.get(key)
-        cached = place and place[0].cached(place[1])
+            shown, entries = self._shown.get(key), list(self._entries)
+        if shown is None:
+            return next((entry.cached(row) for entry in reversed(entries) for row in entry.rows_of(key)), None), None
         try:
-            return cached, None if payload is None else wire.decode_event(payload).within_readout()
+            return shown[0], wire.decode_event(shown[1]).within_readout()
         except InvalidEvent:  # something else than a bridge wrote to SHOWN
-            return cached, None
+            return shown[0], None
 
     def select(self, since_s: float, min_kappa: float, limit: int) -> list[CachedResult]:
         """Results stored since a Unix time with at least this κ, the latest first."""
@@ -194,13 +200,13 @@ class StreamFollower:
     def shown(self, limit: int) -> list[CachedResult]:
         """The most confident result of each second whose event is kept with its pulses, the latest first."""
         with self._lock:
-            places = [self._places[key] for key in reversed(self._shown) if key in self._places]
-        best: dict[int, tuple[float, Place]] = {}
-        for entry, row in places:
-            second, kappa = entry.results.stored_ns // 1_000_000_000, float(entry.results.rows["kappa"][row])
-            if second not in best or kappa > best[second][0]:
-                best[second] = (kappa, (entry, row))
-        return [entry.cached(row) for _, (entry, row) in islice(best.values(), limit)]
+            newest = [cached for cached, _ in reversed(self._shown.values())]
+        best: dict[int, CachedResult] = {}
+        for cached in newest:
+            second = cached.result.stored_ns // 1_000_000_000
+            if second not in best or cached.result.kappa > best[second].result.kappa:
+                best[second] = cached
+        return list(best.values())[:limit]
 
     @property
     def status(self) -> FollowedStatus:
@@ -217,9 +223,13 @@ class StreamFollower:
     def _add_shown(self, entries: list[dict[bytes, bytes]]) -> None:
         for fields in entries:
             with suppress(InvalidEvent):
-                [event, *_] = wire.decode_results(fields.get(b"result", b"")).events
+                results = wire.decode_results(fields.get(b"result", b""))
+                [event, *_] = results.events
+                cached = self._entry(results, *to_angles(results.rows["direction"]), [self._truths.get(event)]).cached(
+                    0
+                )
                 with self._lock:
-                    self._shown[event] = fields.get(wire.FIELD, b"")
+                    self._shown[event] = (cached, fields.get(wire.FIELD, b""))
                     if len(self._shown) > keys.SHOWN_KEPT:
                         self._shown.popitem(last=False)
 
@@ -233,25 +243,20 @@ class StreamFollower:
         ends = np.cumsum([len(results) for results in found])[:-1]
         angles = to_angles(np.concatenate([results.rows["direction"] for results in found]))
         azimuths, zeniths = (np.split(angle, ends) for angle in angles)
-        read_s = self._clock()
         with self._lock:
             for results, azimuth, zenith in zip(found, azimuths, zeniths, strict=True):
-                events = results.events
-                truths = [self._truths.pop(event, None) for event in events]
-                entry = _Entry(results=results, azimuth=azimuth, zenith=zenith, truths=truths, read_s=read_s)
-                self._entries.append(entry)
-                self._places.update({event: (entry, row) for row, event in enumerate(events)})
+                truths = [self._truths.pop(event, None) for event in results.events]
+                self._entries.append(self._entry(results, azimuth, zenith, truths))
                 self._kept += len(results)
                 self._count += len(results)
             while self._kept - len(self._entries[0].results) >= KEPT_RESULTS:
-                self._forget(self._entries.popleft())
+                self._kept -= len(self._entries.popleft().results)
         self._metrics.read(sum(map(len, found)))
 
-    def _forget(self, oldest: _Entry) -> None:
-        self._kept -= len(oldest.results)
-        for event in oldest.results.events:
-            if (place := self._places.get(event)) and place[0] is oldest:
-                del self._places[event]
+    def _entry(
+        self, results: Results, azimuth: NDArray[np.float64], zenith: NDArray[np.float64], truths: list[Truth | None]
+    ) -> _Entry:
+        return _Entry(results=results, azimuth=azimuth, zenith=zenith, truths=truths, read_s=self._clock())
 
     def _summarise(self, stream: StreamStatus) -> FollowedStatus:
         now = self._clock()

@@ -7,6 +7,7 @@ from icestream.service.extras import require
 
 require("emitter")
 
+import gc
 import sys
 import time
 
@@ -35,6 +36,8 @@ def main() -> None:
     log = configure_logs("emitter")
     metrics = EmitterMetrics(CollectorRegistry())
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
+    gc.freeze()  # what the libraries have made stays: no collection looks at it again
+    gc.set_threshold(50_000)
     rate = None if settings.rate == "max" else settings.rate
     metrics.target(rate)
     run_id = time.time_ns() // 1_000_000 if settings.run_id is None else settings.run_id

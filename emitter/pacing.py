@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 MAX_LATE_S = 1.0  # after a longer pause the schedule restarts: the events missed do not come as a burst
-BURST = 64  # events published at once when the rate is `max`
+BURST = 256  # events published at once when the rate is `max`
 
 
 class Pacing:

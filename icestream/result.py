@@ -26,7 +26,7 @@ ROW = np.dtype([
 COLUMNS = ROW.names or ()
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
+class Result(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the stream stores for one event."""
 
     run_id: int

@@ -3,7 +3,7 @@
 import msgspec
 
 
-class Truth(msgspec.Struct, frozen=True, kw_only=True):
+class Truth(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The simulated or published direction of an event. The bridge never reads it."""
 
     run_id: int

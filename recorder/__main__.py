@@ -7,6 +7,7 @@ from icestream.service.extras import require
 
 require("recorder")
 
+import gc
 import os
 import queue
 import sys
@@ -43,6 +44,8 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"recorder: {error}")
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
+    gc.freeze()  # what the libraries have made stays: no collection looks at it again
+    gc.set_threshold(50_000)
     redis = connect(settings.redis_url, settings.redis_password)
     try:
         spool = Spool(settings.spool_dir, settings.run_hours * 3600)

@@ -10,11 +10,12 @@ from icestream.service.logs import Log
 from icestream.service.retry import pauses
 from icestream.streams.connection import BLOCK_MS, RedisError, is_away
 from icestream.streams.results import AnotherReader, LeaseLost
-from recorder.collector import Collector
+from recorder.collector import READ_AT_ONCE, Collector
 from recorder.metrics import RecorderMetrics
 from recorder.uploader import Uploader
 
 PAUSES_S = (0.5, 10.0)
+LOOK_S = 0.1  # between two reads that find something
 REFUSED_S = 15.0  # at start: a recorder that was killed holds its lease for some seconds
 CLOSING_S = 45.0  # after SIGTERM: time for MLflow to take what is left; the rest is uploaded by the next start
 
@@ -44,6 +45,8 @@ def collect(
             waits = pauses(*PAUSES_S)
             refused_s = 0.0
             metrics.beat()
+            if 0 < found < READ_AT_ONCE:
+                stop.wait(LOOK_S)  # what comes meanwhile is read at once
         except LeaseLost as error:
             log.warning("reading again what is not on disk", error=str(error))
             collector.forget()

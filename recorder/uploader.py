@@ -90,15 +90,15 @@ class Uploader:
         if ended or closing:
             crashed = ended and not self._spool.was_closed(recorder_run)
             self._finish(recorder_run, "KILLED" if crashed else "FINISHED")
-        elif self._part_is_due(recorder_run):
-            self._upload_part(recorder_run)
+        else:
+            due = time.monotonic() >= self._part_due
+            if due:
+                self._part_due = time.monotonic() + self._settings.part_s
+            if due or self._waiting_rows(recorder_run) >= PART_ROWS:
+                self._upload_part(recorder_run, draw=due)
 
-    def _part_is_due(self, recorder_run: RecorderRun) -> bool:
-        due = time.monotonic() >= self._part_due
-        if due:
-            self._part_due = time.monotonic() + self._settings.part_s
-        waiting = [window.number for window in recorder_run.windows()]
-        return due or sum(self._rows.get(number, 0) for number in waiting) >= PART_ROWS
+    def _waiting_rows(self, recorder_run: RecorderRun) -> int:
+        return sum(self._rows.get(window.number, 0) for window in recorder_run.windows())
 
     def _read(self, window: Window) -> WindowContent | None:
         """A window; None if it is damaged."""
@@ -211,8 +211,8 @@ class Uploader:
                 logged = (latest.source or "").removeprefix("models:/")  # (its model_id is empty, mlflow 3.17)
                 self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
 
-    def _upload_part(self, recorder_run: RecorderRun) -> None:
-        """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures, and delete the windows."""
+    def _upload_part(self, recorder_run: RecorderRun, draw: bool) -> None:
+        """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures if wanted, and delete the windows."""
         windows: list[Window] = []
         tables: list[pa.Table] = []
         for window in recorder_run.windows():
@@ -231,6 +231,17 @@ class Uploader:
             pq.write_table(pa.concat_tables(tables), part, compression="zstd")
             self._client.log_artifact(run_id, str(part), PREDICTIONS)
             self._metrics.part_uploaded(part.stat().st_size)
+        if draw:
+            self._draw(run_id)
+        self._spool.forget(recorder_run, windows)
+        for window in windows:
+            self._rows.pop(window.number, None)
+        self._metrics.uploaded(time.monotonic() - began)
+
+    def _draw(self, run_id: str) -> None:
+        """Draw the latest results, and describe the run by them."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
             sky_map(self._recent, folder / "sky.png")
             opening_angles(self._recent, folder / "opening_angle.png")
             pyarrow.csv.write_csv(
@@ -239,15 +250,11 @@ class Uploader:
             for picture in ("sky.png", "opening_angle.png", "predictions.csv"):
                 self._client.log_artifact(run_id, str(folder / picture), "latest")
         self._client.set_tag(run_id, "mlflow.note.content", description(self._recent))
-        self._spool.forget(recorder_run, windows)
-        for window in windows:
-            self._rows.pop(window.number, None)
-        self._metrics.uploaded(time.monotonic() - began)
 
     def _finish(self, recorder_run: RecorderRun, status: str) -> None:
         """Upload what is left of a recorder run and end its MLflow run."""
         while recorder_run.windows():
-            self._upload_part(recorder_run)
+            self._upload_part(recorder_run, draw=self._waiting_rows(recorder_run) <= PART_ROWS)
         if run_id := recorder_run.mlflow_run:
             self._client.set_terminated(run_id, status)
         recorder_run.remove()

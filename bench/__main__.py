@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import contenders
-from bench.against import EVENTS, compare
+from bench.against import LOADS, compare
 from bench.mix import MAX_PULSES, by_length, mix
 from bench.trivial import NAME, write_trivial_model
 from export.triton_config import CPU_INSTANCES, MAX_BATCH
@@ -22,7 +22,7 @@ from icestream.results.markdown import wrap
 from tritonserver.serving import serving
 
 ROOT = Path(__file__).parents[1]
-CHAOS = "\n## Chaos\n"  # the part of the page that is not written here
+KEPT = "\n## What an event costs\n"  # the part of the page that is not written here
 STREAM_EVENTS, TRIVIAL_EVENTS = 8000, 60_000
 
 
@@ -33,11 +33,11 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements.md")
     parser.add_argument("--against", metavar="COMMIT", help="compare the cost of an event with that of another commit")
-    parser.add_argument("--rates", nargs="+", default=["max"], choices=list(EVENTS), help="of that comparison (max)")
+    parser.add_argument("--loads", nargs="+", default=["full"], choices=list(LOADS), help="of that comparison (full)")
     options = parser.parse_args()
     console = Console()
     if options.against:
-        sys.exit(not compare(options.against, options.rounds, options.rates, console))
+        sys.exit(not compare(options.against, options.rounds, options.loads, console))
     repository = ROOT / "model_repository"
     rates: dict[str, list[float]] = {}
 
@@ -77,7 +77,7 @@ def main() -> None:
         lines.append("| " + " | ".join(row) + " |")
     console.print(table)
     before = options.output.read_text() if options.output.exists() else ""
-    _, *kept = before.partition(CHAOS)
+    _, *kept = before.partition(KEPT)
     options.output.write_text(page("\n".join(lines), options.rounds) + "".join(kept))
     console.print(f"wrote {options.output}")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.cost import PROCESSES, Cost, Run, measure
+from bench.cost import PROCESSES, Run, measure
 from bench.mix import MAX_PULSES
 from bench.trivial import NAME, write_trivial_model
 from icestream.detector import nominal_icecube86
@@ -22,10 +22,15 @@ from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
 
 ROOT = Path(__file__).parents[1]
-EVENTS = {"max": 60_000, "400": 8000, "100": 2500}  # of a run, by its rate
+LOADS = {  # events, their rate, and the most events of a request that the trivial model takes
+    "full": (40_000, "max", 32),
+    "large": (40_000, "max", 128),
+    "400": (8000, "400", 32),
+    "100": (2500, "100", 32),
+}
 WORSE = 1.05  # more than this, outside the spread, fails
 GATED = ("events/s", "emitter", "redis", "bridge", "recorder", "display")
-Figures = dict[tuple[str, str, str], list[float]]  # (rate, tree, figure) → one of each round
+Figures = dict[tuple[str, str, str], list[float]]  # (load, tree, figure) → one of each round
 
 
 def worktree(commit: str) -> Path:
@@ -40,44 +45,45 @@ def worktree(commit: str) -> Path:
     return folder
 
 
-def compare(commit: str, rounds: int, rates: Sequence[str], console: Console) -> bool:
+def compare(commit: str, rounds: int, loads: Sequence[str], console: Console) -> bool:
     """Measure both in turn and print the table; whether this tree is nowhere worse."""
     trees = {"before": worktree(commit), "now": ROOT}
     found: Figures = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_trivial_model(folder / "models", MAX_PULSES)
         write_folder(folder / "kaggle", islice(simulated_events(nominal_icecube86(), 7, 1), 2000))
+        for _, _, max_batch in LOADS.values():
+            if not (folder / str(max_batch)).exists():
+                write_trivial_model(folder / str(max_batch), MAX_PULSES, max_batch)
         for number in range(rounds):
-            for rate in rates:
+            for load in loads:
+                events, rate, max_batch = LOADS[load]
                 for which, tree in trees.items():
                     run = Run(
-                        tree=tree, repository=folder / "models", model=NAME, source=f"kaggle:{folder / 'kaggle'}",
-                        events=EVENTS[rate], rate=rate,
+                        tree=tree, repository=folder / str(max_batch), model=NAME, source=f"kaggle:{folder / 'kaggle'}",
+                        events=events, rate=rate,
                     )  # fmt: skip
-                    cost = measure(run, folder / f"{which}-{rate}-{number}")
-                    _note(found, rate, which, cost)
-                    console.print(rate, which, {key: round(value, 1) for key, value in cost.figures.items()})
-    return _report(found, rates, console)
+                    cost = measure(run, folder / f"{which}-{load}-{number}")
+                    for figure, value in cost.figures.items():
+                        found[load, which, figure].append(value)
+                    console.print(
+                        f"{load}, {which}: " + ", ".join(f"{key} {value:.1f}" for key, value in cost.figures.items())
+                    )
+    return _report(found, loads, console)
 
 
-def _note(found: Figures, rate: str, which: str, cost: Cost) -> None:
-    for figure, value in cost.figures.items():
-        found[rate, which, figure].append(value)
-
-
-def _report(found: Figures, rates: Sequence[str], console: Console) -> bool:
-    table = Table("rate", "CPU µs of an event", "before", "now", "ratio")
+def _report(found: Figures, loads: Sequence[str], console: Console) -> bool:
+    table = Table("load", "CPU µs of an event", "before", "now", "ratio")
     good = True
-    for rate in rates:
+    for load in loads:
         for figure in ("events/s", *PROCESSES):
-            before, now = found[rate, "before", figure], found[rate, "now", figure]
+            before, now = found[load, "before", figure], found[load, "now", figure]
             ratio = statistics.median(now) / max(statistics.median(before), 1e-9)
-            table.add_row(rate, figure, _spread(before), _spread(now), f"{ratio:.2f}")
+            table.add_row(load, figure, _spread(before), _spread(now), f"{ratio:.2f}")
             speed = figure == "events/s"
-            gated = figure in GATED and (rate == "max" or not speed)  # else the rate is what was asked for
+            gated = figure in GATED and (LOADS[load][1] == "max" or not speed)  # else the rate is what was asked for
             if gated and is_worse(before, now, more_is_better=speed):
-                console.print(f"at {rate}, {figure} is worse than before: {ratio:.2f}")
+                console.print(f"{load}: {figure} is worse than before: {ratio:.2f}")
                 good = False
     console.print(table)
     return good

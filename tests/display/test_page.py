@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from icestream import wire
 from icestream.streams import keys
-from tests.events import encoded, made_result
+from tests.events import encoded, made_result, stored
 from tests.servers import Display, Program, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 
@@ -213,5 +213,5 @@ def test_with_the_display_off_nothing_extra_is_written(
 ) -> None:
     program("bridge", redis_url=redis_server.url, triton_url=triton.url)
     program("emitter", redis_url=redis_server.url, rate=100, count=200)
-    wait_until(lambda: redis.xlen("{icestream}:directions") == 200, "all results")
+    wait_until(lambda: stored(redis) == 200, "all results")
     assert not redis.exists("{icestream}:shown")

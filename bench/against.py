@@ -79,7 +79,7 @@ def _report(found: Figures, loads: Sequence[str], console: Console) -> bool:
         for figure in ("events/s", *PROCESSES):
             before, now = found[load, "before", figure], found[load, "now", figure]
             ratio = statistics.median(now) / max(statistics.median(before), 1e-9)
-            table.add_row(load, figure, _spread(before), _spread(now), f"{ratio:.2f}")
+            table.add_row(*(load, figure, _spread(before), _spread(now), f"{ratio:.2f}"))
             speed = figure == "events/s"
             gated = figure in GATED and (LOADS[load][1] == "max" or not speed)  # else the rate is what was asked for
             if gated and is_worse(before, now, more_is_better=speed):

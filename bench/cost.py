@@ -20,6 +20,7 @@ from bench.page import follow_page
 
 LOOK_S = 0.2
 FIRST, LAST = 0.15, 0.7  # of the events: between these everything works
+NOT_YET = (OSError, HTTPException, ValueError, KeyError, psutil.Error)  # of a stream that starts, or ends
 PROCESSES = ("emitter", "redis", "bridge", "triton", "recorder", "display", "mlflow")
 
 
@@ -88,7 +89,7 @@ def _samples(process: subprocess.Popen[str], ports: Path, run: Run) -> Iterator[
     """Time, results so far, and CPU seconds, again and again until the stream ends."""
     while process.poll() is None:
         time.sleep(LOOK_S)
-        with suppress(OSError, HTTPException, ValueError, KeyError, psutil.Error):
+        with suppress(*NOT_YET):
             stored = _stored(json.loads(ports.read_text()), run.bridges)
             yield time.monotonic(), stored, _cpu(process.pid)
 

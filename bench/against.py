@@ -28,6 +28,7 @@ LOADS = {  # events, their rate, and the most events of a request that the trivi
     "400": (8000, "400", 32),
     "100": (2500, "100", 32),
 }
+HEADINGS = ("load", "CPU µs of an event", "before", "now", "ratio")
 WORSE = 1.05  # more than this, outside the spread, fails
 GATED = ("events/s", "emitter", "redis", "bridge", "recorder", "display")
 Figures = dict[tuple[str, str, str], list[float]]  # (load, tree, figure) → one of each round
@@ -73,7 +74,7 @@ def compare(commit: str, rounds: int, loads: Sequence[str], console: Console) ->
 
 
 def _report(found: Figures, loads: Sequence[str], console: Console) -> bool:
-    table = Table("load", "CPU µs of an event", "before", "now", "ratio")
+    table = Table(*HEADINGS)
     good = True
     for load in loads:
         for figure in ("events/s", *PROCESSES):

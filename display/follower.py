@@ -317,8 +317,8 @@ def _newest_first(entries: Sequence[_Entry]) -> Iterator[Place]:
 
 def _mean_angle_deg(directions: list[tuple[float, float, float]], known: list[CachedResult]) -> float | None:
     """Mean opening angle to the truths; a direction of zeros is left out."""
-    truths = [to_vector(cached.truth.azimuth, cached.truth.zenith) for cached in known if cached.truth]
-    pairs = [(one, other) for one, other in zip(directions, truths, strict=True) if any(one)]
-    if not pairs:
-        return None
-    return float(np.degrees(opening_angle([one for one, _ in pairs], [other for _, other in pairs])).mean())
+    vectors = np.array(directions).reshape(-1, 3)
+    truths = [cached.truth for cached in known if cached.truth]
+    true = to_vector([truth.azimuth for truth in truths], [truth.zenith for truth in truths])
+    defined = vectors.any(axis=1)
+    return float(np.degrees(opening_angle(vectors, true)[defined]).mean()) if defined.any() else None

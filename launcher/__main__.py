@@ -42,6 +42,7 @@ from tritonserver.errors import MissingDependency
 from tritonserver.process import HOST
 
 STATE_DIR = Path(".icestream")
+CORES_PER_BRIDGE, MOST_BRIDGES = 4, 4  # the model needs cores, too; one Redis serves four bridges
 
 
 def main() -> None:
@@ -103,7 +104,10 @@ def _add_up(commands: Any) -> None:
     )
     for name in ("rate", "source", "seed"):
         _add_setting(up, name)
-    up.add_argument("--bridges", type=_positive, default=1, help="bridges that share the work")
+    up.add_argument(
+        "--bridges", type=_bridges, default="auto", metavar="NUMBER",
+        help=f"bridges that share the work (auto: one for every {CORES_PER_BRIDGE} cores, {MOST_BRIDGES} at most)",
+    )  # fmt: skip
     up.add_argument("--state-dir", type=Path, default=STATE_DIR, help="data, logs, pids.json, pictures")
     up.add_argument(
         "--report", type=Path, default=None, metavar="FILE", help="the report as JSON (default: STATE_DIR/report.json)"
@@ -230,6 +234,12 @@ def _table(text: str) -> Path:
     if Path(text).suffix not in (".csv", ".parquet"):
         raise argparse.ArgumentTypeError(f"{text!r} is neither .csv nor .parquet")
     return Path(text)
+
+
+def _bridges(text: str) -> int:
+    if text == "auto":
+        return min(MOST_BRIDGES, max(1, len(os.sched_getaffinity(0)) // CORES_PER_BRIDGE))
+    return _positive(text)
 
 
 def _positive(text: str) -> int:

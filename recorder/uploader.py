@@ -185,10 +185,9 @@ class Uploader:
 
     def _tag_models(self, run_id: str, rows: pa.Table) -> None:
         """Tag the run with each model that made some of its results, the time of the first of them being the tag's name."""
-        columns = (rows[name].to_pylist() for name in ("model", "model_version", "checkpoint", "stored_ns"))
-        first: dict[tuple[str, str, str], int] = {}
-        for name, version, checkpoint, stored_ns in zip(*columns, strict=True):
-            first.setdefault((name, version, checkpoint or ""), stored_ns)
+        models = rows.group_by(["model", "model_version", "checkpoint"]).aggregate([("stored_ns", "min")]).to_pylist()
+        models.sort(key=lambda one: one["stored_ns_min"])
+        first = {(one["model"], one["model_version"], one["checkpoint"] or ""): one["stored_ns_min"] for one in models}
         if first.keys() <= self._tagged:
             return
         tagged = self._client.get_run(run_id).data.tags.values()  # an earlier process may have tagged it

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
+from msgspec.structs import asdict
 
 from icestream.event import Event, InvalidEvent
 from icestream.sources.replay import open_files
@@ -33,7 +34,7 @@ class _Seen:
         raw, truth = pair
         self.truths += truth is not None
         try:
-            event = Event(**vars(raw)).within_readout()
+            event = Event(**asdict(raw)).within_readout()
         except InvalidEvent as error:
             self.reasons[error.reason] += 1
             self.examples.setdefault(error.reason, f"event {raw.event_id}: {error.detail}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 from torch import nn
 
@@ -78,7 +79,7 @@ class Sample:
         for raw, truth in found.events(0):
             with suppress(InvalidEvent):  # the bridge would reject it
                 if truth is not None and len(pairs) < at_most:
-                    pairs.append((Event(**vars(raw)).within_readout(), truth))
+                    pairs.append((Event(**asdict(raw)).within_readout(), truth))
             if len(pairs) == at_most:
                 break
         if not pairs:

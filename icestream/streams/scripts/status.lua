@@ -23,6 +23,11 @@ local function stream(key)
     return reply.err and {} or as_map(reply)
 end
 
+local function counter(key)
+    local value = redis.pcall('GET', key)
+    return type(value) == 'string' and tonumber(value) or 0
+end
+
 local function age_ms(id) return id and math.max(0, now_ms - tonumber(string.match(id, '^%d+'))) or nil end
 
 local function pending(key, group)
@@ -77,7 +82,7 @@ return cjson.encode({
     unrecorded = unrecorded + lag,
     oldest_unrecorded_ms = age_ms(oldest_unrecorded),
     emitted_total = events['entries-added'] or 0,
-    stored_total = tonumber(redis.call('GET', KEYS[5]) or 0),
+    stored_total = counter(KEYS[5]),
     rejected = redis.call('XLEN', KEYS[3]),
     rejected_total = stream(KEYS[3])['entries-added'] or 0,
     emitter = redis.call('EXISTS', KEYS[4]) == 1,

@@ -70,6 +70,7 @@ class _Entry:
     azimuth: NDArray[np.float64]  # (results,) rad
     zenith: NDArray[np.float64]
     truths: list[Truth | None]
+    max_kappa: float
     read_s: float  # by the follower's clock
 
     def rows_of(self, event: EventKey) -> list[int]:
@@ -124,6 +125,7 @@ class StreamFollower:
         self._unmatched: list[dict[bytes, bytes]] = []  # results that were read, whose truths are still to be read
         self._lock = threading.Lock()
         self._entries = deque[_Entry]()
+        self._entry_of: dict[EventKey, _Entry] = {}
         self._kept = 0  # results in them
         self._count = 0  # results ever read
         self._truths: OrderedDict[EventKey, Truth] = OrderedDict()
@@ -180,9 +182,9 @@ class StreamFollower:
     def find(self, key: EventKey) -> tuple[CachedResult | None, Event | None]:
         """A cached result, and its event with the pulses if it was kept."""
         with self._lock:
-            shown, entries = self._shown.get(key), list(self._entries)
+            shown, entry = self._shown.get(key), self._entry_of.get(key)
         if shown is None:
-            return next((entry.cached(row) for entry in reversed(entries) for row in entry.rows_of(key)), None), None
+            return None if entry is None else entry.cached(entry.rows_of(key)[-1]), None
         try:
             return shown[0], wire.decode_event(shown[1]).within_readout()
         except InvalidEvent:  # something else than a bridge wrote to SHOWN
@@ -194,7 +196,8 @@ class StreamFollower:
             entries = list(self._entries)
         # In the order of their arrival, which is nearly that of their time: a clock may be set back.
         late = (entry for entry in reversed(entries) if entry.results.stored_ns >= since_s * 1e9)
-        rows = ((entry, np.flatnonzero(entry.results.rows["kappa"] >= min_kappa)[::-1].tolist()) for entry in late)
+        sure = (entry for entry in late if entry.max_kappa >= min_kappa)
+        rows = ((entry, np.flatnonzero(entry.results.rows["kappa"] >= min_kappa)[::-1].tolist()) for entry in sure)
         return list(islice((entry.cached(row) for entry, found in rows for row in found), limit))
 
     def shown(self, limit: int) -> list[CachedResult]:
@@ -246,17 +249,28 @@ class StreamFollower:
         with self._lock:
             for results, azimuth, zenith in zip(found, azimuths, zeniths, strict=True):
                 truths = [self._truths.pop(event, None) for event in results.events]
-                self._entries.append(self._entry(results, azimuth, zenith, truths))
+                entry = self._entry(results, azimuth, zenith, truths)
+                self._entries.append(entry)
+                self._entry_of.update(dict.fromkeys(results.events, entry))
                 self._kept += len(results)
                 self._count += len(results)
             while self._kept - len(self._entries[0].results) >= KEPT_RESULTS:
-                self._kept -= len(self._entries.popleft().results)
+                self._forget(self._entries.popleft())
         self._metrics.read(sum(map(len, found)))
+
+    def _forget(self, oldest: _Entry) -> None:
+        self._kept -= len(oldest.results)
+        for event in oldest.results.events:
+            if self._entry_of.get(event) is oldest:
+                del self._entry_of[event]
 
     def _entry(
         self, results: Results, azimuth: NDArray[np.float64], zenith: NDArray[np.float64], truths: list[Truth | None]
     ) -> _Entry:
-        return _Entry(results=results, azimuth=azimuth, zenith=zenith, truths=truths, read_s=self._clock())
+        return _Entry(
+            results=results, azimuth=azimuth, zenith=zenith, truths=truths,
+            max_kappa=float(results.rows["kappa"].max()), read_s=self._clock(),
+        )  # fmt: skip
 
     def _summarise(self, stream: StreamStatus) -> FollowedStatus:
         now = self._clock()

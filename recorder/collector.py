@@ -6,6 +6,7 @@ written before its event, so reading results first and truths second misses none
 """
 
 from collections import deque
+from itertools import islice
 
 from icestream import wire
 from icestream.event import InvalidEvent
@@ -17,11 +18,12 @@ from icestream.truth import Truth
 from recorder.metrics import RecorderMetrics
 from recorder.spool import EventKey, Spool
 
-READ_AT_ONCE = 250  # entries
+READ_AT_ONCE = 100  # entries
 WINDOW_ROWS = 10_000  # a window is closed early when it has so many
 KEPT_DIRECTIONS = 10_000  # recorded results that stay in the stream for other readers
 CLOCKS_MS = 60_000  # that the clocks of an emitter and of Redis may differ
-KEPT_TRUTHS = 200_000  # truths that may wait for a result; those of rejected events never get one
+# Truths that may wait for a result, and the entries they are in; those of rejected events never get one.
+KEPT_TRUTHS, KEPT_TRUTH_ENTRIES = 200_000, 20_000
 
 
 class Collector:
@@ -40,9 +42,9 @@ class Collector:
         self._missing: dict[EventKey, int] = {}  # those whose truths are still to be read → until which entry, Unix ms
         self._truths_read_ms = 0  # time of the latest entry of TRUTH that was read
         self._truths: dict[EventKey, tuple[bytes, Truth]] = {}  # → entry id, truth
-        self._unsettled: dict[bytes, int] = {}  # entries of TRUTH → how many of their truths still wait for a result
+        self._unsettled: dict[bytes, set[EventKey]] = {}  # entries of TRUTH → whose truths still wait for a result
         self._written: dict[bytes, int] = {}  # entries that are on disk and not yet acknowledged → results
-        self._settled: list[bytes] = []  # truth entries to acknowledge with them
+        self._settled: dict[bytes, None] = {}  # truth entries to acknowledge with them
         self._recorded = deque[tuple[bytes, int]]()  # entries that stay in the stream → results
         self._recorded_results = 0
 
@@ -50,10 +52,14 @@ class Collector:
         """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
         self._reader.take()
         self._reader.join()
-        for entry_id, data in self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE):
+        for number, (entry_id, data) in enumerate(self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE), 1):
             self._add_results(entry_id, data)
-        for entry_id, data in self._reader.pending(keys.TRUTH, READ_AT_ONCE):
+            if number % READ_AT_ONCE == 0:
+                self._reader.renew()
+        for number, (entry_id, data) in enumerate(self._reader.pending(keys.TRUTH, READ_AT_ONCE), 1):
             self._add_truths(entry_id, data)
+            if number % READ_AT_ONCE == 0:
+                self._reader.renew()
         self._acknowledge()
 
     def forget(self) -> None:
@@ -78,17 +84,26 @@ class Collector:
 
         Truths are in the order of their events, so that those of a backlog of results wait in the stream.
         """
-        while len(self._truths) < KEPT_TRUTHS or self._truths_read_ms <= max(self._missing.values(), default=-1):
+        while not (crowded := self._crowded) or self._truths_read_ms <= max(self._missing.values(), default=-1):
+            self._reader.renew()
             if not (truths := self._reader.new(keys.TRUTH, READ_AT_ONCE)):
                 break
             for entry_id, data in truths:
                 self._add_truths(entry_id, data)
-            while len(self._truths) > KEPT_TRUTHS + READ_AT_ONCE:
-                oldest = next((event for event in self._truths if event not in self._open), None)
-                if oldest is None:
-                    break
-                self._settle(oldest)
+            if crowded:
+                self._drop_truths(len(truths))
         self._missing.clear()  # a truth is written before its event: these have none
+
+    @property
+    def _crowded(self) -> bool:
+        return len(self._truths) >= KEPT_TRUTHS or len(self._unsettled) >= KEPT_TRUTH_ENTRIES
+
+    def _drop_truths(self, entries: int) -> None:
+        """Drop what waits in the oldest entries of TRUTH, but for the open window's."""
+        closed = (entry_id for entry_id, events in self._unsettled.items() if events.isdisjoint(self._open))
+        for entry_id in list(islice(closed, entries)):
+            for event in list(self._unsettled[entry_id]):
+                self._settle(event)
 
     @property
     def full(self) -> bool:
@@ -129,7 +144,7 @@ class Collector:
         while self._recorded and self._recorded_results - self._recorded[0][1] >= KEPT_DIRECTIONS:
             self._recorded_results -= self._recorded.popleft()[1]
         trim_before = self._recorded[0][0] if self._recorded_results >= KEPT_DIRECTIONS else None
-        self._reader.acknowledge(list(self._written), self._settled, trim_before)
+        self._reader.acknowledge(list(self._written), list(self._settled), trim_before)
         self._recorded.extend((entry_id, max(1, results)) for entry_id, results in self._written.items())
         self._recorded_results += sum(max(1, results) for results in self._written.values())
         self._written.clear()
@@ -157,7 +172,7 @@ class Collector:
 
     def _add_truths(self, entry_id: bytes, data: bytes) -> None:
         self._truths_read_ms = int(entry_id.split(b"-")[0])
-        if entry_id in self._unsettled:
+        if entry_id in self._unsettled or entry_id in self._settled:
             return
         try:
             truths = {(truth.run_id, truth.event_id): truth for truth in wire.decode_truths(data)}
@@ -166,19 +181,19 @@ class Collector:
             truths = {}
         waiting = {event: truth for event, truth in truths.items() if not self._spool.has(event)}
         if not waiting:
-            self._settled.append(entry_id)
+            self._settled[entry_id] = None
             return
         for event in waiting:
             self._missing.pop(event, None)
             if event in self._truths:
                 self._settle(event)
-        self._unsettled[entry_id] = len(waiting)
+        self._unsettled[entry_id] = set(waiting)
         self._truths.update({event: (entry_id, truth) for event, truth in waiting.items()})
 
     def _settle(self, event: EventKey) -> None:
         """The truth of an event is no longer wanted; its entry goes when this is so for all of its truths."""
         entry_id, _ = self._truths.pop(event)
-        self._unsettled[entry_id] -= 1
+        self._unsettled[entry_id].discard(event)
         if not self._unsettled[entry_id]:
             del self._unsettled[entry_id]
-            self._settled.append(entry_id)
+            self._settled[entry_id] = None

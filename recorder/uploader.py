@@ -58,7 +58,8 @@ class Uploader:
         self._of = ""  # the recorder run that the next four belong to
         self._logged = 0  # its last window whose points were logged
         self._rows: dict[int, int] = {}  # of its windows, by their number
-        self._recent = SCHEMA.empty_table()  # its last results
+        self._recent = SCHEMA.empty_table()  # its last results,
+        self._undrawn = False  # and whether there are some that are in no picture
         self._tagged: set[tuple[str, str, str]] = set()  # models it is tagged with: name, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
         self._retention = Retention(self._client, settings.experiment, settings.keep_days, log)
@@ -81,7 +82,7 @@ class Uploader:
         ended = recorder_run.name != self._spool.current.name
         if recorder_run.name != self._of:
             self._of, self._logged, self._recent = recorder_run.name, 0, SCHEMA.empty_table()
-            self._rows, self._tagged = {}, set()
+            self._rows, self._tagged, self._undrawn = {}, set(), False
         for window in recorder_run.windows():
             if window.number > self._logged:
                 if content := self._read(window):
@@ -95,7 +96,9 @@ class Uploader:
             if due:
                 self._part_due = time.monotonic() + self._settings.part_s
             if due or self._waiting_rows(recorder_run) >= PART_ROWS:
-                self._upload_part(recorder_run, draw=due)
+                self._upload_part(recorder_run)
+            if due:
+                self._draw(recorder_run)
 
     def _waiting_rows(self, recorder_run: RecorderRun) -> int:
         return sum(self._rows.get(window.number, 0) for window in recorder_run.windows())
@@ -168,6 +171,7 @@ class Uploader:
         self._tag_models(run_id, rows)
         self._recent = pa.concat_tables([self._recent, rows])
         self._recent = self._recent.slice(max(0, self._recent.num_rows - SHOWN_ROWS))
+        self._undrawn = True
         self._metrics.uploaded(time.monotonic() - began)
 
     def _log_parameters(self, run_id: str, rows: pa.Table) -> None:
@@ -210,8 +214,8 @@ class Uploader:
                 logged = (latest.source or "").removeprefix("models:/")  # (its model_id is empty, mlflow 3.17)
                 self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
 
-    def _upload_part(self, recorder_run: RecorderRun, draw: bool) -> None:
-        """Join the windows so far to one Parquet part of at most PART_ROWS, draw the pictures if wanted, and delete the windows."""
+    def _upload_part(self, recorder_run: RecorderRun) -> None:
+        """Join the windows so far to one Parquet part of at most PART_ROWS (or one window), and delete the windows."""
         windows: list[Window] = []
         tables: list[pa.Table] = []
         for window in recorder_run.windows():
@@ -230,15 +234,15 @@ class Uploader:
             pq.write_table(pa.concat_tables(tables), part, compression="zstd")
             self._client.log_artifact(run_id, str(part), PREDICTIONS)
             self._metrics.part_uploaded(part.stat().st_size)
-        if draw:
-            self._draw(run_id)
         self._spool.forget(recorder_run, windows)
         for window in windows:
             self._rows.pop(window.number, None)
         self._metrics.uploaded(time.monotonic() - began)
 
-    def _draw(self, run_id: str) -> None:
-        """Draw the latest results, and describe the run by them."""
+    def _draw(self, recorder_run: RecorderRun) -> None:
+        """Draw the latest results, if there are newer ones than were drawn, and describe the run by them."""
+        if not self._undrawn or (run_id := recorder_run.mlflow_run) is None:
+            return
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             sky_map(self._recent, folder / "sky.png")
@@ -249,11 +253,13 @@ class Uploader:
             for picture in ("sky.png", "opening_angle.png", "predictions.csv"):
                 self._client.log_artifact(run_id, str(folder / picture), "latest")
         self._client.set_tag(run_id, "mlflow.note.content", description(self._recent))
+        self._undrawn = False
 
     def _finish(self, recorder_run: RecorderRun, status: str) -> None:
         """Upload what is left of a recorder run and end its MLflow run."""
         while recorder_run.windows():
-            self._upload_part(recorder_run, draw=self._waiting_rows(recorder_run) <= PART_ROWS)
+            self._upload_part(recorder_run)
+        self._draw(recorder_run)
         if run_id := recorder_run.mlflow_run:
             self._client.set_terminated(run_id, status)
         recorder_run.remove()

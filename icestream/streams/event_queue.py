@@ -5,6 +5,7 @@ stored (`complete`) or its dead letter is written (`reject`). An entry that a br
 claimed by any other bridge.
 """
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ LOOKED_AT = 10  # oldest entries of the stream that are looked at whether they a
 STALE_MS = 60_000  # a consumer that holds nothing and has sent no command for so long is deleted
 MAX_PAYLOAD_BYTES = 4 * 2**20  # more than the largest event has; of a larger payload only the beginning is read
 READ_BYTES = 16 * 2**20  # read at once, where the stream has more than may be read
+SIZED_S, SIZED_ENTRIES = 0.1, 20_000  # how long its size holds, and how long a stream is measured
 DETAIL_CHARACTERS = 1000  # of a dead letter
 IMMEDIATE_S = 0.002  # a blocking read that returns within it found an entry that was there
 
@@ -90,6 +92,7 @@ class EventQueue:
         self._lease = redis.register_script(load("lease"))
         self._join = redis.register_script(load("join"))
         self._waited = False  # for the last entry: the stream was empty
+        self._bytes, self._sized_s = 0.0, -math.inf  # of the stream, and when it was measured
 
     async def check_server(self) -> list[str]:
         """Warnings about the server; raises UnsuitableRedis."""
@@ -108,19 +111,28 @@ class EventQueue:
         """
         try:
             if not self._waited:
-                whole = int(await self._redis.memory_usage(keys.EVENTS, samples=0) or 0) <= at_most_bytes
+                small = await self._size() <= at_most_bytes
                 if entries := await (
-                    self._read_new(count) if whole else self._read_limited(count, min(at_most_bytes, READ_BYTES))
+                    self._read_new(count) if small else self._read_limited(count, min(at_most_bytes, READ_BYTES))
                 ):
                     return entries
             began = time.monotonic()
             entries = await self._read_new(1, BLOCK_MS)
-            self._waited = time.monotonic() - began > IMMEDIATE_S
+            # Never twice: a server that is far away takes as long for an entry that was there.
+            self._waited = not self._waited and time.monotonic() - began > IMMEDIATE_S
         except ResponseError as error:
             if "NOGROUP" in str(error):  # the stream was deleted
                 await self.join()
             raise
         return entries
+
+    async def _size(self) -> float:
+        """Bytes of the stream, as of a moment ago; endless where it would take Redis long to count them."""
+        if time.monotonic() > self._sized_s + SIZED_S:
+            few = int(await self._redis.xlen(keys.EVENTS)) <= SIZED_ENTRIES
+            size: Any = await self._redis.memory_usage(keys.EVENTS, samples=0) if few else math.inf
+            self._bytes, self._sized_s = float(size or 0), time.monotonic()
+        return self._bytes
 
     async def _read_new(self, count: int, block_ms: int | None = None) -> list[Entry]:
         reply: Any = await self._redis.xreadgroup(

@@ -329,6 +329,48 @@ def test_the_report_of_nothing_is_empty_but_whole() -> None:
     assert pa.table({}).num_rows == figures["reconstructed"] == figures["lost"] == 0
 
 
+@pytest.mark.parametrize("together", [1, 7, 40])
+def test_no_truth_is_dropped_whose_result_still_waits(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    for name, value in {"READ_AT_ONCE": 5, "KEPT_TRUTHS": 60, "KEPT_TRUTH_ENTRIES": 20, "WINDOW_ROWS": 30}.items():
+        monkeypatch.setattr(f"recorder.collector.{name}", value)
+    now_ns = time.time_ns()
+    for low in range(0, 400, together):
+        numbers = range(low, min(low + together, 400))
+        redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, number, 1.0, 0.5) for number in numbers])})
+        for number in numbers:
+            redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number, emitted_ns=now_ns))})
+    one = collector(redis, tmp_path)
+    while one.read(None):
+        if one.full:
+            one.close_window()
+    one.close_window()
+    assert sorted(spooled(tmp_path)) == list(range(400))
+    for path in tmp_path.glob("*/window-0*.parquet"):
+        assert pq.read_table(path)["true_zenith"].null_count == 0
+    assert redis.xlen(keys.TRUTH) == 0
+
+
+def test_truths_whose_results_never_come_are_dropped_in_the_end(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"READ_AT_ONCE": 5, "KEPT_TRUTH_ENTRIES": 20}.items():
+        monkeypatch.setattr(f"recorder.collector.{name}", value)
+    one = collector(redis, tmp_path)
+    now_ns = time.time_ns()
+    for low in range(0, 300, 3):  # the second event of each entry was rejected
+        redis.xadd(
+            keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, number, 1.0, 0.5) for number in range(low, low + 3)])}
+        )
+        for number in (low, low + 2):
+            redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number, emitted_ns=now_ns))})
+        one.read(None)
+        one.close_window()
+    assert len(spooled(tmp_path)) == 200
+    assert redis.xlen(keys.TRUTH) <= 26
+
+
 def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
     (spool(tmp_path).current.folder / "window-00000001.parquet.part").write_bytes(os.urandom(100))
     assert spool(tmp_path).size() == (0, 0)

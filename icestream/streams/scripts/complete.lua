@@ -50,14 +50,22 @@ for i = 1, count do
     times[i] = time_ms(ARGV[at])
 end
 
-local before, outcomes, latest, kept, remembered = redis.call('ZMSCORE', KEYS[4], unpack(events)), {}, {}, {}, {}
-for i = 1, count do
-    local earlier = latest[events[i]] or (before[i] and tonumber(before[i]))
-    if earlier and math.abs(earlier - times[i]) <= window then
-        outcomes[i] = 2
-    else
-        outcomes[i], latest[events[i]], kept[#kept + 1] = 1, times[i], i
-        remembered[#remembered + 1], remembered[#remembered + 2] = times[i], events[i]
+local before = redis.call('ZMSCORE', KEYS[4], unpack(events))
+local gone, outcomes, kept, remembered = {}, {}, {}, {}
+
+local function decide() -- what is stored
+    local latest = {}
+    outcomes, kept, remembered = {}, {}, {}
+    for i = 1, count do
+        local earlier = latest[events[i]] or (before[i] and tonumber(before[i]))
+        if gone[i] then
+            outcomes[i] = 0
+        elseif earlier and math.abs(earlier - times[i]) <= window then
+            outcomes[i] = 2
+        else
+            outcomes[i], latest[events[i]], kept[#kept + 1] = 1, times[i], i
+            remembered[#remembered + 1], remembered[#remembered + 2] = times[i], events[i]
+        end
     end
 end
 
@@ -78,6 +86,7 @@ local function refused(reply)
     return true
 end
 
+decide()
 add()
 local reply = added and redis.pcall('ZADD', KEYS[4], unpack(remembered))
 if refused(reply) then return reply end
@@ -86,21 +95,13 @@ if refused(reply) then
     for _, number in ipairs(kept) do forget(number) end
     return reply
 end
-if reply < count then -- another bridge has dealt with some, and deleted them
-    local still = {}
-    for i = 1, count do
-        if #redis.call('XRANGE', KEYS[1], entries[i], entries[i]) == 0 then
-            if outcomes[i] == 1 then forget(i) end
-            outcomes[i] = 0
-        elseif outcomes[i] == 1 then
-            still[#still + 1] = i
-        end
-    end
-    if #still < #kept then
-        redis.call('XDEL', KEYS[2], added)
-        kept = still
-        add()
-    end
+if reply < count then -- another bridge has dealt with some, and deleted them: store the others again
+    for i = 1, count do gone[i] = #redis.call('XRANGE', KEYS[1], entries[i], entries[i]) == 0 end
+    if added then redis.call('XDEL', KEYS[2], added) end
+    for _, number in ipairs(kept) do forget(number) end
+    decide()
+    add()
+    if added then redis.call('ZADD', KEYS[4], unpack(remembered)) end
 end
 redis.call('XDEL', KEYS[1], unpack(entries))
 

@@ -154,6 +154,26 @@ def test_results_of_one_request_are_one_entry_less_those_that_another_bridge_has
     with_client(redis_server, use)
 
 
+def test_of_two_entries_of_an_event_the_one_that_is_left_gives_its_result(
+    redis: Any, redis_server: RedisProcess
+) -> None:
+    """As after Redis has lost its last second: a bridge holds an entry that is no more, and the event was written again."""
+
+    async def use(client: Any) -> None:
+        put(redis, event(1), event(1), event(2))
+        queue = queue_of(client)
+        lost, again, other = await queue.read(10)
+        redis.xack(keys.EVENTS, keys.BRIDGE_GROUP, lost.entry_id)
+        redis.xdel(keys.EVENTS, lost.entry_id)
+        pairs = [(lost.entry_id, made_result(1)), (again.entry_id, made_result(1)), (other.entry_id, made_result(2))]
+        assert await complete(queue, pairs) == [Outcome.WAS_DONE, Outcome.STORED, Outcome.STORED]
+        assert [one.event_id for one in results(redis)] == [1, 2]
+        assert redis.zrange(keys.DONE, 0, -1) == [b"7:1", b"7:2"]
+        assert (redis.xlen(keys.EVENTS), (await read_status_asyncio(client)).stored_total) == (0, 2)
+
+    with_client(redis_server, use)
+
+
 def at(redis: Any, number: int, second: int) -> None:
     """Write an event as if it were so many seconds after 2001."""
     redis.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(event(number), 1)}, id=f"{10**12 + second * 1000}-*")

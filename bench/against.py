@@ -1,4 +1,4 @@
-"""`python -m bench --against COMMIT`: another commit and this tree in turn, on the same machine, event by event.
+"""`python -m bench --against COMMIT`: what an event costs another commit and this tree, in turn, on the same machine.
 
 The other commit is built in a worktree with an environment of its own, which are kept for the next time.
 """

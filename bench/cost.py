@@ -33,8 +33,7 @@ class Run:
     model: str
     source: str
     events: int
-    rate: str = "max"
-    bridges: int = 1
+    rate: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,7 @@ def measure(run: Run, state_dir: Path) -> Cost:
     """Run a stream to its end, with a page open; raises RuntimeError if it fails."""
     command: list[str | Path] = [
         run.tree / ".venv" / "bin" / "icestream", "up", "--events", str(run.events), "--rate", run.rate,
-        "--source", run.source, "--bridges", str(run.bridges), "--model-repository", run.repository,
+        "--source", run.source, "--bridges", "1", "--model-repository", run.repository,
         "--state-dir", state_dir, "--report", state_dir.with_suffix(".json"),
     ]  # fmt: skip
     environment = {**os.environ, "ICESTREAM_EMITTER_LOOP": "true", "ICESTREAM_BRIDGE_MODEL": run.model}
@@ -65,7 +64,7 @@ def measure(run: Run, state_dir: Path) -> Cost:
         output = threading.Thread(target=lambda: said.append(process.communicate()[0]))
         said: list[str] = []
         output.start()
-        samples = list(_samples(process, state_dir / "ports.json", run))
+        samples = list(_samples(process, state_dir / "ports.json"))
         output.join()
     if process.returncode:
         raise RuntimeError(f"{run.tree}: icestream up failed:\n{said[0]}")
@@ -85,24 +84,21 @@ def measure(run: Run, state_dir: Path) -> Cost:
 Cpu = dict[str, dict[int, float]]  # process → pid → CPU seconds
 
 
-def _samples(process: subprocess.Popen[str], ports: Path, run: Run) -> Iterator[tuple[float, float, Cpu]]:
+def _samples(process: subprocess.Popen[str], ports: Path) -> Iterator[tuple[float, float, Cpu]]:
     """Time, results so far, and CPU seconds, again and again until the stream ends."""
     while process.poll() is None:
         time.sleep(LOOK_S)
         with suppress(*NOT_YET):
-            stored = _stored(json.loads(ports.read_text()), run.bridges)
+            stored = _stored(json.loads(ports.read_text())["bridge_metrics"])
             yield time.monotonic(), stored, _cpu(process.pid)
 
 
-def _stored(ports: dict[str, int], bridges: int) -> float:
-    found = 0.0
-    for name in ["bridge", *(f"bridge{number}" for number in range(2, bridges + 1))]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{ports[f'{name}_metrics']}/metrics", timeout=5) as answer:
-            for family in text_string_to_metric_families(answer.read().decode()):
-                for sample in family.samples:
-                    if (sample.name, sample.labels.get("outcome")) == ("icestream_bridge_events_total", "stored"):
-                        found += sample.value
-    return found
+def _stored(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+        samples = [sample for family in families for sample in family.samples]
+    wanted = ("icestream_bridge_events_total", "stored")
+    return sum(sample.value for sample in samples if (sample.name, sample.labels.get("outcome")) == wanted)
 
 
 def _cpu(launcher: int) -> Cpu:

@@ -11,9 +11,8 @@ from icestream.event import MAX_PULSES, READOUT_NS, Event, InvalidEvent
 from icestream.inference.batching import QueuedEvent
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, Rejection
 
-GROUP_BYTES = (
-    256 * 2**10
-)  # of entries that are decoded together: their events share memory, which lasts as long as any of them
+# Of entries that are decoded together: their events share memory, which lasts as long as any of them.
+GROUP_BYTES = 256 * 2**10
 
 
 class PendingEvent(QueuedEvent, frozen=True, gc=False):

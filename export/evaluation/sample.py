@@ -17,8 +17,7 @@ from icestream.event import Event, InvalidEvent
 from icestream.linefit import linefit
 from icestream.results.table import TRACKS
 from icestream.sources.kaggle import open_folder
-from icestream.sources.simulation.draws import NumpyDraws
-from icestream.sources.simulation.light import Ice
+from icestream.sources.simulation.culling import CpuIce
 from icestream.sources.simulation.particles import KINDS
 from icestream.sources.simulation.simulator import Chunk, events_of, numpy_chunk
 from icestream.sources.source import SourceError
@@ -56,7 +55,7 @@ class Sample:
     def simulated(cls, at_least: int, seed: int, detector: Detector | None = None) -> "Sample":
         """The first events of a seed."""
         detector = detector or nominal_icecube86()
-        ice = Ice(detector, NumpyDraws(np.random.default_rng()))
+        ice = CpuIce(detector)
         events: list[Event] = []
         chunks: list[Chunk] = []
         while len(events) < at_least:

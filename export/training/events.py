@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from icestream.detector import Detector
-from icestream.sources.simulation.draws import NumpyDraws
-from icestream.sources.simulation.light import Ice
+from icestream.sources.simulation.culling import CpuIce
 from icestream.sources.simulation.simulator import events_of, numpy_chunk
 from icestream.tensors import Arrays, pad, padded_length
 
@@ -38,7 +37,7 @@ class SimulatedPools(Dataset[list[tuple[Arrays, NDArray[np.float32]]]]):
         self.detector, self.seed, self.batch, self.limit = detector, seed, batch, limit
 
     def __getitem__(self, pool: int) -> list[tuple[Arrays, NDArray[np.float32]]]:
-        ice = Ice(self.detector, NumpyDraws(np.random.default_rng()))
+        ice = CpuIce(self.detector)
         chunks = [numpy_chunk(ice, self.seed, pool * CHUNKS + index) for index in range(CHUNKS)]
         generator = np.random.default_rng([self.seed, pool, 1])
         events = [event for chunk in chunks for event in events_of(chunk)]

@@ -34,22 +34,22 @@ class NumpyDraws:
     xp = array_api_compat.numpy
 
     def __init__(self, generator: np.random.Generator):
-        self._generator = generator
+        self.generator = generator
 
     def asarray(self, values: Any, dtype: Any) -> Array:
         return np.asarray(values, dtype)
 
     def uniform(self, *shape: int) -> Array:
-        return self._generator.random(shape, np.float32)
+        return self.generator.random(shape, np.float32)
 
     def normal(self, *shape: int) -> Array:
-        return self._generator.standard_normal(shape, np.float32)
+        return self.generator.standard_normal(shape, np.float32)
 
     def exponential(self, *shape: int) -> Array:
-        return self._generator.standard_exponential(shape, np.float32)
+        return self.generator.standard_exponential(shape, np.float32)
 
     def gamma(self, shape: Array) -> Array:
-        return self._generator.standard_gamma(shape, dtype=np.float32)
+        return self.generator.standard_gamma(shape, dtype=np.float32)
 
     def poisson(self, mean: Array) -> Array:
-        return self._generator.poisson(mean)
+        return self.generator.poisson(mean)

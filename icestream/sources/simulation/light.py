@@ -30,7 +30,10 @@ PANDEL_MAX_SHAPE = 30.0
 JITTER_NS = 3.0
 MAX_SAMPLES = 12  # arrival times drawn for one source and DOM; more photons share them
 CLEAR_LENGTH_M, DARK = 70.0, 0.01  # DOMs where even clear ice leaves fewer expected photons are not looked at
+POINT_DIMMER, LINE_DIMMER = 4000, 20  # of a source's photons, so that `sight_m` is that of its brightest side
+FARTHEST_AHEAD_M = 400.0  # that a DOM may be ahead of the end of a track and still see it
 NEAREST_M = 2.0
+BLOCK = 8192  # points whose distances to all DOMs are in memory
 
 _cosines = np.linspace(-1, 1, 20001)
 PEAK_NORM = float(1 / np.mean(np.exp(-PEAK_B * np.abs(_cosines - COS_CHERENKOV) ** PEAK_A)))
@@ -46,13 +49,25 @@ class Photons:
     weight: Array  # (photons,) detected photons that this entry stands for, ≥ 1
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Sources and DOMs that may see them. All arrays: (pairs,)."""
+
+    source: Array  # int64
+    dom: Array  # int64
+    # When a process of rate 1 first counts, if it does before the expected number of photons: then the DOM has seen one.
+    first: Array
+
+
 class Ice:
     """The detector as the light sees it: cumulative inverse lengths over depth, on a 1 m grid."""
 
+    LOW_M, HIGH_M = -1500, 1500
+
     def __init__(self, detector: Detector, draws: Draws):
         xp = draws.xp
-        self._low, high = -1500, 1500
-        z = np.arange(self._low, high + 1.0)
+        self._low = self.LOW_M
+        z = np.arange(self._low, self.HIGH_M + 1.0)
         inverse = [1 / np.interp(z, detector.ice[:, 0], detector.ice[:, k]) for k in (1, 2)]
         self._local = [draws.asarray(values, xp.float32) for values in inverse]
         # float64: a difference of two sums of some 100 terms is divided by a small distance
@@ -75,30 +90,76 @@ class Ice:
         )
         return scattering, absorption
 
+    def near_points(self, place_m: Array, photons: Array, draws: Draws) -> Pairs:
+        """DOMs that may see light from points.
 
-def detected_photons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
-    """The photons that all particles leave in all DOMs."""
-    parts = [
-        _from_muons(particles, ice, draws),
-        *(_from_flashes(particles, k, ice, draws) for k in range(particles.flash_m.shape[1])),
-    ]
-    xp = draws.xp
-    return Photons(
-        *(xp.concat([getattr(part, name) for part in parts]) for name in ("particle", "sensor_id", "time_ns", "weight"))
-    )
+        Args:
+            place_m: (n, 3) of the points.
+            photons: (n,) that each emits.
+        """
+        parts = []
+        for low in range(0, place_m.shape[0], BLOCK):
+            part = place_m[low : low + BLOCK]
+            sight = sight_m(self.xp, photons[low : low + BLOCK] / POINT_DIMMER)
+            source, dom = self.xp.nonzero(self._distance2(part) < (sight**2)[:, None])
+            parts.append((source + low, dom))
+        source, dom = (self.xp.concat(columns) for columns in zip(*parts, strict=True))
+        return Pairs(source, dom, draws.exponential(*source.shape))
+
+    def near_lines(self, particles: Particles, draws: Draws) -> Pairs:
+        """DOMs that may see light from the tracks of muons; some may lie before or behind it."""
+        xp = self.xp
+        along = (
+            particles.travel @ self.position_m.T - xp.sum(particles.travel * particles.anchor_m, axis=1)[:, None]
+        )  # (n, DOMs)
+        sight = sight_m(xp, particles.photons_per_m / LINE_DIMMER)
+        near = self._distance2(particles.anchor_m) - along * along < (sight**2)[:, None]
+        # Light that reaches a DOM left the track before it was abreast.
+        beside = (along > particles.start_m[:, None]) & (along < particles.stop_m[:, None] + FARTHEST_AHEAD_M)
+        source, dom = xp.nonzero(near & beside)
+        return Pairs(source, dom, draws.exponential(*source.shape))
+
+    def _distance2(self, points: Array) -> Array:
+        """(points, DOMs) squared distances in m², good to 1 m²: enough to leave out what is far."""
+        xp = self.xp
+        own, other = xp.sum(self.position_m**2, axis=1), xp.sum(points**2, axis=1)
+        return own[None] + other[:, None] - 2 * (points @ self.position_m.T)
 
 
-def _sight_m(draws: Draws, photons: Array) -> Array:
+def sight_m(xp: Any, photons: Array) -> Array:
     """How far the light of a source can matter: where photons·e^(−d/clear) falls to `DARK`."""
-    xp = draws.xp
     return CLEAR_LENGTH_M * xp.log(xp.clip(photons * (EFFECTIVE_AREA_M2 / DARK), 1.0, 1e30))
 
 
-def _distance2(ice: Ice, points: Array) -> Array:
-    """(points, DOMs) squared distances in m², good to 1 m²: enough to leave out what is far."""
-    xp = ice.xp
-    return (
-        xp.sum(ice.position_m**2, axis=1)[None] + xp.sum(points**2, axis=1)[:, None] - 2 * (points @ ice.position_m.T)
+def spread_and_reach(xp: Any, scattering_m: Array, absorption_m: Array) -> tuple[Array, Array]:
+    """λ_c and λ_p of the diffusive photon density (m)."""
+    return scattering_m / (3 * xp.exp(-scattering_m / absorption_m)), xp.sqrt(absorption_m * scattering_m / 3)
+
+
+def point_light(xp: Any, distance_m: Array, spread_m: Array, reach_m: Array) -> Array:
+    """Photons that a DOM sees of each that a point emits evenly; falls with distance and spread, rises with reach."""
+    density = xp.exp(-distance_m / reach_m) / (spread_m * distance_m * xp.tanh(distance_m / spread_m))
+    return density * (EFFECTIVE_AREA_M2 / (4 * np.pi))
+
+
+def line_light(xp: Any, across_m: Array, spread_m: Array, reach_m: Array) -> Array:
+    """The same of each that a metre of a track emits; falls with distance and spread, rises with reach."""
+    root = spread_m / SIN_CHERENKOV * xp.sqrt(2 / (np.pi * reach_m))  # sqrt λ_μ
+    density = xp.exp(-across_m / reach_m) / (root * xp.sqrt(across_m) * xp.tanh(xp.sqrt(across_m) / root))
+    return density * (EFFECTIVE_AREA_M2 / (2 * np.pi * SIN_CHERENKOV))
+
+
+def peaked(xp: Any, peak: Any, distance_m: Array, scattering_m: Array) -> Array:
+    """The light of a cascade in units of an even one: it forgets its peak on its way."""
+    return 1 + xp.exp(-distance_m / (2.5 * scattering_m)) * (peak - 1)
+
+
+def detected_photons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
+    """The photons that all particles leave in all DOMs."""
+    parts = (_from_muons(particles, ice, draws), _from_flashes(particles, ice, draws))
+    xp = draws.xp
+    return Photons(
+        *(xp.concat([getattr(part, name) for part in parts]) for name in ("particle", "sensor_id", "time_ns", "weight"))
     )
 
 
@@ -109,63 +170,49 @@ def _length(xp: Any, vectors: Array) -> Array:
 
 def _from_muons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     xp = draws.xp
-    along = (
-        particles.travel @ ice.position_m.T - xp.sum(particles.travel * particles.anchor_m, axis=1)[:, None]
-    )  # (n, DOMs)
-    sight = _sight_m(draws, particles.photons_per_m / 20)
-    near = _distance2(ice, particles.anchor_m) - along * along < (sight**2)[:, None]
-    # Light that reaches a DOM left the track before it was abreast.
-    who, dom = xp.nonzero(near & (along > particles.start_m[:, None]) & (along < particles.stop_m[:, None] + 400))
-    along = along[who, dom]
-    closest = particles.anchor_m[who] + along[:, None] * particles.travel[who]
-    across = xp.clip(_length(xp, ice.position_m[dom] - closest), NEAREST_M, None)
+    pairs = ice.near_lines(particles, draws)
+    who, position = pairs.source, ice.position_m[pairs.dom]
+    offset, travel = position - particles.anchor_m[who], particles.travel[who]
+    along = xp.sum(offset * travel, axis=1)
+    across = xp.clip(_length(xp, offset - along[:, None] * travel), NEAREST_M, None)
     emitted = along - across / TAN_CHERENKOV
-    shines = (emitted > particles.start_m[who]) & (emitted < particles.stop_m[who])
-    who, dom, across, emitted = who[shines], dom[shines], across[shines], emitted[shines]
+    shines = xp.nonzero((emitted > particles.start_m[who]) & (emitted < particles.stop_m[who]))[0]
+    who, dom, first = who[shines], pairs.dom[shines], pairs.first[shines]
+    across, emitted, z_dom = across[shines], emitted[shines], position[shines, 2]
     path = across / SIN_CHERENKOV
     z_emitted = particles.anchor_m[who, 2] + emitted * particles.travel[who, 2]
-    z_dom = ice.position_m[dom, 2]
     scattering, absorption = ice.lengths(z_emitted, z_dom)
-    spread = scattering / (3 * xp.exp(-scattering / absorption))  # λ_c
-    reach = xp.sqrt(absorption * scattering / 3)  # λ_p
-    root = spread / SIN_CHERENKOV * xp.sqrt(2 / (np.pi * reach))  # sqrt λ_μ
-    density = xp.exp(-across / reach) / (root * xp.sqrt(across) * xp.tanh(xp.sqrt(across) / root))
-    expected = particles.photons_per_m[who] * density * (EFFECTIVE_AREA_M2 / (2 * np.pi * SIN_CHERENKOV))
-    start = emitted / LIGHT_M_PER_NS
-    return _arrivals(
-        Paths(
-            source=who, dom=dom, expected=expected, start_ns=start, length_m=path, upward=(z_dom - z_emitted) / path,
-            scattering_m=scattering, absorption_m=absorption,
-        ),
-        ice,
-        draws,
+    light = line_light(xp, across, *spread_and_reach(xp, scattering, absorption))
+    paths = Paths(
+        source=who, dom=dom, first=first, expected=particles.photons_per_m[who] * light,
+        start_ns=emitted / LIGHT_M_PER_NS, length_m=path, upward=(z_dom - z_emitted) / path,
+        scattering_m=scattering, absorption_m=absorption,
     )  # fmt: skip
+    return _arrivals(paths, ice, draws)
 
 
-def _from_flashes(particles: Particles, k: int, ice: Ice, draws: Draws) -> Photons:
+def _from_flashes(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     xp = draws.xp
-    place = particles.anchor_m + particles.flash_m[:, k, None] * particles.travel
-    sight = _sight_m(draws, particles.flash_photons[:, k] / 4000)
-    who, dom = xp.nonzero(_distance2(ice, place) < (sight**2)[:, None])
-    offset = ice.position_m[dom] - place[who]
+    flashes = particles.flash_m.shape[1]
+    flash_m, photons = xp.reshape(particles.flash_m, (-1,)), xp.reshape(particles.flash_photons, (-1,))
+    along = particles.anchor_m[:, None] + particles.flash_m[:, :, None] * particles.travel[:, None]
+    place = xp.reshape(along, (-1, 3))
+    pairs = ice.near_points(place, photons, draws)
+    source, dom = pairs.source, pairs.dom
+    who = source // flashes
+    offset = ice.position_m[dom] - place[source]
     distance = xp.clip(_length(xp, offset), NEAREST_M, None)
-    scattering, absorption = ice.lengths(place[who, 2], ice.position_m[dom, 2])
-    spread = scattering / (3 * xp.exp(-scattering / absorption))
-    reach = xp.sqrt(absorption * scattering / 3)
-    density = xp.exp(-distance / reach) / (spread * distance * xp.tanh(distance / spread))
+    scattering, absorption = ice.lengths(place[source, 2], ice.position_m[dom, 2])
     cos_angle = xp.sum(offset * particles.travel[who], axis=1) / distance
     peak = PEAK_NORM * xp.exp(-PEAK_B * xp.abs(cos_angle - COS_CHERENKOV) ** PEAK_A)
-    memory = xp.exp(-distance / (2.5 * scattering))  # the share of the light that still flies as it was emitted
-    expected = particles.flash_photons[who, k] * density * (1 + memory * (peak - 1)) * (EFFECTIVE_AREA_M2 / (4 * np.pi))
-    start = particles.flash_m[who, k] / LIGHT_M_PER_NS
-    return _arrivals(
-        Paths(
-            source=who, dom=dom, expected=expected, start_ns=start, length_m=distance, upward=offset[:, 2] / distance,
-            scattering_m=scattering, absorption_m=absorption,
-        ),
-        ice,
-        draws,
+    light = point_light(xp, distance, *spread_and_reach(xp, scattering, absorption))
+    paths = Paths(
+        source=who, dom=dom, first=pairs.first,
+        expected=photons[source] * light * peaked(xp, peak, distance, scattering),
+        start_ns=flash_m[source] / LIGHT_M_PER_NS, length_m=distance, upward=offset[:, 2] / distance,
+        scattering_m=scattering, absorption_m=absorption,
     )  # fmt: skip
+    return _arrivals(paths, ice, draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +221,8 @@ class Paths:
 
     source: Array  # number of the particle
     dom: Array
-    expected: Array  # photons
+    first: Array  # of Pairs
+    expected: Array  # photons, whichever way the DOM faces
     start_ns: Array
     length_m: Array
     upward: Array  # cosine to the vertical
@@ -182,19 +230,23 @@ class Paths:
     absorption_m: Array
 
 
+def expected_photons(paths: Paths, ice: Ice) -> Array:
+    """Photons that each DOM sees in the mean."""
+    facing = 1 + FACING_DOWN * paths.upward * ice.xp.exp(-paths.length_m / (3 * paths.scattering_m))
+    return ice.xp.clip(paths.expected * facing * ice.efficiency[paths.dom], 0, 1e6)
+
+
 def _arrivals(paths: Paths, ice: Ice, draws: Draws) -> Photons:
     """Draw how many photons each DOM sees, and when."""
     xp = draws.xp
-    path, scattering, absorption = paths.length_m, paths.scattering_m, paths.absorption_m
-    facing = 1 + FACING_DOWN * paths.upward * xp.exp(-path / (3 * scattering))
-    count = draws.poisson(xp.clip(paths.expected * facing * ice.efficiency[paths.dom], 0, 1e6))
-    hit = xp.nonzero(count > 0)[0]
-    count = count[hit]
+    expected = expected_photons(paths, ice)
+    hit = xp.nonzero(paths.first < expected)[0]
+    count = 1 + draws.poisson(expected[hit] - paths.first[hit])  # with the first: Poisson of what is expected
     samples = xp.clip(count, 0, MAX_SAMPLES)
     weight = xp.astype(count, xp.float32) / xp.astype(samples, xp.float32)
     pair = xp.repeat(hit, samples)
     weight = xp.repeat(weight, samples)
-    path, scattering, absorption = path[pair], scattering[pair], absorption[pair]
+    path, scattering, absorption = paths.length_m[pair], paths.scattering_m[pair], paths.absorption_m[pair]
     shape = xp.clip(path / (PANDEL_LENGTH * scattering), 1e-3, PANDEL_MAX_SHAPE)
     rate = 1 / PANDEL_TAU_NS + LIGHT_M_PER_NS / INDEX_GROUP / absorption
     time = paths.start_ns[pair] + path * (INDEX_GROUP / LIGHT_M_PER_NS) + draws.gamma(shape) / rate

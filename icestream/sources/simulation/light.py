@@ -156,8 +156,13 @@ def peaked(xp: Any, peak: Any, distance_m: Array, scattering_m: Array) -> Array:
 
 def detected_photons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     """The photons that all particles leave in all DOMs."""
-    parts = (_from_muons(particles, ice, draws), _from_flashes(particles, ice, draws))
     xp = draws.xp
+    flashes = xp.reshape(particles.flash_photons, (-1,))
+    paths = (
+        muon_paths(particles, ice.near_lines(particles, draws), ice),
+        flash_paths(particles, ice.near_points(flash_places_m(particles, xp), flashes, draws), ice),
+    )
+    parts = [_arrivals(part, ice, draws) for part in paths]
     return Photons(
         *(xp.concat([getattr(part, name) for part in parts]) for name in ("particle", "sensor_id", "time_ns", "weight"))
     )
@@ -168,9 +173,15 @@ def _length(xp: Any, vectors: Array) -> Array:
     return xp.sqrt(x * x + y * y + z * z)
 
 
-def _from_muons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
-    xp = draws.xp
-    pairs = ice.near_lines(particles, draws)
+def flash_places_m(particles: Particles, xp: Any) -> Array:
+    """(particles·flashes, 3) where the flashes are."""
+    along = particles.anchor_m[:, None] + particles.flash_m[:, :, None] * particles.travel[:, None]
+    return xp.reshape(along, (-1, 3))
+
+
+def muon_paths(particles: Particles, pairs: Pairs, ice: Ice) -> "Paths":
+    """The light of tracks on its way to DOMs that it reaches."""
+    xp = ice.xp
     who, position = pairs.source, ice.position_m[pairs.dom]
     offset, travel = position - particles.anchor_m[who], particles.travel[who]
     along = xp.sum(offset * travel, axis=1)
@@ -183,36 +194,32 @@ def _from_muons(particles: Particles, ice: Ice, draws: Draws) -> Photons:
     z_emitted = particles.anchor_m[who, 2] + emitted * particles.travel[who, 2]
     scattering, absorption = ice.lengths(z_emitted, z_dom)
     light = line_light(xp, across, *spread_and_reach(xp, scattering, absorption))
-    paths = Paths(
+    return Paths(
         source=who, dom=dom, first=first, expected=particles.photons_per_m[who] * light,
         start_ns=emitted / LIGHT_M_PER_NS, length_m=path, upward=(z_dom - z_emitted) / path,
         scattering_m=scattering, absorption_m=absorption,
     )  # fmt: skip
-    return _arrivals(paths, ice, draws)
 
 
-def _from_flashes(particles: Particles, ice: Ice, draws: Draws) -> Photons:
-    xp = draws.xp
-    flashes = particles.flash_m.shape[1]
+def flash_paths(particles: Particles, pairs: Pairs, ice: Ice) -> "Paths":
+    """The light of flashes on its way to DOMs."""
+    xp = ice.xp
     flash_m, photons = xp.reshape(particles.flash_m, (-1,)), xp.reshape(particles.flash_photons, (-1,))
-    along = particles.anchor_m[:, None] + particles.flash_m[:, :, None] * particles.travel[:, None]
-    place = xp.reshape(along, (-1, 3))
-    pairs = ice.near_points(place, photons, draws)
+    place = flash_places_m(particles, xp)
     source, dom = pairs.source, pairs.dom
-    who = source // flashes
+    who = source // particles.flash_m.shape[1]
     offset = ice.position_m[dom] - place[source]
     distance = xp.clip(_length(xp, offset), NEAREST_M, None)
     scattering, absorption = ice.lengths(place[source, 2], ice.position_m[dom, 2])
     cos_angle = xp.sum(offset * particles.travel[who], axis=1) / distance
     peak = PEAK_NORM * xp.exp(-PEAK_B * xp.abs(cos_angle - COS_CHERENKOV) ** PEAK_A)
     light = point_light(xp, distance, *spread_and_reach(xp, scattering, absorption))
-    paths = Paths(
+    return Paths(
         source=who, dom=dom, first=pairs.first,
         expected=photons[source] * light * peaked(xp, peak, distance, scattering),
         start_ns=flash_m[source] / LIGHT_M_PER_NS, length_m=distance, upward=offset[:, 2] / distance,
         scattering_m=scattering, absorption_m=absorption,
     )  # fmt: skip
-    return _arrivals(paths, ice, draws)
 
 
 @dataclass(frozen=True, kw_only=True)

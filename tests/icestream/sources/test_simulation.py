@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from icestream.detector import nominal_icecube86
+from icestream.sources.simulation import culling, light
+from icestream.sources.simulation.culling import CpuIce
 from icestream.sources.simulation.draws import Array, NumpyDraws
 from icestream.sources.simulation.light import Ice, detected_photons
 from icestream.sources.simulation.particles import draw_particles
@@ -17,7 +19,7 @@ DETECTOR = nominal_icecube86()
 
 @pytest.fixture(scope="module")
 def ice() -> Ice:
-    return Ice(DETECTOR, NumpyDraws(np.random.default_rng()))
+    return CpuIce(DETECTOR)
 
 
 def test_the_same_seed_gives_the_same_events_and_another_others() -> None:
@@ -88,6 +90,56 @@ def test_light_moves_with_the_particle(ice: Ice) -> None:
     assert len(correlations) > 8
     assert min(correlations) > 0
     assert np.median(correlations) > 0.7
+
+
+def dense_paths(number: int) -> tuple[Array, light.Paths, light.Paths, Ice]:
+    """Particles, and the light of all pairs within sight, as it is computed without culling."""
+    draws = NumpyDraws(np.random.default_rng(number))
+    ice, particles = Ice(DETECTOR, draws), draw_particles(draws, 64)
+    flashes = ice.near_points(light.flash_places_m(particles, np), particles.flash_photons.ravel(), draws)
+    tracks = ice.near_lines(particles, draws)
+    return particles, light.muon_paths(particles, tracks, ice), light.flash_paths(particles, flashes, ice), ice
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_no_pair_is_brighter_than_its_bound(ice: CpuIce, number: int) -> None:
+    particles, tracks, flashes, dense = dense_paths(number)
+    for paths, table, across in (
+        (tracks, ice._line, tracks.length_m * light.SIN_CHERENKOV),
+        (flashes, ice._point, flashes.length_m),
+    ):
+        # Of a DOM that emits a photon: what is expected does not depend on how many are emitted.
+        emitted = particles.photons_per_m[paths.source] if paths is tracks else paths.expected * 0 + 1
+        z = DETECTOR.position_m[paths.dom, 2] - paths.upward * paths.length_m
+        depth = np.clip((z - Ice.LOW_M).astype(int), 0, len(table) - 1)
+        bound = table[depth, (across / culling.BIN_M).astype(int)] * dense.efficiency[paths.dom]
+        seen = light.expected_photons(paths, dense)
+        if paths is flashes:
+            seen = seen / np.maximum(flash_photons(particles, paths), 1e-9)
+        assert (seen <= emitted * bound).all()
+
+
+def flash_photons(particles: Array, paths: light.Paths) -> Array:
+    """What the flash of each path emits, found again by where along the track it is."""
+    along = particles.flash_m[paths.source]
+    nearest = np.abs(along - (paths.start_ns * light.LIGHT_M_PER_NS)[:, None]).argmin(axis=1)
+    return particles.flash_photons[paths.source, nearest]
+
+
+def test_culling_leaves_the_light_as_it_is(ice: CpuIce) -> None:
+    """The photons of each particle are Poisson distributed around what is expected of all pairs."""
+    particles, tracks, flashes, dense = dense_paths(9)
+    expected = sum(np.bincount(paths.source, light.expected_photons(paths, dense), 64) for paths in (tracks, flashes))
+    draws, repeats = NumpyDraws(np.random.default_rng(1)), 50
+    seen = np.zeros(64)
+    for _ in range(repeats):
+        photons = detected_photons(particles, ice, draws)
+        seen += np.bincount(photons.particle, photons.weight, 64)
+    bright = expected * repeats > 20
+    deviation = (seen - expected * repeats)[bright] / np.sqrt(expected * repeats)[bright]
+    assert bright.sum() > 20
+    assert np.abs(deviation).max() < 4.5
+    assert 0.7 < np.std(deviation) < 1.3
 
 
 class TorchDraws:

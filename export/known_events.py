@@ -14,8 +14,8 @@ from icestream.sources.simulation.simulator import simulated_events
 from icestream.tensors import pad
 
 # Of the first 400 events of seed 0, cut as below, those whose answers by the shipped network change most when axes are swapped,
-# the flag is inverted or the geometry is mirrored: each fault turns each of them by more than 70°.
-SEED, EVENT_IDS = 0, (145, 272, 352, 544)
+# the flag is inverted or the geometry is mirrored: each fault turns each of them by more than 100°.
+SEED, EVENT_IDS = 0, (27, 261, 310, 333)
 COINCIDENT, AUXILIARY = 8, 4  # pulses that are kept
 
 

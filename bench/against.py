@@ -8,7 +8,8 @@ import subprocess
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 from rich.console import Console
@@ -22,11 +23,24 @@ from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
 
 ROOT = Path(__file__).parents[1]
-LOADS = {  # events, their rate, and the most events of a request that the trivial model takes
-    "full": (40_000, "max", 32),
-    "large": (40_000, "max", 128),
-    "400": (8000, "400", 32),
-    "100": (2500, "100", 32),
+
+
+@dataclass(frozen=True)
+class Load:
+    """What both trees shall do."""
+
+    events: int
+    rate: str = "max"
+    max_batch: int = 32  # the most events of a request that the trivial model takes
+    source: str = "kaggle:{folder}/kaggle"
+
+
+LOADS = {
+    "full": Load(40_000),
+    "large": Load(40_000, max_batch=128),
+    "400": Load(8000, rate="400"),
+    "100": Load(2500, rate="100"),
+    "simulation": Load(8000, source="simulate"),  # the emitter makes its events
 }
 HEADINGS = ("load", "CPU µs of an event", "before", "now", "ratio")
 WORSE = 1.05  # more than this, outside the spread, fails
@@ -53,23 +67,20 @@ def compare(commit: str, rounds: int, loads: Sequence[str], console: Console) ->
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_folder(folder / "kaggle", islice(simulated_events(nominal_icecube86(), 7, 1), 2000))
-        for _, _, max_batch in LOADS.values():
-            if not (folder / str(max_batch)).exists():
-                write_trivial_model(folder / str(max_batch), MAX_PULSES, max_batch)
+        for max_batch in {LOADS[load].max_batch for load in loads}:
+            write_trivial_model(folder / str(max_batch), MAX_PULSES, max_batch)
         for number in range(rounds):
-            for load in loads:
-                events, rate, max_batch = LOADS[load]
-                for which, tree in trees.items():
-                    run = Run(
-                        tree=tree, repository=folder / str(max_batch), model=NAME, source=f"kaggle:{folder / 'kaggle'}",
-                        events=events, rate=rate,
-                    )  # fmt: skip
-                    cost = measure(run, folder / f"{which}-{load}-{number}")
-                    for figure, value in cost.figures.items():
-                        found[load, which, figure].append(value)
-                    console.print(
-                        f"{load}, {which}: " + ", ".join(f"{key} {value:.1f}" for key, value in cost.figures.items())
-                    )
+            for load, (which, tree) in product(loads, trees.items()):
+                asked = LOADS[load]
+                run = Run(
+                    tree=tree, repository=folder / str(asked.max_batch), model=NAME, events=asked.events, rate=asked.rate,
+                    source=asked.source.format(folder=folder),
+                )  # fmt: skip
+                cost = measure(run, folder / f"{which}-{load}-{number}")
+                for figure, value in cost.figures.items():
+                    found[load, which, figure].append(value)
+                figures = ", ".join(f"{key} {value:.1f}" for key, value in cost.figures.items())
+                console.print(f"{load}, {which}: {figures}")
     return _report(found, loads, console)
 
 
@@ -82,7 +93,7 @@ def _report(found: Figures, loads: Sequence[str], console: Console) -> bool:
             ratio = statistics.median(now) / max(statistics.median(before), 1e-9)
             table.add_row(*(load, figure, _spread(before), _spread(now), f"{ratio:.2f}"))
             speed = figure == "events/s"
-            gated = figure in GATED and (LOADS[load][1] == "max" or not speed)  # else the rate is what was asked for
+            gated = figure in GATED and (LOADS[load].rate == "max" or not speed)  # else the rate is what was asked for
             if gated and is_worse(before, now, more_is_better=speed):
                 console.print(f"{load}: {figure} is worse than before: {ratio:.2f}")
                 good = False

@@ -19,7 +19,7 @@ from export.training.device_events import TorchDraws, device_batches, padded
 from export.training.events import HELD_OUT_SEED, Place, SimulatedPools, batches
 from export.training.training import PLATEAU_STEPS, PRESETS, Training
 from icestream.detector import nominal_icecube86
-from icestream.sources.simulation.draws import NumpyDraws
+from icestream.sources.simulation.culling import CpuIce
 from icestream.sources.simulation.light import Ice
 from icestream.sources.simulation.simulator import events_of, numpy_chunk, simulate_chunk
 from tests.waiting import ROOT, wait_until
@@ -125,13 +125,12 @@ def test_only_a_network_that_should_have_learned_is_on_a_plateau(preset: str) ->
 
 
 def test_long_events_are_not_left_out() -> None:
-    """A pool's 1069 events make 16 batches; the 45 that are left over must not be its longest."""
-    used = {int(n) for inputs, _, place in read(Place(), 16) for n in inputs[4] if place.pool == 0}
-    chunks = [
-        numpy_chunk(Ice(nominal_icecube86(), NumpyDraws(np.random.default_rng())), 1, number) for number in range(8)
-    ]
-    longest = sorted(event.n_pulses for chunk in chunks for event in events_of(chunk))[-45:]
-    assert len(used & set(longest)) > 30
+    """A pool's 1168 events make 18 batches; the 16 that are left over must not be its longest."""
+    used = {int(n) for inputs, _, place in read(Place(), 18) for n in inputs[4] if place.pool == 0}
+    ice = CpuIce(nominal_icecube86())
+    chunks = [numpy_chunk(ice, 1, number) for number in range(8)]
+    longest = sorted(event.n_pulses for chunk in chunks for event in events_of(chunk))[-16:]
+    assert len(used & set(longest)) > 10
 
 
 def test_a_restart_begins_with_other_weights_and_goes_on_in_the_stream() -> None:

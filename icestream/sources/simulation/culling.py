@@ -31,7 +31,7 @@ from icestream.sources.simulation.light import (
 from icestream.sources.simulation.particles import Particles
 
 BIN_M = 5.0
-FARTHEST_M = 1100.0  # no source of the simulation is seen from farther away
+FARTHEST_M = 1100.0  # where the last bin ends that is of 5 m; it holds for all that is farther, too
 LOW_M = Ice.LOW_M
 BRIGHTEST = (1 + light.FACING_DOWN) * 1.001  # of a DOM that faces the light; float32 rounds
 
@@ -63,6 +63,8 @@ class CpuIce(Ice):
         reached, found = 0, next(extremes)
         for number in range(table.shape[1]):
             near, far = max(number * BIN_M, NEAREST_M), (number + 1) * BIN_M
+            if number == table.shape[1] - 1:  # this bin is without end
+                far = self._last / path
             while reached < math.ceil(far * path) + 1:  # depths are cut to whole metres
                 reached, found = reached + 1, next(extremes)
             table[:, number] = amount(near, *found) * BRIGHTEST
@@ -82,7 +84,15 @@ class CpuIce(Ice):
 
     def near_points(self, place_m: Any, photons: Any, draws: Any) -> Pairs:
         sight = sight_m(np, photons / light.POINT_DIMMER)
-        found = _points(place_m, photons, sight, self.position_m, self.efficiency, self._point, draws.generator)
+        found = _points(
+            place_m=place_m,
+            photons=photons,
+            sight=sight,
+            position_m=self.position_m,
+            efficiency=self.efficiency,
+            most=self._point,
+            generator=draws.generator,
+        )
         return Pairs(*found)
 
     def near_lines(self, particles: Particles, draws: Any) -> Pairs:
@@ -90,13 +100,20 @@ class CpuIce(Ice):
         lines = np.column_stack(
             [particles.anchor_m, particles.travel, particles.start_m, particles.stop_m, particles.photons_per_m, sight]
         )
-        return Pairs(*_lines(lines, self.position_m, self.efficiency, self._line, draws.generator))
+        found = _lines(
+            lines=lines,
+            position_m=self.position_m,
+            efficiency=self.efficiency,
+            most=self._line,
+            generator=draws.generator,
+        )
+        return Pairs(*found)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled when it is first called; what was compiled is kept on disk where that can be written."""
     try:
-        return numba.njit(cache=True)(function)  # type: ignore[no-any-return]
+        return numba.njit(cache=True)(function)
     except RuntimeError:
         return numba.njit(function)  # type: ignore[no-any-return]
 
@@ -106,6 +123,7 @@ def _points(
     place_m: Array, photons: Array, sight: Array, position_m: Array, efficiency: Array, most: Array, generator: Any
 ) -> tuple[Array, Array, Array]:
     source, dom, first = [0 for _ in range(0)], [0 for _ in range(0)], [np.float32(0) for _ in range(0)]
+    farthest = most.shape[1] - 1
     for number in range(len(place_m)):
         x, y, z = place_m[number]
         depth = min(max(int(z - LOW_M), 0), len(most) - 1)
@@ -118,7 +136,7 @@ def _points(
                 distance2 = level2 + (position_m[one, 2] - z) ** 2
                 if distance2 >= sight2:
                     continue
-                bound = photons[number] * efficiency[one] * most[depth, int(np.sqrt(distance2) / BIN_M)]
+                bound = photons[number] * efficiency[one] * most[depth, min(int(np.sqrt(distance2) / BIN_M), farthest)]
                 drawn = generator.random()
                 if drawn < bound and -np.log1p(-drawn) < bound:
                     source.append(number)
@@ -132,6 +150,7 @@ def _lines(
     lines: Array, position_m: Array, efficiency: Array, most: Array, generator: Any
 ) -> tuple[Array, Array, Array]:
     source, dom, first = [0 for _ in range(0)], [0 for _ in range(0)], [np.float32(0) for _ in range(0)]
+    farthest = most.shape[1] - 1
     for number in range(len(lines)):
         x, y, z, along_x, along_y, along_z, start, stop, photons, sight = lines[number]
         if photons == 0 or sight == 0:
@@ -154,7 +173,7 @@ def _lines(
                 if emitted <= start or emitted >= stop:
                     continue
                 depth = min(max(int(z + emitted * along_z - LOW_M), 0), len(most) - 1)
-                bound = photons * efficiency[one] * most[depth, int(across / BIN_M)]
+                bound = photons * efficiency[one] * most[depth, min(int(across / BIN_M), farthest)]
                 drawn = generator.random()
                 if drawn < bound and -np.log1p(-drawn) < bound:
                     source.append(number)

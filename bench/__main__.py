@@ -16,6 +16,8 @@ from rich.table import Table
 from bench import contenders
 from bench.against import LOADS, compare
 from bench.mix import MAX_PULSES, by_length, mix
+from bench.scale import scale
+from bench.steady import steady
 from bench.trivial import NAME, write_trivial_model
 from export.triton_config import CPU_INSTANCES, MAX_BATCH
 from icestream.results.markdown import wrap
@@ -34,10 +36,26 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "measurements.md")
     parser.add_argument("--against", metavar="COMMIT", help="compare the cost of an event with that of another commit")
     parser.add_argument("--loads", nargs="+", default=["full"], choices=list(LOADS), help="of that comparison (full)")
+    parser.add_argument(
+        "--scale", action="store_true", help="events/s by bridges and cores: a cost model and its prediction"
+    )
+    parser.add_argument(
+        "--steady", type=float, metavar="MINUTES", help="latency at half load, memory over so many minutes"
+    )
     options = parser.parse_args()
     console = Console()
     if options.against:
         sys.exit(not compare(options.against, options.rounds, options.loads, console))
+    elif options.scale:
+        scale(options.rounds, console)
+    elif options.steady:
+        steady(options.steady, console)
+    else:
+        everything(options.rounds, options.output, console)
+
+
+def everything(rounds: int, output: Path, console: Console) -> None:
+    """Measure all contenders in turn, and write the table into the page."""
     repository = ROOT / "model_repository"
     rates: dict[str, list[float]] = {}
 
@@ -49,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_trivial_model(folder / "trivial", MAX_PULSES)
-        for _ in range(options.rounds):
+        for _ in range(rounds):
             measure("ONNX Runtime alone", lambda: contenders.onnx_runtime(repository / "icemix" / "1" / "model.onnx"))
             with serving(repository, folder) as url:
                 measure("Triton, perf_analyzer, single events", lambda: contenders.perf_analyzer_singles(url, folder))
@@ -76,10 +94,10 @@ def main() -> None:
         table.add_row(*row)
         lines.append("| " + " | ".join(row) + " |")
     console.print(table)
-    before = options.output.read_text() if options.output.exists() else ""
+    before = output.read_text() if output.exists() else ""
     _, *kept = before.partition(KEPT)
-    options.output.write_text(page("\n".join(lines), options.rounds) + "".join(kept))
-    console.print(f"wrote {options.output}")
+    output.write_text(page("\n".join(lines), rounds) + "".join(kept))
+    console.print(f"wrote {output}")
 
 
 def page(rows: str, rounds: int) -> str:

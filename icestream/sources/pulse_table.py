@@ -25,6 +25,7 @@ BATCH_ROWS = 500_000
 MOST_ROWS = MAX_PULSES + 1  # of one event that are kept: enough for it to be rejected as too large
 LEFT_OUT = -2  # the sensor of a pulse that is none of the detector's
 CHUNK_ROWS = 4_000_000
+MERGED_RUNS = 1_000_000
 
 Columns = tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
@@ -63,20 +64,22 @@ class PulseTable:
 
     def scan(self) -> Events:
         """The events; reads the event ids alone. Raises SourceError."""
-        ids, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        found, fresh = [(np.empty(0, np.int64),) * 3], 0
+        read, runs, latest = 0, 0, None
         for path in self.paths:
             for batch in batches(path, [self._layout.event_id]):
-                found = whole_numbers(path, batch, self._layout.event_id)
-                starts = np.flatnonzero(np.diff(found, prepend=found[:1] - 1))
-                ids.append(found[starts])
-                rows.append(np.diff(np.append(starts, len(found))))
-        runs, lengths = np.concatenate(ids), np.concatenate(rows).astype(np.int64)
-        unique, first, of = np.unique(runs, return_index=True, return_inverse=True)
+                ids = whole_numbers(path, batch, self._layout.event_id)
+                starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))
+                if not len(starts):
+                    continue
+                runs += len(starts) - (ids[0] == latest)  # a run may go on in the next batch
+                found.append((ids[starts], np.diff(np.append(starts, len(ids))), read + starts))
+                read, latest, fresh = read + len(ids), ids[-1], fresh + len(starts)
+                if fresh > MERGED_RUNS:
+                    found, fresh = [_merged(found)], 0
+        ids, rows, first = _merged(found)
         order = np.argsort(first, kind="stable")
-        # A run that goes on in the next batch counts twice, and is adjacent.
-        adjacent = int(np.count_nonzero(runs[1:] != runs[:-1])) + bool(len(runs)) == len(unique)
-        counts = np.bincount(of, weights=lengths, minlength=len(unique)).astype(np.int64)
-        return Events(unique[order], counts[order], adjacent)
+        return Events(ids[order], rows[order], runs == len(ids))
 
     def events(self, events: Events, start: int, run_id: int) -> Iterator[RawEvent]:
         """The events from number `start` on. Raises SourceError."""
@@ -167,6 +170,15 @@ class PulseTable:
         columns = self._layout.convert(*(values(path, batch, name) for name in self._layout.pulse))
         self.leaves_out = self.leaves_out or bool((columns[0] == LEFT_OUT).any())
         return columns
+
+
+def _merged(
+    parts: Sequence[Sequence[NDArray[np.int64]]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Each event once: its id, all its rows, and the first of them. The parts have these, in the order of the rows."""
+    ids, rows, first = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    unique, index, of = np.unique(ids, return_index=True, return_inverse=True)
+    return unique, np.bincount(of, weights=rows, minlength=len(unique)).astype(np.int64), first[index]
 
 
 def columns_of(sensor: NDArray[Any], time: NDArray[Any], charge: NDArray[Any], auxiliary: NDArray[Any]) -> Columns:

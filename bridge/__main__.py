@@ -21,13 +21,15 @@ from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.worker import Worker
 from icestream.detector import nominal_icecube86
-from icestream.inference.checked_model import CheckedModel
+from icestream.inference.followed_model import FollowedModel
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
 from icestream.streams.connection import AsyncRedis, connect_asyncio
 from icestream.streams.event_queue import EventQueue
+from icestream.streams.serving import follow_serving
 from icestream.streams.status import read_status_asyncio
 from icestream.streams.suitability import UnsuitableRedis
+from icestream.tasks import cancel
 
 PROOF_LOOK_S = 0.1
 
@@ -58,17 +60,19 @@ async def run(settings: BridgeSettings, log: Log) -> None:
     gc.freeze()  # what the libraries have made stays: no collection looks at it again
     gc.set_threshold(50_000)
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
-    model = CheckedModel(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
+    model = FollowedModel(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
+    following = asyncio.create_task(follow_serving(redis, model.follow))
     try:
         if await _first_proof(model, metrics=metrics, stopping=stopping):
             await _work(settings, model, redis, metrics=metrics, log=log, stopping=stopping)
     finally:
+        await cancel([following])
         await model.close()
         await redis.aclose()
     log.info("stopped")
 
 
-async def _first_proof(model: CheckedModel, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:
+async def _first_proof(model: FollowedModel, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:
     """Wait until the model is proved; False if a stop came first."""
     while model.model is None:
         metrics.beat("triton")
@@ -80,7 +84,7 @@ async def _first_proof(model: CheckedModel, *, metrics: BridgeMetrics, stopping:
 
 async def _work(
     settings: BridgeSettings,
-    model: CheckedModel,
+    model: FollowedModel,
     redis: AsyncRedis,
     *,
     metrics: BridgeMetrics,

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bridge.decoding import PendingEvent
 from bridge.metrics import BridgeMetrics
 from icestream.inference.batching import Batch, BatchLimit
-from icestream.inference.checked_model import CheckedModel, Inference
+from icestream.inference.checked_model import Inference
 from icestream.inference.errors import RequestRefused, TritonUnavailable
+from icestream.inference.followed_model import FollowedModel
 from icestream.inference.gate import Gate
 from icestream.linefit import linefit
 from icestream.result import ROW, Results
@@ -51,7 +52,7 @@ class BatchInference:
 
     def __init__(
         self,
-        model: CheckedModel,
+        model: FollowedModel,
         queue: EventQueue,
         *,
         max_batch: int,

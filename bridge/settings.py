@@ -18,7 +18,7 @@ class BridgeSettings(StreamSettings):
         "127.0.0.1:8001",
         description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
     )
-    model: str = Field("icemix", description="the model's name in Triton's repository")
+    model: str = Field("icemix", description="the model's name in Triton, until a deployer says which one is served")
     max_batch: int = Field(
         256,
         ge=1,

@@ -40,13 +40,14 @@ def main() -> None:
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     gc.freeze()  # what the libraries have made stays: no collection looks at it again
     gc.set_threshold(50_000)
-    follower = StreamFollower(connect(settings.redis_url, settings.redis_password), metrics)
 
     def report(states: dict[str, int], reason: str) -> None:
         metrics.tritons(states)
         log.info("Tritons", **states, **({"reason": reason} if reason else {}))
 
     inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
+    redis = connect(settings.redis_url, settings.redis_password)
+    follower = StreamFollower(redis, metrics, follow_model=inference.follow)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
     app = make_app(services, settings.token, settings.requests_per_s, networks(settings.trusted_proxies))
     try:

@@ -23,6 +23,7 @@ from icestream.streams.connection import Redis, RedisError, is_away
 from icestream.streams.publisher import read_description
 from icestream.streams.rejected import DeadLetter, DeadLetters
 from icestream.streams.results import Tail
+from icestream.streams.serving import read_serving
 from icestream.streams.status import StreamStatus, read_status
 from icestream.truth import Truth
 
@@ -115,10 +116,18 @@ class StreamFollower:
 
     Args:
         clock: seconds, monotonic: the time of day may be set back.
+        follow_model: is told again and again which model is served, once a deployer says so.
     """
 
-    def __init__(self, redis: Redis, metrics: DisplayMetrics, clock: Callable[[], float] = time.monotonic):
-        self._redis, self._metrics, self._clock = redis, metrics, clock
+    def __init__(
+        self,
+        redis: Redis,
+        metrics: DisplayMetrics,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        follow_model: Callable[[str], object] = str,
+    ):
+        self._redis, self._metrics, self._clock, self._follow_model = redis, metrics, clock, follow_model
         self._directions = Tail(redis, keys.DIRECTIONS, READ_AT_ONCE)
         self._truth_tail = Tail(redis, keys.TRUTH, READ_AT_ONCE)
         self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE, keys.SHOWN_BYTES)
@@ -153,6 +162,8 @@ class StreamFollower:
                 self._unmatched = []
                 if self._clock() - status_read > STATUS_S:
                     status_read = self._clock()
+                    if serving := read_serving(self._redis):
+                        self._follow_model(serving.champion.name)
                     stream = read_status(self._redis)
                     self._status = self._summarise(stream)
                     self._list_rejected(stream)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from icestream.event import Event
 from icestream.inference import checked_model
 from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
-from icestream.inference.checked_model import CheckedModel
 from icestream.inference.errors import RequestRefused, TritonUnavailable
+from icestream.inference.followed_model import FollowedModel
 
 IN_FLIGHT = 4  # requests to Triton at a time, for all threads: as many as one bridge sends
 MAX_WAITING = 8  # calls at a time; a further one is refused at once
@@ -51,6 +51,10 @@ class InferenceClient:
         self._model = self._run(self._connect(url, model, timeout_s, changed))
         self._slots, self._timeout_s = asyncio.Semaphore(IN_FLIGHT), timeout_s
         self._calls = threading.BoundedSemaphore(MAX_WAITING)
+
+    def follow(self, name: str) -> None:
+        """Ask this model as soon as it is proved."""
+        self._loop.call_soon_threadsafe(self._model.follow, name)
 
     @property
     def ready(self) -> bool:
@@ -115,8 +119,8 @@ class InferenceClient:
 
     async def _connect(
         self, url: str, model: str, timeout_s: float, changed: Callable[[dict[str, int], str], None]
-    ) -> CheckedModel:
-        return CheckedModel(url, model, timeout_s, changed=changed)
+    ) -> FollowedModel:
+        return FollowedModel(url, model, timeout_s, changed=changed)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

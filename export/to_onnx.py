@@ -37,12 +37,12 @@ from export.icemix import VARIANTS
 from export.known_events import known_answers
 from export.network import Network, icemix, own
 from export.precision import with_half_precision
-from export.registry import RegistryError, register
 from export.triton_config import MAX_BATCH, replace_file, write_config
 from icestream.detector import DetectorFileError, load_detector
 from icestream.direction import opening_angle
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model import ModelDescription
+from icestream.registry import Registry, RegistryError
 from icestream.tensors import INPUTS, OUTPUTS
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="fp16 is for GPUs (fp32)")
     parser.add_argument("--output", type=Path, default=REPOSITORY, help="the model repository")
     parser.add_argument(
-        "--register", metavar="URL", help="also log it to the model registry of the MLflow server at URL"
+        "--register", metavar="URL", help="also register it with the MLflow server at URL, without an alias"
     )
     options = parser.parse_args()
     if options.variant not in (None, "small") and options.checkpoint == SHIPPED:
@@ -223,7 +223,15 @@ def main() -> None:
         print(f"wrote {exported.folder} ({size:.1f} MB) in {time.monotonic() - started:.0f} s")
         print(f"ONNX Runtime over {exported.parity}")
         if options.register:
-            print(f"registered {register(exported.folder, exported.checkpoint, exported.card, options.register)}")
+            held_out = {
+                key: float(value) for key, value in exported.card.get("held_out", {}).items() if key.endswith("_deg")
+            }
+            version = Registry(options.register, exported.folder.name).register(
+                exported.folder, exported.checkpoint, held_out
+            )
+            print(
+                f"registered version {version} of {exported.folder.name}; serve it: icestream models promote {version}"
+            )
         print(f"serve it: ICESTREAM_BRIDGE_MODEL={exported.folder.name} icestream up")
     except (CheckpointError, DetectorFileError, RegistryError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")

@@ -24,6 +24,7 @@ from emitter.settings import EmitterSettings
 from icestream import __version__
 from icestream.detector import nominal_icecube86
 from icestream.event import REASONS
+from icestream.registry import Registry
 from icestream.service.settings import RedisUrl
 from icestream.sources.kaggle import write_folder
 from icestream.sources.replay import is_replay
@@ -32,6 +33,7 @@ from icestream.sources.source import SourceError
 from launcher.errors import LauncherError
 from launcher.inspection import inspect
 from launcher.mlflow_server import serve_recorded
+from launcher.models import Models, ModelsError
 from launcher.plan import ROOT, Options, Plan
 from launcher.rejected import RejectedError, Selection
 from launcher.rejected import run as run_rejected
@@ -51,10 +53,19 @@ def main() -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow, "rejected": _rejected, "inspect": _inspect,
+        "models": _models,
     }  # fmt: skip
     try:
         sys.exit(commands[options.command](options))
-    except (LauncherError, MissingDependency, ServiceFailed, SendError, RejectedError, SourceError) as error:
+    except (
+        LauncherError,
+        MissingDependency,
+        ServiceFailed,
+        SendError,
+        RejectedError,
+        ModelsError,
+        SourceError,
+    ) as error:
         sys.exit(f"icestream: {error}")
     except OSError as error:
         sys.exit(f"icestream: {error.filename or 'this machine'}: {error.strerror or error}")
@@ -84,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("source", type=_files, help="kaggle:DIR or graphnet:FILE")
     look.add_argument("--all", action="store_true", help="read all events, not the first few thousand")
     _add_rejected(commands)
+    _add_models(commands)
     again = commands.add_parser("mlflow", help="start MLflow on the recorded sessions")
     again.add_argument("--state-dir", type=Path, default=STATE_DIR, help="state directory (.icestream)")
     return parser
@@ -121,6 +133,22 @@ def _add_up(commands: Any) -> None:
         metavar="NAME=NUMBER",
         help="a fixed port, e.g. redis=6380; may be repeated",
     )
+
+
+def _add_models(commands: Any) -> None:
+    models = commands.add_parser(
+        "models", help="the versions of the model, and which is served; change it while the stream runs"
+    )
+    actions = models.add_subparsers(dest="action")
+    actions.add_parser("list", help="the versions (default)")
+    promote = actions.add_parser("promote", help="serve a version")
+    promote.add_argument("version", help="its number, as list prints it")
+    promote.add_argument("--because", default="", metavar="WORDS", help="why; kept with the version")
+    actions.add_parser("rollback", help="serve the version that was served before")
+    models.add_argument("--mlflow-url", default="http://127.0.0.1:5000", help="of MLflow (http://127.0.0.1:5000)")
+    models.add_argument("--redis-url", type=_redis_url, default="redis://127.0.0.1:6379", help="redis://127.0.0.1:6379")
+    models.add_argument("--redis-password-file", type=Path, default=None, help="a file that holds the password")
+    models.add_argument("--model", default="icemix", help="name of the registered model (icemix)")
 
 
 def _add_rejected(commands: Any) -> None:
@@ -212,6 +240,19 @@ def _files(text: str) -> str:
 def _inspect(options: argparse.Namespace) -> int:
     for line in inspect(options.source, options.all):
         sys.stdout.write(line + "\n")
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    password = options.redis_password_file.read_text().strip() if options.redis_password_file else None
+    models = Models(Registry(options.mlflow_url, options.model), options.redis_url, password)
+    if options.action == "promote":
+        lines = models.promote(options.version, options.because)
+    elif options.action == "rollback":
+        lines = models.rollback()
+    else:
+        lines = models.lines()
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.settings import BridgeSettings
+from deployer.settings import DeployerSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from icestream.inference.model_config import parse_config
@@ -25,7 +27,7 @@ from launcher.supervisor import Service
 from recorder.settings import RecorderSettings
 from tritonserver.card import find_card
 from tritonserver.process import HOST
-from tritonserver.server import TritonServer
+from tritonserver.server import ModelControlOptions, TritonServer
 
 ROOT = Path(__file__).parents[1]
 # Job execution is for MLflow's generative AI; it would cost seven processes and 500 MB.
@@ -72,6 +74,22 @@ class Plan:
         self._check_settings()
         self.triton = TritonServer(self.state_dir)  # may have to fetch a library
         self.card = find_card(self.repository / self.model / "1" / "model.onnx")
+
+    @property
+    def deployed(self) -> Path:
+        """Triton's repository of the versions that are served beside the shipped model."""
+        folder = self.state_dir / "models"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def triton_key(self) -> Path:
+        """The file with the key of Triton's model control."""
+        file = self.state_dir / "triton-key"
+        if not file.exists():
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as key:
+                key.write(secrets.token_urlsafe())
+        return file
 
     @property
     def redis_url(self) -> str:
@@ -129,7 +147,13 @@ class Plan:
         return Service(
             name="triton",
             command=self.triton.command(
-                self.repository, HOST, http=http, grpc=grpc, metrics=metrics, on_card=self.on_card
+                self.repository,
+                HOST,
+                http=http,
+                grpc=grpc,
+                metrics=metrics,
+                on_card=self.on_card,
+                control=ModelControlOptions(repository=self.deployed, key=self.triton_key.read_text()),
             ),
             environment=self.triton.environment(),
             ports=self._ports("triton_http", "triton_grpc", "triton_metrics"),
@@ -158,6 +182,24 @@ class Plan:
             environment=_prefixed(BridgeSettings, settings),
             ports=self._ports(f"{name}_metrics"),
             grace_s=25,
+        )
+
+    def deployer_service(self) -> Service:
+        settings = {
+            "REDIS_URL": self.redis_url,
+            "TRITON_URL": self.triton_url,
+            "TRITON_KEY_FILE": str(self.triton_key),
+            "MLFLOW_URL": self.mlflow_url,
+            "MODEL": self.model,
+            "SHIPPED": str(self.repository),
+            "REPOSITORY": str(self.deployed),
+            "METRICS_PORT": str(self.ports["deployer_metrics"]),
+        }
+        return Service(
+            name="deployer",
+            command=[sys.executable, "-m", "deployer"],
+            environment=_prefixed(DeployerSettings, settings),
+            ports=self._ports("deployer_metrics"),
         )
 
     def recorder_service(self) -> Service:
@@ -228,6 +270,7 @@ class Plan:
         for settings, service in (
             (EmitterSettings, self.emitter_service()),
             (BridgeSettings, self.bridge_service()),
+            (DeployerSettings, self.deployer_service()),
             (RecorderSettings, self.recorder_service()),
             (DisplaySettings, self.display_service()),
         ):

@@ -133,6 +133,7 @@ class Session:
             return False
         if not await self._ready("mlflow", "MLflow", self._create_experiment):
             return False
+        supervisor.start("deployer", plan.deployer_service)
         supervisor.start("recorder", plan.recorder_service)
         supervisor.start("display", plan.display_service)
         return await self._ready("display", "the live page", lambda: answers(f"{plan.display_url}/health"))
@@ -261,4 +262,9 @@ class Session:
 def _stop_order(names: list[str]) -> list[list[str]]:
     """What writes is stopped before what it writes to."""
     servers = [name for name in names if name in ("triton", "mlflow", "redis")]
-    return [["emitter"], [name for name in names if name.startswith("bridge")], ["recorder", "display"], servers]
+    return [
+        ["emitter"],
+        [name for name in names if name.startswith("bridge")],
+        ["recorder", "display", "deployer"],
+        servers,
+    ]

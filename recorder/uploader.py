@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, LoggedModelInput, Metric, Param, Run
+from mlflow.entities import LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
@@ -201,18 +201,15 @@ class Uploader:
                 self._client.set_tag(run_id, f"model.since.{since:%Y-%m-%dT%H:%M:%S.%f}Z", words)
             for tag, value in (("model.name", name), ("model.version", version), ("model.checkpoint", checkpoint)):
                 self._client.set_tag(run_id, tag, value)
-            self._link_registered(run_id, name, checkpoint)
+            self._link_registered(run_id, checkpoint)
         self._tagged |= first.keys()
 
-    def _link_registered(self, run_id: str, name: str, checkpoint: str) -> None:
-        """Link the run to the registered version of the model, if there is one. A registry that fails does not hold up results."""
+    def _link_registered(self, run_id: str, checkpoint: str) -> None:
+        """Name the registered version of the model, if there is one. A registry that fails does not hold up results."""
         with suppress(MlflowException):
-            versions = self._client.search_model_versions(f"name = '{name}' and tag.checkpoint = '{checkpoint}'")
-            if versions:
+            if versions := self._client.search_model_versions(f"tag.checkpoint = '{checkpoint}'"):
                 latest = max(versions, key=lambda version: int(version.version))
-                self._client.set_tag(run_id, "model.registered", f"models:/{name}/{latest.version}")
-                logged = (latest.source or "").removeprefix("models:/")  # (its model_id is empty, mlflow 3.17)
-                self._client.log_inputs(run_id, models=[LoggedModelInput(logged)])
+                self._client.set_tag(run_id, "model.registered", f"models:/{latest.name}/{latest.version}")
 
     def _upload_part(self, recorder_run: RecorderRun) -> None:
         """Join the windows so far to one Parquet part of at most PART_ROWS (or one window), and delete the windows."""

@@ -26,7 +26,7 @@ from tests.events import event
 from tests.models import add_test_models
 from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST, answers, start_server, stop_server
-from tritonserver.server import TritonServer
+from tritonserver.server import ModelControlOptions, TritonServer
 
 # No coverage of servers that are not ours, nor of programs that spend their time in PyTorch's exporter.
 UNMEASURED = ["env", "-u", "COVERAGE_PROCESS_CONFIG"]
@@ -70,14 +70,19 @@ def _pings(port: int) -> bool:
 
 
 class TritonProcess:
-    """A Triton that serves the shipped model as `icemix`, and models that misbehave (tests/models.py)."""
+    """A Triton that serves the shipped model as `icemix`, and models that misbehave (tests/models.py).
 
-    def __init__(self, folder: Path):
-        self._server = TritonServer(folder)
+    Args:
+        control: it serves the shipped model alone, and loads others when it is told to.
+    """
+
+    def __init__(self, folder: Path, control: ModelControlOptions | None = None):
+        self._server, self._control = TritonServer(folder), control
         self._server.install_backends()
         self.repository = folder / "models"
         shutil.copytree(ROOT / "model_repository", self.repository)
-        add_test_models(self.repository)
+        if control is None:
+            add_test_models(self.repository)
         self._log = folder / "triton.log"
         self._process, [self.http, self.grpc, self.metrics] = start_server(
             self._command, 3, ready=self._ready, log=self._log, environment=self._server.environment()
@@ -85,7 +90,9 @@ class TritonProcess:
         self.url = f"{HOST}:{self.grpc}"
 
     def _command(self, ports: Sequence[int]) -> list[str]:
-        command = self._server.command(self.repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2])
+        command = self._server.command(
+            self.repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2], control=self._control
+        )
         return [*UNMEASURED, *command]
 
     def _ready(self, ports: Sequence[int]) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from tritonserver.debian import fetch_debian_package
@@ -18,7 +19,21 @@ from tritonserver.errors import MissingDependency
 
 WHEEL = "nvidia-pytriton"
 SHARED_MEMORY_BYTES = 32 * 2**20  # free in /dev/shm: instances take a few MB, and more for large batches
+RESTRICTED = "model-repository,shared-memory,trace,logging"  # what has a key
 PLAIN = re.compile(r"[\w./+@%,:=-]+")  # a path that a shell takes as one word
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelControlOptions:
+    """Models that are loaded and unloaded while the server runs.
+
+    Attributes:
+        repository: of those; the models of the server's other repository are loaded from the start.
+        key: that whoever loads models has to know: loading is running code.
+    """
+
+    repository: Path
+    key: str
 
 
 class TritonServer:
@@ -68,7 +83,15 @@ class TritonServer:
         shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), self._backends / "onnxruntime" / "model.py")
 
     def command(
-        self, repository: Path, host: str, *, http: int, grpc: int, metrics: int, on_card: bool = False
+        self,
+        repository: Path,
+        host: str,
+        *,
+        http: int,
+        grpc: int,
+        metrics: int,
+        on_card: bool = False,
+        control: ModelControlOptions | None = None,
     ) -> list[str]:
         """The server's command line; on a card it takes each model's configs/gpu.pbtxt. A shell adds the process id to the names of its shared memory before it becomes the server:
         one that is started again after a crash must not meet the regions of the one before it."""
@@ -82,6 +105,17 @@ class TritonServer:
             f"--metrics-address={host}", f"--metrics-port={metrics}",
             "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
             *(["--model-config-name=gpu"] if on_card else []),
+            *(self._controlled(repository, control) if control else []),
+        ]  # fmt: skip
+
+    def _controlled(self, repository: Path, control: ModelControlOptions) -> list[str]:
+        names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+        return [
+            "--model-control-mode=explicit", *(f"--load-model={name}" for name in names),
+            "--strict-readiness=false",  # else the server is not ready while a model is loaded, nor after a failed load
+            f"--model-repository={self._plain(control.repository)}",
+            f"--grpc-restricted-protocol={RESTRICTED}:model-control={control.key}",
+            f"--http-restricted-api={RESTRICTED}:model-control={control.key}",
         ]  # fmt: skip
 
     def _plain(self, path: Path) -> Path:

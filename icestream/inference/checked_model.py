@@ -6,7 +6,7 @@ every PROVED_S. A server that does not respond is left out until it does. Reques
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -131,6 +131,10 @@ class CheckedModel:
         )
         return reasons[0][1] if reasons else self._unresolved
 
+    def is_proved_at(self, addresses: Iterable[str]) -> bool:
+        """Whether each of these servers has proved the model."""
+        return all(address in self._endpoints and self._endpoints[address].usable for address in addresses)
+
     async def infer(self, events: Sequence[Event]) -> Inference:
         """The answer to a batch.
 
@@ -165,6 +169,11 @@ class CheckedModel:
                 self._proved_round = (began_s, length, proved)
                 self._report()
         return proved and bool(self._usable())
+
+    def tell_again(self) -> None:
+        """Call `changed` with the states as they are."""
+        self._reported = None
+        self._report()
 
     async def close(self) -> None:
         """Close all connections."""

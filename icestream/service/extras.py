@@ -7,6 +7,7 @@ OWN = (
     "icestream",
     "emitter",
     "bridge",
+    "deployer",
     "recorder",
     "display",
     "tritonserver",

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-PREFIXES = ("ICESTREAM_EMITTER_", "ICESTREAM_BRIDGE_", "ICESTREAM_RECORDER_", "ICESTREAM_DISPLAY_")
+PREFIXES = (
+    "ICESTREAM_EMITTER_", "ICESTREAM_BRIDGE_", "ICESTREAM_RECORDER_", "ICESTREAM_DISPLAY_", "ICESTREAM_DEPLOYER_",
+)  # fmt: skip
 # Variables of compose.yaml that no process reads.
 COMPOSE = (
     "ICESTREAM_KAGGLE_DIR", "ICESTREAM_REPLAY_RUN_ID", "ICESTREAM_REDIS_MEMORY", "ICESTREAM_REDIS_MEMORY_LIMIT",

@@ -1,0 +1,33 @@
+"""The metrics of the deployer."""
+
+from prometheus_client import CollectorRegistry
+
+from icestream.registry import CHALLENGER, CHAMPION
+from icestream.service.metrics import Metric, ProcessMetrics
+
+ALIASES = (CHAMPION, CHALLENGER)
+TARGETS = ("mlflow", "triton", "redis")
+
+TABLE = (
+    Metric("deployer_epoch", "gauge", "Number of the serving state: it rises with each change"),
+    Metric("deployer_unserved", "gauge", "1 while an alias asks for a version that is not served", label="alias", values=ALIASES),
+    Metric("deployer_changes_total", "counter", "Changes of the serving state"),
+    Metric("deployer_failures_total", "counter", "Calls that failed, by what failed", label="target", values=TARGETS),
+)  # fmt: skip
+
+
+class DeployerMetrics(ProcessMetrics):
+    def __init__(self, registry: CollectorRegistry):
+        super().__init__(registry, "deployer", TABLE)
+
+    def epoch(self, epoch: int) -> None:
+        self.metrics["deployer_epoch"].set(epoch)
+
+    def changed(self) -> None:
+        self.metrics["deployer_changes_total"].inc()
+
+    def unserved(self, alias: str, unserved: bool) -> None:
+        self.metrics["deployer_unserved", alias].set(unserved)
+
+    def failed(self, target: str) -> None:
+        self.metrics["deployer_failures_total", target].inc()

@@ -1,0 +1,69 @@
+"""The files of the versions that are served beside the shipped model: a repository of Triton's, a name for each version.
+
+A folder is written under another name and renamed, and never changed afterwards: Triton loads a model again whose files were only
+touched.
+"""
+
+import shutil
+from pathlib import Path
+
+from icestream.inference.model_config import parse_config
+from icestream.inference.model_files import CONFIG, config_called, digest
+from icestream.registry import Registry, RegistryError, Version
+
+
+class Repository:
+    """The folders of versions.
+
+    Args:
+        folder: of the repository.
+        shipped: the model that is served before there is a registry, in another repository; its folder's name is its own.
+    """
+
+    def __init__(self, folder: Path, shipped: Path):
+        self._folder, self.shipped = folder, shipped
+        self._shipped_digest = digest(shipped) if shipped.is_dir() else ""
+        folder.mkdir(parents=True, exist_ok=True)
+        for half_written in folder.glob(".*"):
+            shutil.rmtree(half_written, ignore_errors=True)
+
+    def name(self, version: Version) -> str:
+        """What a version is called in Triton."""
+        if version.digest == self._shipped_digest:
+            return self.shipped.name
+        return f"{self.shipped.name}-v{version.version}"
+
+    def shipped_checkpoint(self) -> str:
+        """What the shipped model says of its weights; raises RegistryError."""
+        try:
+            config = parse_config((self.shipped / CONFIG).read_text())
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"there is no model to begin with: {self.shipped}: {error}") from None
+        checkpoint: str = config.parameters["checkpoint"].string_value
+        return checkpoint
+
+    def has(self, name: str) -> bool:
+        return name == self.shipped.name or (self._folder / name).exists()
+
+    def add(self, version: Version, registry: Registry) -> None:
+        """Fetch the files of a version, unless they are there; raises RegistryError."""
+        name = self.name(version)
+        if self.has(name):
+            return
+        fresh = self._folder / f".{name}"
+        shutil.rmtree(fresh, ignore_errors=True)
+        registry.fetch(version, fresh)
+        config = fresh / CONFIG
+        try:
+            config.write_text(config_called(name, config.read_text()))
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"version {version.version} has no {CONFIG} that Triton reads: {error}") from None
+        fresh.rename(self._folder / name)
+
+    def names(self) -> set[str]:
+        """The models that are there."""
+        return {path.name for path in self._folder.iterdir() if not path.name.startswith(".")}
+
+    def remove(self, name: str) -> None:
+        """Delete a model that no Triton has loaded."""
+        shutil.rmtree(self._folder / name, ignore_errors=True)

@@ -1,0 +1,28 @@
+"""The files of a model in one of Triton's repositories."""
+
+import hashlib
+from pathlib import Path
+
+from google.protobuf import text_format
+
+from icestream.inference.model_config import parse_config
+
+CONFIG = "config.pbtxt"
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the files of a model, by their names and bytes, whatever the model is called."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = config_called("", path.read_text()).encode() if path == folder / CONFIG else path.read_bytes()
+        name = path.relative_to(folder).as_posix()
+        found.update(f"{len(name)} {name} {len(content)} ".encode() + content)
+    return found.hexdigest()
+
+
+def config_called(name: str, text: str) -> str:
+    """A config.pbtxt with another name of the model; raises ValueError if it is none."""
+    config = parse_config(text)
+    config.name = name
+    changed: str = text_format.MessageToString(config, as_utf8=True)
+    return changed

@@ -1,0 +1,159 @@
+"""The model registry: exported models as versions of a registered model of MLflow, and the aliases that say which is served.
+
+A version keeps the files of its model as they lie in Triton's repository, and their digest as a tag. An alias is moved by
+`icestream models` or on MLflow's own pages; what it asks for is served once it is proved (deployer/).
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from icestream.inference.model_files import digest
+from icestream.results.mlflow_names import EXPERIMENT_TAGS
+
+# The client would hold a call for minutes while its server is away.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.exceptions import MlflowException
+from requests import RequestException
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+EXPERIMENT = "icemix-models"
+FILES = "model"  # artifact folder of the run of a version
+# Tags of a version. By the checkpoint, which config.pbtxt names as well, the recorder finds the version that made a result.
+CHECKPOINT_TAG, DIGEST_TAG, SHARE_TAG, BECAUSE_TAG = "checkpoint", "digest", "share", "because"
+
+
+class RegistryError(RuntimeError):
+    """The registry does not answer, or does not do what it was asked for; the message names the cause."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A registered version of the model."""
+
+    version: str
+    digest: str
+    checkpoint: str
+    aliases: tuple[str, ...]
+    share: float  # of the events that it is asked for as a challenger
+    created_ms: int  # Unix time
+    run_id: str
+
+
+class Registry:
+    """The versions of one registered model. Every method raises RegistryError.
+
+    Args:
+        url: of the MLflow server.
+        model: name of the registered model.
+    """
+
+    def __init__(self, url: str, model: str):
+        self.url, self.model = url, model
+        self._client = MlflowClient(url)
+
+    def versions(self) -> list[Version]:
+        """All of them, the latest first; none where the model was never registered."""
+        with _words(self.url):
+            found = self._client.search_model_versions(f"name = '{self.model}'")
+            aliases: dict[str, list[str]] = {}
+            if found:
+                for alias, number in self._client.get_registered_model(self.model).aliases.items():
+                    aliases.setdefault(str(number), []).append(alias)
+        versions = [
+            Version(
+                version=str(one.version),
+                digest=one.tags.get(DIGEST_TAG, ""),
+                checkpoint=one.tags.get(CHECKPOINT_TAG, ""),
+                aliases=tuple(sorted(aliases.get(str(one.version), ()))),
+                share=_share(one.tags.get(SHARE_TAG)),
+                created_ms=one.creation_timestamp,
+                run_id=one.run_id or "",
+            )
+            for one in found
+        ]
+        return sorted(versions, key=lambda one: int(one.version), reverse=True)
+
+    def register(self, folder: Path, checkpoint: str, metrics: Mapping[str, float]) -> str:
+        """Keep the files of a model as a new version, without an alias; returns its number.
+
+        Args:
+            folder: of the model in a repository of Triton's.
+            checkpoint: what its config.pbtxt says of its weights.
+            metrics: how good it is on events that were held out.
+        """
+        with _words(self.url):
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+            experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else self._client.create_experiment(EXPERIMENT, tags=dict(EXPERIMENT_TAGS))
+            )
+            run_id = self._client.create_run(experiment_id, run_name=checkpoint).info.run_id
+            for name, value in metrics.items():
+                self._client.log_metric(run_id, name, value)
+            self._client.log_artifacts(run_id, str(folder), FILES)
+            self._client.set_terminated(run_id)
+            try:
+                self._client.create_registered_model(self.model)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            tags = {CHECKPOINT_TAG: checkpoint, DIGEST_TAG: digest(folder)}
+            made = self._client.create_model_version(
+                self.model, f"runs:/{run_id}/{FILES}", run_id, tags=tags, await_creation_for=0
+            )
+        return str(made.version)
+
+    def fetch(self, version: Version, folder: Path) -> None:
+        """Download the files of a version into a new folder; RegistryError where they are not those that were registered."""
+        with _words(self.url), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as temporary:
+            got = Path(
+                download_artifacts(
+                    run_id=version.run_id, artifact_path=FILES, dst_path=temporary, tracking_uri=self.url
+                )
+            )
+            if not version.digest or digest(got) != version.digest:
+                raise RegistryError(
+                    f"the files of version {version.version} are not those that were registered (their SHA-256 is another "
+                    "one): register them again"
+                )
+            got.rename(folder)
+
+    def set_alias(self, alias: str, version: str) -> None:
+        with _words(self.url):
+            self._client.set_registered_model_alias(self.model, alias, version)
+
+    def remove_alias(self, alias: str) -> None:
+        with _words(self.url):
+            self._client.delete_registered_model_alias(self.model, alias)
+
+    def tag(self, version: str, name: str, value: str) -> None:
+        with _words(self.url):
+            self._client.set_model_version_tag(self.model, version, name, value)
+
+
+@contextmanager
+def _words(url: str) -> Iterator[None]:
+    """Errors of MLflow's client as RegistryError."""
+    try:
+        yield
+    except (MlflowException, RequestException, OSError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise RegistryError(f"the MLflow server at {url} does not do as asked: {said}") from None
+
+
+def _share(text: str | None) -> float:
+    try:
+        return min(1.0, max(0.0, float(text or 0)))
+    except ValueError:
+        return 0.0

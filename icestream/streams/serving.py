@@ -1,0 +1,87 @@
+"""Which models are served: written by the deployer alone, followed by every bridge."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from icestream.streams import keys
+from icestream.streams.connection import AsyncRedis, Redis, RedisError
+from icestream.streams.scripts import load
+
+LOOK_S = 1.0
+_SCRIPT = load("serve")
+_FIELDS = ["epoch", "state"]
+
+
+class Served(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of the registered model that Triton serves and that was proved."""
+
+    version: str  # of the registered model
+    name: str  # in Triton
+
+
+class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The models that are served.
+
+    Attributes:
+        epoch: number of this state; each change has a greater one.
+        champion: answers the stream.
+        challenger: answers copies of a share of the events.
+    """
+
+    epoch: int = 0
+    champion: Served
+    challenger: Served | None = None
+    share: float = 0.0
+    changed_ms: int = 0  # Unix time
+
+
+def read_serving(redis: Redis) -> Serving | None:
+    """The state; None before the first one, or where it is none that this version understands. Raises RedisError."""
+    return _parse(redis.hmget(keys.SERVING, _FIELDS))
+
+
+async def read_serving_asyncio(redis: AsyncRedis) -> Serving | None:
+    """The same for asyncio."""
+    reply: Any = redis.hmget(keys.SERVING, _FIELDS)
+    return _parse(await reply)
+
+
+async def replace_serving(redis: AsyncRedis, before: Serving | None, after: Serving) -> bool:
+    """Change the state; False if somebody else has changed it meanwhile. Raises RedisError."""
+    epoch = before.epoch if before else 0
+    return bool(await redis.register_script(_SCRIPT)(keys=[keys.SERVING], args=[epoch, msgspec.json.encode(after)]))
+
+
+def read_problems(redis: Redis) -> dict[str, str]:
+    """By alias, why the version that it asks for is not served. Raises RedisError."""
+    text: Any = redis.hget(keys.SERVING, "problems")
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(text or b"{}", type=dict[str, str])
+    return {}
+
+
+async def write_problems(redis: AsyncRedis, problems: dict[str, str]) -> None:
+    """Raises RedisError."""
+    reply: Any = redis.hset(keys.SERVING, "problems", msgspec.json.encode(problems))
+    await reply
+
+
+async def follow_serving(redis: AsyncRedis, follow: Callable[[str], None]) -> None:
+    """Name the champion's model again and again, for ever; nothing while Redis is away."""
+    while True:
+        with suppress(RedisError):
+            if serving := await read_serving_asyncio(redis):
+                follow(serving.champion.name)
+        await asyncio.sleep(LOOK_S)
+
+
+def _parse(reply: Any) -> Serving | None:
+    epoch, state = reply
+    try:
+        return msgspec.structs.replace(msgspec.json.decode(state or b"", type=Serving), epoch=int(epoch))
+    except (msgspec.DecodeError, ValueError, TypeError):
+        return None

@@ -1,0 +1,95 @@
+"""A system whose model can be changed: Triton with model control, Redis, MLflow with an empty registry, deployer and bridge."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icestream.registry import Registry
+from icestream.streams.serving import Serving, read_serving
+from launcher.models import Models
+from tests.events import event, put, results
+from tests.servers import MlflowProcess, Program, RedisProcess, TritonProcess
+from tests.waiting import ROOT, wait_until
+from tritonserver.server import ModelControlOptions
+
+SHIPPED = ROOT / "model_repository" / "icemix"
+KEY = "a key"
+
+
+class System:
+    """The processes, and what a user does with them."""
+
+    def __init__(self, folder: Path, redis: RedisProcess, mlflow: MlflowProcess, program: Callable[..., Program]):
+        self.folder, self._redis, self.mlflow, self._program = folder, redis, mlflow, program
+        self.redis: Any = redis.client
+        self.deployed = folder / "deployed"
+        self.deployed.mkdir()
+        (folder / "key").write_text(KEY)
+        self.triton = TritonProcess(folder, ModelControlOptions(repository=self.deployed, key=KEY))
+        self.registry = Registry(mlflow.url, "icemix")
+        self.models = Models(self.registry, redis.url, None)
+        self._numbers = count(1)
+        self.emitted = 0
+
+    def deployer(self, **settings: object) -> Program:
+        return self._program(
+            "deployer",
+            **{
+                "redis_url": self._redis.url, "triton_url": self.triton.url, "triton_key_file": self.folder / "key",
+                "mlflow_url": self.mlflow.url, "shipped": ROOT / "model_repository", "repository": self.deployed,
+                "poll_s": 0.5, "grace_s": 1, **settings,
+            },
+        )  # fmt: skip
+
+    def bridge(self, **settings: object) -> Program:
+        given = {"redis_url": self._redis.url, "triton_url": self.triton.url, "claim_idle_s": 1, **settings}
+        return self._program("bridge", **given)
+
+    def register(self, change: Callable[[Path], object] = Path.exists) -> str:
+        """A version with the shipped weights under another name, changed."""
+        number = next(self._numbers)
+        folder = self.folder / f"export-{number}" / "icemix"
+        shutil.copytree(SHIPPED, folder)
+        config = folder / "config.pbtxt"
+        text, found = re.subn(
+            r'(key: "checkpoint" value: \{ string_value: ")[^"]*', rf"\1other {number}", config.read_text()
+        )
+        assert found == 1
+        config.write_text(text)
+        change(folder)
+        return self.registry.register(folder, f"other {number}", {})
+
+    def send(self, number: int) -> None:
+        put(self.redis, *(event(self.emitted + one) for one in range(number)))
+        self.emitted += number
+
+    @property
+    def serving(self) -> Serving | None:
+        return read_serving(self.redis)
+
+    def serves(self, name: str) -> Callable[[], bool]:
+        return lambda: (serving := self.serving) is not None and serving.champion.name == name
+
+    def answered_by(self) -> list[str]:
+        """The model of each result, in the order of the events; each event has one result."""
+        found = {one.event_id: one.model for one in results(self.redis)}
+        assert len(results(self.redis)) == len(found)
+        return [found[number] for number in sorted(found)]
+
+    def all_answered(self) -> None:
+        wait_until(lambda: len(results(self.redis)) >= self.emitted, "all events have results", 60)
+
+
+@pytest.fixture
+def system(tmp_path: Path, redis_server: RedisProcess, program: Callable[..., Program]) -> Iterator[System]:
+    (tmp_path / "mlflow").mkdir()
+    mlflow = MlflowProcess(tmp_path / "mlflow")
+    one = System(tmp_path, redis_server, mlflow, program)
+    yield one
+    one.triton.close()
+    mlflow.close()

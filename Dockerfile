@@ -14,6 +14,9 @@ RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r emitter.lo
 FROM packages AS bridge-packages
 RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r bridge.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
+FROM packages AS deployer-packages
+RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r deployer.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
+
 FROM packages AS recorder-packages
 RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r recorder.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip
 
@@ -38,6 +41,11 @@ FROM runtime AS bridge
 COPY --from=bridge-packages /opt/venv /opt/venv
 COPY --chown=icestream bridge bridge
 CMD ["python", "-m", "bridge"]
+
+FROM runtime AS deployer
+COPY --from=deployer-packages /opt/venv /opt/venv
+COPY --chown=icestream deployer deployer
+CMD ["python", "-m", "deployer"]
 
 FROM runtime AS recorder
 COPY --from=recorder-packages /opt/venv /opt/venv

@@ -49,7 +49,7 @@ gpu: .venv/.runs  ## let Triton serve on this machine's NVIDIA card, without Doc
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gpu]'
 
 lock: .venv/.develops  ## pin what the images install (docker/*.lock)
-	for image in emitter bridge recorder display; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	for image in emitter bridge deployer recorder display; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	  --generate-hashes --custom-compile-command 'make lock' --extra $$image \
 	  --output-file docker/$$image.lock pyproject.toml || exit 1; done
 

@@ -34,7 +34,7 @@ async def run(settings: DeployerSettings, log: Log) -> None:
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
     deployer = Deployer(
         settings,
-        Registry(settings.mlflow_url, settings.model),
+        Registry(settings.mlflow_url, settings.registered_model),
         Repository(settings.repository, settings.shipped / settings.model),
         redis,
         connect=lambda name: CheckedModel(settings.triton_url, name, KNOWN_ANSWERS_S),

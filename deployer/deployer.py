@@ -59,7 +59,9 @@ class Deployer:
         self._failures: dict[str, tuple[float, str]] = {}  # name → when and why it could not be loaded
         self._one_load = asyncio.Lock()  # a load takes a core for a second or two
         self._unwanted: dict[str, float] = {}  # name → since when
-        self._told: dict[str, str] | None = None  # alias → why it is not served
+        self._began = False  # the model that Triton has from the start is registered
+        self._told: dict[str, str] | None = None  # alias → why it is not served,
+        self._told_s = 0.0  # and since when
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Compare again and again until stopped."""
@@ -73,7 +75,8 @@ class Deployer:
                 self._failed("triton", error)
             except RedisError as error:
                 self._failed("redis", error)
-            pause_s = PENDING_S if self._loading else self._settings.poll_s
+            on_its_way = bool(self._told) and time.monotonic() - self._told_s < AGAIN_S
+            pause_s = PENDING_S if on_its_way else self._settings.poll_s
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), min(pause_s, self._settings.poll_s))
 
@@ -88,9 +91,11 @@ class Deployer:
         """One comparison. Raises RegistryError, InferenceError, OSError, RedisError: what was done so far stays."""
         before = await read_serving_asyncio(self._redis)
         versions = await asyncio.to_thread(self._registry.versions)
-        if not versions:
-            await asyncio.to_thread(self._register_shipped)
-            versions = await asyncio.to_thread(self._registry.versions)
+        if not self._began:
+            if not any(self._repository.name(version) == self._repository.shipped.name for version in versions):
+                await asyncio.to_thread(self._register_shipped, versions)
+                versions = await asyncio.to_thread(self._registry.versions)
+            self._began = True
         wanted = {alias: one for one in versions for alias in one.aliases}
         loaded = await self._loaded()
         served: dict[str, Served] = {}
@@ -120,10 +125,12 @@ class Deployer:
         keep = {champion.name, *(self._repository.name(version) for version in wanted.values())}
         await self._unload_unwanted(keep, loaded)
 
-    def _register_shipped(self) -> None:
-        """The first version: the model that was served before there was a registry."""
+    def _register_shipped(self, versions: Sequence[Version]) -> None:
+        """Make the model that Triton has from the start a version, and the champion: whoever starts with another one wants that."""
         checkpoint = self._repository.shipped_checkpoint()
         version = self._registry.register(self._repository.shipped, checkpoint, {})
+        if before := next((one for one in versions if CHAMPION in one.aliases), None):
+            self._registry.set_alias(PREVIOUS, before.version)
         self._registry.set_alias(CHAMPION, version)
         self._log.info("registered the shipped model as the champion", version=version, checkpoint=checkpoint)
 
@@ -201,7 +208,7 @@ class Deployer:
             if self._told is None or self._told.get(alias) != reason:
                 self._log.warning("an alias asks for what is not served", alias=alias, reason=reason)
         await write_problems(self._redis, problems)
-        self._told = problems
+        self._told, self._told_s = problems, time.monotonic()
 
     def _failed(self, target: str, error: Exception) -> None:
         self._metrics.failed(target)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from icestream.inference.model_config import parse_config
-from icestream.inference.model_files import CONFIG, config_called, digest
+from icestream.inference.model_files import CONFIG, config_called, configs, digest
 from icestream.registry import Registry, RegistryError, Version
 
 
@@ -53,9 +53,9 @@ class Repository:
         fresh = self._folder / f".{name}"
         shutil.rmtree(fresh, ignore_errors=True)
         registry.fetch(version, fresh)
-        config = fresh / CONFIG
         try:
-            config.write_text(config_called(name, config.read_text()))
+            for config in configs(fresh):
+                config.write_text(config_called(name, config.read_text()))
         except (OSError, ValueError) as error:
             raise RegistryError(f"version {version.version} has no {CONFIG} that Triton reads: {error}") from None
         fresh.rename(self._folder / name)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
+from icestream.registry import REGISTERED
 from icestream.service.settings import HttpUrl, StreamSettings, readable
 
 
@@ -22,11 +23,12 @@ class DeployerSettings(StreamSettings):
     triton_key_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         None, description="a file that holds the key of Triton's model control, where that is restricted"
     )
-    model: str = Field("icemix", description="name of the registered model, and of the shipped one in Triton")
-    shipped: Path = Field(
-        Path("model_repository"),
-        description="Triton's repository with the model that is served before there is a registry",
+    registered_model: str = Field(REGISTERED, description="name of the registered model")
+    model: str = Field(
+        "icemix",
+        description="the model that Triton has loaded from the start; it is registered, and the first champion",
     )
+    shipped: Path = Field(Path("model_repository"), description="Triton's repository with that model")
     repository: Path = Field(
         Path("models"),
         description="folder for the models of other versions, a repository of every Triton; on a persistent disk",

@@ -35,7 +35,7 @@ class DisplaySettings(StreamSettings):
         "127.0.0.1:8001",
         description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
     )
-    model: str = Field("icemix", description="the model's name in Triton's repository")
+    model: str = Field("icemix", description="the model's name in Triton, until a deployer says which one is served")
     host: str = Field("127.0.0.1", description="address of the page and of REST; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port of the page and of REST")
     token_file: Annotated[Path, AfterValidator(_not_empty)] | None = Field(

@@ -42,7 +42,7 @@ from icestream.detector import DetectorFileError, load_detector
 from icestream.direction import opening_angle
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model import ModelDescription
-from icestream.registry import Registry, RegistryError
+from icestream.registry import REGISTERED, Registry, RegistryError
 from icestream.tensors import INPUTS, OUTPUTS
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
@@ -226,12 +226,8 @@ def main() -> None:
             held_out = {
                 key: float(value) for key, value in exported.card.get("held_out", {}).items() if key.endswith("_deg")
             }
-            version = Registry(options.register, exported.folder.name).register(
-                exported.folder, exported.checkpoint, held_out
-            )
-            print(
-                f"registered version {version} of {exported.folder.name}; serve it: icestream models promote {version}"
-            )
+            version = Registry(options.register, REGISTERED).register(exported.folder, exported.checkpoint, held_out)
+            print(f"registered version {version} of {REGISTERED}; serve it: icestream models promote {version}")
         print(f"serve it: ICESTREAM_BRIDGE_MODEL={exported.folder.name} icestream up")
     except (CheckpointError, DetectorFileError, RegistryError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")

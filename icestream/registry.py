@@ -25,6 +25,7 @@ from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
+REGISTERED = "icemix"  # name of the registered model
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 EXPERIMENT = "icemix-models"
 FILES = "model"  # artifact folder of the run of a version

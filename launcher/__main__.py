@@ -20,11 +20,12 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
+from deployer.models import Models, ModelsError, act, add_actions
 from emitter.settings import EmitterSettings
 from icestream import __version__
 from icestream.detector import nominal_icecube86
 from icestream.event import REASONS
-from icestream.registry import Registry
+from icestream.registry import REGISTERED, Registry
 from icestream.service.settings import RedisUrl
 from icestream.sources.kaggle import write_folder
 from icestream.sources.replay import is_replay
@@ -33,7 +34,6 @@ from icestream.sources.source import SourceError
 from launcher.errors import LauncherError
 from launcher.inspection import inspect
 from launcher.mlflow_server import serve_recorded
-from launcher.models import Models, ModelsError
 from launcher.plan import ROOT, Options, Plan
 from launcher.rejected import RejectedError, Selection
 from launcher.rejected import run as run_rejected
@@ -139,16 +139,11 @@ def _add_models(commands: Any) -> None:
     models = commands.add_parser(
         "models", help="the versions of the model, and which is served; change it while the stream runs"
     )
-    actions = models.add_subparsers(dest="action")
-    actions.add_parser("list", help="the versions (default)")
-    promote = actions.add_parser("promote", help="serve a version")
-    promote.add_argument("version", help="its number, as list prints it")
-    promote.add_argument("--because", default="", metavar="WORDS", help="why; kept with the version")
-    actions.add_parser("rollback", help="serve the version that was served before")
+    add_actions(models)
     models.add_argument("--mlflow-url", default="http://127.0.0.1:5000", help="of MLflow (http://127.0.0.1:5000)")
     models.add_argument("--redis-url", type=_redis_url, default="redis://127.0.0.1:6379", help="redis://127.0.0.1:6379")
     models.add_argument("--redis-password-file", type=Path, default=None, help="a file that holds the password")
-    models.add_argument("--model", default="icemix", help="name of the registered model (icemix)")
+    models.add_argument("--registered-model", default=REGISTERED, help=f"its name ({REGISTERED})")
 
 
 def _add_rejected(commands: Any) -> None:
@@ -245,14 +240,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> int:
     password = options.redis_password_file.read_text().strip() if options.redis_password_file else None
-    models = Models(Registry(options.mlflow_url, options.model), options.redis_url, password)
-    if options.action == "promote":
-        lines = models.promote(options.version, options.because)
-    elif options.action == "rollback":
-        lines = models.rollback()
-    else:
-        lines = models.lines()
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    models = Models(Registry(options.mlflow_url, options.registered_model), options.redis_url, password)
+    sys.stdout.write("".join(f"{line}\n" for line in act(models, options)))
     return 0
 
 

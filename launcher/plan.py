@@ -153,7 +153,9 @@ class Plan:
                 grpc=grpc,
                 metrics=metrics,
                 on_card=self.on_card,
-                control=ModelControlOptions(repository=self.deployed, key=self.triton_key.read_text()),
+                control=ModelControlOptions(
+                    first=self.model, repository=self.deployed, key=self.triton_key.read_text()
+                ),
             ),
             environment=self.triton.environment(),
             ports=self._ports("triton_http", "triton_grpc", "triton_metrics"),

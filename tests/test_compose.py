@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from bridge.settings import BridgeSettings
+from deployer.settings import DeployerSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from launcher.plan import Options, Plan
@@ -66,7 +67,8 @@ def part(plan: Plan, name: str) -> Service:
             "triton",
             {
                 "--model-repository", "--backend-directory", "--backend-config", "--http-address", "--http-port",
-                "--grpc-address", "--grpc-port", "--metrics-address", "--metrics-port",
+                "--grpc-address", "--grpc-port", "--metrics-address", "--metrics-port", "--load-model",
+                "--grpc-restricted-protocol", "--http-restricted-api",
             },
         ),
         ("mlflow", {"--host", "--port", "--backend-store-uri", "--artifacts-destination", "--allowed-hosts"}),
@@ -86,6 +88,7 @@ def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, 
     [
         ("emitter", EmitterSettings, {"RUN_ID", "METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         ("bridge", BridgeSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST", "MODEL"}),
+        ("deployer", DeployerSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         ("recorder", RecorderSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         (
             "display",
@@ -112,6 +115,9 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
         "MLFLOW_URL",
         "MLFLOW_PAGE",
         "SPOOL_DIR",
+        "TRITON_KEY_FILE",
+        "SHIPPED",
+        "REPOSITORY",
         "SESSION",
     }:
         assert here[key] == there[key], key
@@ -125,7 +131,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
 
 
 def test_containers_are_given_time_to_drain(plan: Plan) -> None:
-    for name in ("emitter", "bridge", "recorder", "display"):
+    for name in ("emitter", "bridge", "deployer", "recorder", "display"):
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= part(plan, name).grace_s
 
 
@@ -138,10 +144,13 @@ def test_every_image_is_an_exact_version() -> None:
     assert client is not None
     assert SERVICES["triton"]["image"] == "nvcr.io/nvidia/tritonserver:26.09-py3"
     assert client[1] == "2.73"  # of that container: change both
-    for image in ("bridge", "recorder", "emitter", "display"):
+    for image in ("bridge", "deployer", "recorder", "emitter", "display"):
         lock = (ROOT / "docker" / f"{image}.lock").read_text()
         assert "torch" not in lock
-        assert f"mlflow-skinny=={SERVICES['mlflow']['image'].split(':v')[1]} " in lock or image != "recorder"
+        assert f"mlflow-skinny=={SERVICES['mlflow']['image'].split(':v')[1]} " in lock or image not in (
+            "recorder",
+            "deployer",
+        )
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -158,7 +167,7 @@ def test_every_service_is_watched_limited_and_has_no_more_rights_than_it_needs(n
     assert service["logging"]["options"]["max-size"]
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:")
-    if name in ("redis", "emitter", "bridge", "recorder", "redis-exporter"):
+    if name in ("redis", "emitter", "bridge", "deployer", "recorder", "redis-exporter"):
         assert "ports" not in service
     for needed in service.get("depends_on", {}).values():
         assert needed["condition"] in ("service_healthy", "service_completed_successfully")
@@ -231,15 +240,32 @@ def test_zeros_at_the_end_of_the_append_only_file_are_cut_in_containers_too(tmp_
 
 def test_passwords_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
     script = (ROOT / "bin" / "prepare").read_text()
-    for folder in ("redis-auth", "grafana-auth", "redis-data", "mlflow-data"):
+    for folder in (
+        "redis-auth",
+        "grafana-auth",
+        "triton-auth",
+        "deployer-auth",
+        "redis-data",
+        "mlflow-data",
+        "deployed",
+    ):
         (tmp_path / folder).mkdir()
-    for folder in ("/redis-auth", "/grafana-auth", "/redis-data", "/mlflow-data", "/engines"):
+    for folder in (
+        "/redis-auth",
+        "/grafana-auth",
+        "/triton-auth",
+        "/deployer-auth",
+        "/redis-data",
+        "/mlflow-data",
+        "/deployed",
+        "/engines",
+    ):
         script = script.replace(f" {folder}", f" {tmp_path}{folder}")
     script = "chown() { :; }\n" + script  # the test need not be root
     for _ in range(2):
         subprocess.run(["sh", "-c", script], check=True, capture_output=True)
         made = {path: path.read_text() for path in tmp_path.glob("*-auth/*")}
-        assert {path.name for path in made} == {"password", "users.acl", "exporter.json", "admin_password"}
+        assert {path.name for path in made} == {"password", "users.acl", "exporter.json", "admin_password", "key"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in made)
     password = (tmp_path / "redis-auth" / "password").read_text().strip()
     assert len(password) >= 32

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry
 
 from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
+from deployer.metrics import DeployerMetrics
+from deployer.settings import DeployerSettings
 from display.metrics import DisplayMetrics
 from display.settings import DisplaySettings
 from emitter.metrics import EmitterMetrics
@@ -28,7 +30,7 @@ README = (ROOT / "README.md").read_text()
 def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
     real = {
         settings.model_config["env_prefix"] + name.upper(): field.description
-        for settings in (EmitterSettings, BridgeSettings, RecorderSettings, DisplaySettings)
+        for settings in (EmitterSettings, BridgeSettings, DeployerSettings, RecorderSettings, DisplaySettings)
         for name, field in settings.model_fields.items()
     }
     rows = re.findall(r"^\| `(ICESTREAM_\w+)` \| .*? \| (.*) \|$", REFERENCE, re.MULTILINE)
@@ -37,7 +39,7 @@ def test_every_setting_is_documented_and_every_documented_one_exists() -> None:
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     real = set()
-    for metrics in (EmitterMetrics, BridgeMetrics, RecorderMetrics, DisplayMetrics):
+    for metrics in (EmitterMetrics, BridgeMetrics, DeployerMetrics, RecorderMetrics, DisplayMetrics):
         registry = CollectorRegistry()
         metrics(registry)
         suffix = {"counter": "_total", "info": "_info"}
@@ -100,6 +102,7 @@ def test_every_test_that_a_document_names_exists() -> None:
 def test_every_file_the_architecture_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     for path in re.findall(
-        r"`((?:icestream|emitter|bridge|recorder|display|tritonserver|launcher|export|dashboards)/[\w/.]*)`", text
+        r"`((?:icestream|emitter|bridge|deployer|recorder|display|tritonserver|launcher|export|dashboards)/[\w/.]*)`",
+        text,
     ):
         assert (ROOT / path).exists(), path

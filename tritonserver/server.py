@@ -28,10 +28,12 @@ class ModelControlOptions:
     """Models that are loaded and unloaded while the server runs.
 
     Attributes:
-        repository: of those; the models of the server's other repository are loaded from the start.
+        first: the model that is loaded at the start, from the server's other repository.
+        repository: of the models that are loaded later.
         key: that whoever loads models has to know: loading is running code.
     """
 
+    first: str
     repository: Path
     key: str
 
@@ -105,13 +107,12 @@ class TritonServer:
             f"--metrics-address={host}", f"--metrics-port={metrics}",
             "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
             *(["--model-config-name=gpu"] if on_card else []),
-            *(self._controlled(repository, control) if control else []),
+            *(self._controlled(control) if control else []),
         ]  # fmt: skip
 
-    def _controlled(self, repository: Path, control: ModelControlOptions) -> list[str]:
-        names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    def _controlled(self, control: ModelControlOptions) -> list[str]:
         return [
-            "--model-control-mode=explicit", *(f"--load-model={name}" for name in names),
+            "--model-control-mode=explicit", f"--load-model={control.first}",
             "--strict-readiness=false",  # else the server is not ready while a model is loaded, nor after a failed load
             f"--model-repository={self._plain(control.repository)}",
             f"--grpc-restricted-protocol={RESTRICTED}:model-control={control.key}",

@@ -12,12 +12,17 @@ CONFIG = "config.pbtxt"
 
 def digest(folder: Path) -> str:
     """SHA-256 of the files of a model, by their names and bytes, whatever the model is called."""
-    found = hashlib.sha256()
+    found, named = hashlib.sha256(), configs(folder)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = config_called("", path.read_text()).encode() if path == folder / CONFIG else path.read_bytes()
+        content = config_called("", path.read_text()).encode() if path in named else path.read_bytes()
         name = path.relative_to(folder).as_posix()
         found.update(f"{len(name)} {name} {len(content)} ".encode() + content)
     return found.hexdigest()
+
+
+def configs(folder: Path) -> list[Path]:
+    """The configurations of a model: its own, and those that a server may be told to use instead."""
+    return [folder / CONFIG, *sorted(folder.glob("configs/*.pbtxt"))]
 
 
 def config_called(name: str, text: str) -> str:

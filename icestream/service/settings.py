@@ -88,12 +88,12 @@ class StreamSettings(Settings):
         return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
 
 
-def load(settings: type[S], program: str) -> S:
+def load(settings: type[S], program: str, *, command_line: bool = True) -> S:
     """Settings from the environment, overridden by the command line; a wrong one ends the program with a sentence."""
     try:
         _refuse_unknown(settings, os.environ)
-        command_line: dict[str, Any] = {"_cli_parse_args": True, "_cli_prog_name": program}
-        return settings(**command_line)
+        options: dict[str, Any] = {"_cli_parse_args": command_line, "_cli_prog_name": program}
+        return settings(**options)
     except ValueError as error:
         for sentence in _sentences(settings, error):
             print(f"{program}: {sentence}", file=sys.stderr)

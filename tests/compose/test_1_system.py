@@ -1,6 +1,7 @@
 """The whole system in containers: healthy from nothing, nothing lost, three bridges, away and back."""
 
 import os
+import shutil
 import signal
 import time
 from itertools import islice
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from icestream.detector import nominal_icecube86
+from icestream.registry import REGISTERED, Registry
 from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
 from icestream.streams import keys
 from tests.compose.conftest import HEALTHY_S, System
-from tests.waiting import wait_until
+from tests.waiting import ROOT, wait_until
+from tritonserver.process import HOST
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 SOAK_S = 600
@@ -44,7 +47,7 @@ def test_after_ten_minutes_every_event_has_its_result_and_nothing_alarms(system:
     assert system.unwell() == []
     targets = system.get("PROMETHEUS", "/api/v1/targets")["data"]["activeTargets"]
     assert {target["labels"]["job"]: target["health"] for target in targets} == dict.fromkeys(
-        ("emitter", "bridge", "recorder", "display", "triton", "redis", "prometheus", "alertmanager"), "up"
+        ("emitter", "bridge", "deployer", "recorder", "display", "triton", "redis", "prometheus", "alertmanager"), "up"
     )
     assert system.firing() == set()
     restarts = {container["Name"]: container["RestartCount"] for container in system.containers()}
@@ -63,6 +66,23 @@ def test_three_bridges_share_the_work_and_prometheus_finds_them(system: System) 
     wait_until(lambda: len(system.ask(busy)) == 3, "three bridges work", 90)
     balance(system)
     system.up("--scale", "bridge=1")
+
+
+def test_the_model_is_changed_and_changed_back(system: System, tmp_path: Path) -> None:
+    """The same weights as a version of another name, promoted while events come."""
+    folder = tmp_path / "icemix"
+    shutil.copytree(ROOT / "model_repository" / "icemix", folder)
+    (folder / "README").write_text("so that the files are others")
+    version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, "a copy", {})
+    models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
+    for action, name in ((["promote", version], f"icemix-v{version}"), (["rollback"], "icemix")):
+        began = time.monotonic()
+        assert f"is served as {name} " in system.compose(*models, *action)
+        print(f"\n    {' '.join(action)} after {time.monotonic() - began:.0f} s")
+        wait_until(
+            lambda name=name: system.get("DISPLAY", "/v1/status")["model"].startswith(f"{name} "), "it answers", 60
+        )  # type: ignore[misc]
+    balance(system)
 
 
 def test_down_and_up_again_goes_on_and_loses_nothing(system: System) -> None:

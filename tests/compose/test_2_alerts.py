@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import yaml
 from tritonclient.http import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
+from icestream.registry import CHAMPION, REGISTERED, Registry
 from icestream.streams import keys
 from icestream.tensors import INPUTS, pad
 from tests.compose.conftest import System
@@ -100,6 +102,23 @@ def another_model(system: System) -> Iterator[None]:
     finally:
         shutil.rmtree(version)
         system.compose("restart", "triton")
+
+
+@contextmanager
+def unprovable_version(system: System) -> Iterator[None]:
+    """A registered version whose file is damaged, made champion as on MLflow's pages."""
+    registry = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "icemix"
+        shutil.copytree(ROOT / "model_repository" / "icemix", copy)
+        (copy / "1" / "model.onnx").write_bytes(b"no model")
+        version = registry.register(copy, "damaged", {})
+    champion = next(one.version for one in registry.versions() if CHAMPION in one.aliases)
+    registry.set_alias(CHAMPION, version)
+    try:
+        yield
+    finally:
+        registry.set_alias(CHAMPION, champion)
 
 
 @contextmanager
@@ -187,6 +206,7 @@ FAULTS = [
     Fault("Triton is slow", slowed_triton, {"LatencyOverBudget", "BacklogGrowing", "EventsNotHeld"}),
     Fault("Triton is stopped", lambda system: stopped(system, "triton"), {"TritonNotReady", "TargetDown", "OldestPendingTooOld", "BacklogGrowing"}),
     Fault("another model is served", another_model, {"ModelNotProved"}),
+    Fault("a version that cannot be loaded", unprovable_version, {"ModelNotServed"}),
     Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
     Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
     Fault("Redis fills up", filling, {"RedisFilling"}),

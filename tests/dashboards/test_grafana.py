@@ -45,8 +45,8 @@ def metrics_in(expr: str) -> set[str]:
     words = set(re.findall(r"\b(?:icestream|redis|nv)[_:][\w:]+|\bup\b", re.sub(r'"[^"]*"', '""', expr)))
     return words | {
         f"icestream_{process}_heartbeat_timestamp_seconds"
-        for process in ("emitter", "bridge", "recorder", "display")
-        if "(emitter|bridge|recorder|display)_heartbeat" in expr
+        for process in ("emitter", "bridge", "deployer", "recorder", "display")
+        if "(emitter|bridge|deployer|recorder|display)_heartbeat" in expr
     }
 
 
@@ -107,6 +107,10 @@ def watched(
     redis_url = shared_redis.url
     programs = {
         "bridge": Program("bridge", folder, redis_url=redis_url, triton_url=shared_triton.url),
+        "deployer": Program(
+            "deployer", folder, redis_url=redis_url, triton_url=shared_triton.url, mlflow_url=mlflow_url, registered_model="watched",
+            shipped=shared_triton.repository, repository=folder / "deployed",
+        ),
         "recorder": Program(
             "recorder", folder, redis_url=redis_url, mlflow_url=mlflow_url, experiment="watched",
             spool_dir=folder / "spool", window_s=2, part_s=10,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from deployer.models import Models
 from icestream.registry import Registry
 from icestream.streams.serving import Serving, read_serving
-from launcher.models import Models
 from tests.events import event, put, results
 from tests.servers import MlflowProcess, Program, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
@@ -30,7 +30,7 @@ class System:
         self.deployed = folder / "deployed"
         self.deployed.mkdir()
         (folder / "key").write_text(KEY)
-        self.triton = TritonProcess(folder, ModelControlOptions(repository=self.deployed, key=KEY))
+        self.triton = TritonProcess(folder, ModelControlOptions(first="icemix", repository=self.deployed, key=KEY))
         self.registry = Registry(mlflow.url, "icemix")
         self.models = Models(self.registry, redis.url, None)
         self._numbers = count(1)

@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from deployer.models import ModelsError
 from icestream.registry import CHAMPION
 from icestream.streams.serving import read_problems
-from launcher.models import ModelsError
 from tests.deployer.conftest import System
 from tests.waiting import wait_until
 

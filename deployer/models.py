@@ -1,11 +1,19 @@
-"""`icestream models`: the versions of the model, which of them is served, and changing that while the stream runs."""
+"""The versions of the model, which of them is served, and changing that while the stream runs.
 
+icestream models [list | promote VERSION [--because WORDS] | rollback]
+docker compose exec deployer python -m deployer.models [list | …]
+"""
+
+import argparse
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from deployer.settings import DeployerSettings
 from icestream.registry import BECAUSE_TAG, CHAMPION, PREVIOUS, Registry, RegistryError, Version
+from icestream.service.settings import load
 from icestream.streams.connection import RedisError, connect
 from icestream.streams.serving import Serving, read_problems, read_serving
 
@@ -95,6 +103,40 @@ class Models:
             raise ModelsError(f"{error}: is --mlflow-url right?") from None
 
 
+def add_actions(parser: argparse.ArgumentParser) -> None:
+    """What can be done, as words of a command line."""
+    actions = parser.add_subparsers(dest="action")
+    actions.add_parser("list", help="the versions (default)")
+    promote = actions.add_parser("promote", help="serve a version")
+    promote.add_argument("version", help="its number, as list prints it")
+    promote.add_argument("--because", default="", metavar="WORDS", help="why; kept with the version")
+    actions.add_parser("rollback", help="serve the version that was served before")
+
+
+def act(models: Models, options: argparse.Namespace) -> list[str]:
+    """Do what was asked for; returns the lines to print. Raises ModelsError."""
+    if options.action == "promote":
+        return models.promote(options.version, options.because)
+    return models.rollback() if options.action == "rollback" else models.lines()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m deployer.models", description="The versions of the model.")
+    add_actions(parser)
+    options = parser.parse_args()
+    settings = load(DeployerSettings, "models", command_line=False)
+    registry = Registry(settings.mlflow_url, settings.registered_model)
+    try:
+        lines = act(Models(registry, settings.redis_url, settings.redis_password), options)
+    except ModelsError as error:
+        sys.exit(f"models: {error}")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
 def _served_as(version: Version, serving: Serving | None) -> str:
     served = [one for one in (serving.champion, serving.challenger) if one] if serving else []
     return next((one.name for one in served if one.version == version.version), "–")
+
+
+if __name__ == "__main__":
+    main()

@@ -24,14 +24,15 @@ from icestream.detector import nominal_icecube86
 from icestream.inference.followed_model import FollowedModel
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
-from icestream.streams.connection import AsyncRedis, connect_asyncio
+from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio, is_away
 from icestream.streams.event_queue import EventQueue
-from icestream.streams.serving import follow_serving
+from icestream.streams.serving import follow_serving, read_serving_asyncio
 from icestream.streams.status import read_status_asyncio
 from icestream.streams.suitability import UnsuitableRedis
 from icestream.tasks import cancel
 
 PROOF_LOOK_S = 0.1
+REDIS_LOOK_S = 1.0
 
 
 async def run(settings: BridgeSettings, log: Log) -> None:
@@ -60,7 +61,8 @@ async def run(settings: BridgeSettings, log: Log) -> None:
     gc.freeze()  # what the libraries have made stays: no collection looks at it again
     gc.set_threshold(50_000)
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
-    model = FollowedModel(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
+    first = await _first_model(redis, settings.model, metrics=metrics, stopping=stopping)
+    model = FollowedModel(settings.triton_url, first, settings.request_timeout_s, changed=report)
     following = asyncio.create_task(follow_serving(redis, model.follow))
     try:
         if await _first_proof(model, metrics=metrics, stopping=stopping):
@@ -70,6 +72,21 @@ async def run(settings: BridgeSettings, log: Log) -> None:
         await model.close()
         await redis.aclose()
     log.info("stopped")
+
+
+async def _first_model(redis: AsyncRedis, default: str, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> str:
+    """The model that is served, as soon as Redis says which; the default where it was never said."""
+    while not stopping.is_set():
+        try:
+            serving = await read_serving_asyncio(redis)
+            return serving.champion.name if serving else default
+        except RedisError as error:
+            if not is_away(error):
+                break
+            metrics.beat("redis")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), REDIS_LOOK_S)
+    return default
 
 
 async def _first_proof(model: FollowedModel, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:

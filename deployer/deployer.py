@@ -18,7 +18,7 @@ from deployer.settings import DeployerSettings
 from icestream.inference.addresses import resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.control import ModelControl
-from icestream.inference.errors import InferenceError, TritonUnavailable
+from icestream.inference.errors import InferenceError
 from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryError, Version
 from icestream.service.logs import Log
 from icestream.streams.connection import AsyncRedis, RedisError
@@ -55,6 +55,7 @@ class Deployer:
         self._connect, self._metrics, self._log = connect, metrics, log
         self._proofs: dict[str, CheckedModel] = {}  # by name in Triton
         self._controls: dict[str, ModelControl] = {}  # by address
+        self._away = "no Triton was asked yet"  # or why the last one that is away is
         self._loading: dict[str, asyncio.Task[None]] = {}  # by name, and what came of the last time
         self._failures: dict[str, tuple[float, str]] = {}  # name → when and why it could not be loaded
         self._one_load = asyncio.Lock()  # a load takes a core for a second or two
@@ -135,7 +136,7 @@ class Deployer:
         self._log.info("registered the shipped model as the champion", version=version, checkpoint=checkpoint)
 
     async def _loaded(self) -> dict[str, set[str]]:
-        """The models that each server has loaded, without servers that are away; raises ModelControlRefused, OSError."""
+        """The models that each server has loaded, without servers that are away; raises OSError."""
         addresses = await resolve(self._settings.triton_url)
         for address in self._controls.keys() - set(addresses):
             await self._controls.pop(address).close()
@@ -143,8 +144,10 @@ class Deployer:
         for address in addresses:
             if address not in self._controls:
                 self._controls[address] = ModelControl(address, self._settings.triton_key)
-            with suppress(TritonUnavailable):
+            try:
                 found[address] = await self._controls[address].loaded()
+            except InferenceError as error:  # it is away, or does not take the key
+                self._away = str(error)
         return found
 
     def _served(self, version: Version, loaded: dict[str, set[str]]) -> Served:
@@ -152,7 +155,7 @@ class Deployer:
         name = self._repository.name(version)
         self._unwanted.pop(name, None)
         if not loaded:
-            raise NotServed("no Triton answers")
+            raise NotServed(self._away)
         if not self._repository.has(name) or any(name not in models for models in loaded.values()):
             self._load(version, [address for address, models in loaded.items() if name not in models])
         if name not in self._proofs:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 import waitress
 from prometheus_client import CollectorRegistry
@@ -25,7 +26,8 @@ from display.rest import MAX_BODY_BYTES
 from display.settings import DisplaySettings, networks
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
-from icestream.streams.connection import connect
+from icestream.streams.connection import RedisError, connect
+from icestream.streams.serving import read_serving
 
 THREADS = MAX_PAGES + 2 * MAX_WAITING + 16  # a page that follows the stream holds one, and so does a request that waits
 CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
@@ -45,8 +47,11 @@ def main() -> None:
         metrics.tritons(states)
         log.info("Tritons", **states, **({"reason": reason} if reason else {}))
 
-    inference = InferenceClient(settings.triton_url, settings.model, settings.request_timeout_s, changed=report)
-    redis = connect(settings.redis_url, settings.redis_password)
+    redis, model = connect(settings.redis_url, settings.redis_password), settings.model
+    with suppress(RedisError):  # while Redis is away the model of the settings is asked
+        if serving := read_serving(redis):
+            model = serving.champion.name
+    inference = InferenceClient(settings.triton_url, model, settings.request_timeout_s, changed=report)
     follower = StreamFollower(redis, metrics, follow_model=inference.follow)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
     app = make_app(services, settings.token, settings.requests_per_s, networks(settings.trusted_proxies))

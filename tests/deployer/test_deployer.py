@@ -124,6 +124,30 @@ def test_the_same_end_is_reached_whatever_dies_meanwhile(system: System) -> None
     system.all_answered()
 
 
+def test_a_bridge_that_starts_later_asks_the_champion_alone(system: System) -> None:
+    """Also while Triton, just started, has the first model only."""
+    deployer = system.deployer()
+    wait_until(system.serves("icemix"), "the shipped model is the champion", 60)
+    system.models.promote(system.register(), "")
+    deployer.kill()
+    system.triton.kill()
+    system.triton.start()
+    bridge = system.bridge()
+    system.send(10)
+    wait_until(lambda: bridge.metric("icestream_bridge_waiting_for", what="triton") == 1, "it waits for version 2")
+    system.deployer()
+    system.all_answered()
+    assert set(system.answered_by()) == {"icemix-v2"}
+
+
+def test_a_wrong_key_is_said(system: System) -> None:
+    (system.folder / "key").write_text("another key")
+    system.deployer()
+    wait_until(
+        lambda: "keeps model control to itself" in read_problems(system.redis).get(CHAMPION, ""), "it is said", 60
+    )
+
+
 def test_what_is_wanted_no_more_is_unloaded_and_removed(system: System) -> None:
     system.deployer()
     wait_until(system.serves("icemix"), "the shipped model is the champion", 60)

@@ -116,10 +116,11 @@ def test_a_run_has_an_end_and_its_results_are_kept_as_long_as_wanted(
 
 def test_a_run_is_linked_to_the_registered_version_that_made_it(redis: Any, mlflow_url: str, recorder: Start) -> None:
     client = MlflowClient(mlflow_url)
+    made = client.create_run(client.create_experiment("models-of-a-test")).info.run_id
     if not client.search_registered_models("name = 'icemix'"):
         client.create_registered_model("icemix")
     versions = [
-        client.create_model_version("icemix", "mlflow-artifacts:/none", tags={"checkpoint": checkpoint})
+        client.create_model_version("icemix", f"runs:/{made}/model", made, tags={"checkpoint": checkpoint})
         for checkpoint in ("another sha256:123", "c.safetensors sha256:0")
     ]
     process = recorder(session="linked", window_s=0.5)

@@ -2,14 +2,15 @@
 
     aliases in MLflow ─▶ files in the repository ─▶ loaded by every Triton ─▶ proved by every Triton ─▶ serving state in Redis
 
-A version that fails on the way changes nothing: what is served stays. Nothing is remembered but the serving state: after a
-restart of this process, of Triton or of both the same comparison leads to the same end.
+A version that fails on the way changes nothing: what is served stays, and is loaded again where a Triton lacks it, whatever the
+aliases say and whether or not MLflow answers. Nothing is remembered but the serving state and the files: after a restart of
+anything the same comparison leads to the same end.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from deployer.metrics import ALIASES, DeployerMetrics
@@ -18,15 +19,23 @@ from deployer.settings import DeployerSettings
 from icestream.inference.addresses import resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.control import ModelControl
-from icestream.inference.errors import InferenceError
+from icestream.inference.errors import InferenceError, TritonUnavailable
 from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryError, Version
 from icestream.service.logs import Log
 from icestream.streams.connection import AsyncRedis, RedisError
-from icestream.streams.serving import Served, Serving, read_serving_asyncio, replace_serving, write_problems
-from icestream.tasks import cancel
+from icestream.streams.serving import (
+    Served,
+    Serving,
+    read_epoch_asyncio,
+    read_serving_asyncio,
+    replace_serving,
+    write_problems,
+)
+from icestream.tasks import cancel, in_thread
 
 PENDING_S = 0.5  # between two looks while a version is on its way
-AGAIN_S = 30.0  # after which a version that could not be loaded is tried again
+AGAIN_S = 30.0  # after which a version that could not be fetched or loaded is tried again
+LOADED = dict[str, set[str]]  # the models that each server has loaded, by address
 
 
 class NotServed(Exception):
@@ -56,9 +65,8 @@ class Deployer:
         self._proofs: dict[str, CheckedModel] = {}  # by name in Triton
         self._controls: dict[str, ModelControl] = {}  # by address
         self._away = "no Triton was asked yet"  # or why the last one that is away is
-        self._loading: dict[str, asyncio.Task[None]] = {}  # by name, and what came of the last time
-        self._failures: dict[str, tuple[float, str]] = {}  # name → when and why it could not be loaded
-        self._one_load = asyncio.Lock()  # a load takes a core for a second or two
+        self._steps: dict[tuple[str, str], asyncio.Task[None]] = {}  # (name, address) being loaded, (name, "") fetched
+        self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # when and why the last of those failed
         self._unwanted: dict[str, float] = {}  # name → since when
         self._began = False  # the model that Triton has from the start is registered
         self._told: dict[str, str] | None = None  # alias → why it is not served,
@@ -66,76 +74,101 @@ class Deployer:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Compare again and again until stopped."""
+        stopped = asyncio.create_task(stopping.wait())
         while not stopping.is_set():
             self._metrics.beat()
-            try:
-                await self.step()
-            except RegistryError as error:
-                self._failed("mlflow", error)
-            except (InferenceError, OSError) as error:
-                self._failed("triton", error)
-            except RedisError as error:
-                self._failed("redis", error)
+            step = asyncio.create_task(self._step_in_words())
+            await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await cancel([step])
             on_its_way = bool(self._told) and time.monotonic() - self._told_s < AGAIN_S
             pause_s = PENDING_S if on_its_way else self._settings.poll_s
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(pause_s, self._settings.poll_s))
+            await asyncio.wait({stopped}, timeout=min(pause_s, self._settings.poll_s))
 
     async def close(self) -> None:
-        await cancel(self._loading.values())
+        """Close all connections."""
+        await cancel(self._steps.values())
         for proof in self._proofs.values():
             await proof.close()
         for control in self._controls.values():
             await control.close()
 
+    async def _step_in_words(self) -> None:
+        try:
+            await self.step()
+        except RegistryError as error:
+            self._failed("mlflow", error)
+        except (InferenceError, OSError) as error:
+            self._failed("triton", error)
+        except RedisError as error:
+            self._failed("redis", error)
+        except Exception as error:  # a reply that nobody has thought of must not end what keeps the champion loaded
+            self._log.error("comparing failed unexpectedly, looking again later", exc_info=error)
+
     async def step(self) -> None:
         """One comparison. Raises RegistryError, InferenceError, OSError, RedisError: what was done so far stays."""
         before = await read_serving_asyncio(self._redis)
-        versions = await asyncio.to_thread(self._registry.versions)
+        loaded = await self._loaded()
+        if before:
+            with suppress(NotServed):
+                self._hold(before.champion.name, loaded)
+        versions = await in_thread(self._registry.versions)
         if not self._began:
-            if not any(self._repository.name(version) == self._repository.shipped.name for version in versions):
-                await asyncio.to_thread(self._register_shipped, versions)
-                versions = await asyncio.to_thread(self._registry.versions)
+            if await in_thread(lambda: self._begin(versions)):
+                versions = await in_thread(self._registry.versions)
             self._began = True
         wanted = {alias: one for one in versions for alias in one.aliases}
-        loaded = await self._loaded()
         served: dict[str, Served] = {}
         problems: dict[str, str] = {}
-        for alias in (CHAMPION, CHALLENGER, PREVIOUS):
+        for alias in (CHAMPION, PREVIOUS, CHALLENGER):
             if version := wanted.get(alias):
                 try:
                     served[alias] = self._served(version, loaded)
                 except NotServed as error:
                     problems[alias] = f"version {version.version}: {error}"
         await self._tell(problems)
-        champion = served.get(CHAMPION) or (before.champion if before else None)
-        if champion is None:
-            return
-        challenger = served.get(CHALLENGER) if wanted.get(CHALLENGER) else None
-        after = Serving(
-            champion=champion, challenger=challenger, share=wanted[CHALLENGER].share if challenger else 0.0,
-            changed_ms=time.time_ns() // 1_000_000,
-        )  # fmt: skip
-        if before is None or _content(before) != _content(after):
-            if await replace_serving(self._redis, before, after):
+        if champion := served.get(CHAMPION) or (before.champion if before else None):
+            challenger = served.get(CHALLENGER)
+            share = wanted[CHALLENGER].share if challenger else 0.0
+            await self._replace(before, Serving(champion=champion, challenger=challenger, share=share))
+            keep = {champion.name, *(self._repository.name(version) for version in wanted.values())}
+            await self._unload_unwanted(keep, loaded)
+
+    async def _replace(self, before: Serving | None, after: Serving) -> None:
+        """Change the serving state, if it is another one."""
+        epoch = before.epoch if before else await read_epoch_asyncio(self._redis)
+        if before is None or before.content != after.content:
+            if await replace_serving(self._redis, epoch, after):
                 self._metrics.changed()
-                self._log.info("the serving state has changed", champion=champion.name, version=champion.version)
-            before = await read_serving_asyncio(self._redis)
-        if before:
-            self._metrics.epoch(before.epoch)
-        keep = {champion.name, *(self._repository.name(version) for version in wanted.values())}
-        await self._unload_unwanted(keep, loaded)
+                self._log.info(
+                    "the serving state has changed", champion=after.champion.name, version=after.champion.version
+                )
+                epoch += 1
+            else:
+                self._log.warning("somebody else has changed the serving state: is there another deployer?")
+        self._metrics.epoch(epoch)
 
-    def _register_shipped(self, versions: Sequence[Version]) -> None:
-        """Make the model that Triton has from the start a version, and the champion: whoever starts with another one wants that."""
-        checkpoint = self._repository.shipped_checkpoint()
-        version = self._registry.register(self._repository.shipped, checkpoint, {})
-        if before := next((one for one in versions if CHAMPION in one.aliases), None):
-            self._registry.set_alias(PREVIOUS, before.version)
+    def _begin(self, versions: list[Version]) -> bool:
+        """Make the model that Triton has from the start a version, and the champion, if another one was there at the last start.
+
+        Whoever starts with another model wants it to answer. That it was made champion is noted last: whatever is interrupted
+        is done again.
+        """
+        digest = self._repository.shipped_digest
+        if self._registry.first_digest() == digest:
+            return False
+        version = next((one.version for one in versions if one.digest == digest), None)
+        if version is None:
+            checkpoint = self._repository.shipped_checkpoint()
+            version = self._registry.register(self._repository.shipped, checkpoint, {})
+        champion = next((one.version for one in versions if CHAMPION in one.aliases), version)
+        if champion != version:
+            self._registry.set_alias(PREVIOUS, champion)
         self._registry.set_alias(CHAMPION, version)
-        self._log.info("registered the shipped model as the champion", version=version, checkpoint=checkpoint)
+        self._registry.set_first_digest(digest)
+        self._log.info("the model that Triton has from the start is the champion", version=version)
+        return True
 
-    async def _loaded(self) -> dict[str, set[str]]:
+    async def _loaded(self) -> LOADED:
         """The models that each server has loaded, without servers that are away; raises OSError."""
         addresses = await resolve(self._settings.triton_url)
         for address in self._controls.keys() - set(addresses):
@@ -150,44 +183,57 @@ class Deployer:
                 self._away = str(error)
         return found
 
-    def _served(self, version: Version, loaded: dict[str, set[str]]) -> Served:
+    def _served(self, version: Version, loaded: LOADED) -> Served:
         """The version, if every server that is there has loaded and proved it; otherwise a step towards that, and NotServed."""
         name = self._repository.name(version)
-        self._unwanted.pop(name, None)
-        if not loaded:
-            raise NotServed(self._away)
-        if not self._repository.has(name) or any(name not in models for models in loaded.values()):
-            self._load(version, [address for address, models in loaded.items() if name not in models])
+        self._hold(name, loaded, version)
         if name not in self._proofs:
             self._proofs[name] = self._connect(name)
-        if not self._proofs[name].is_proved_at(loaded):
-            raise NotServed(f"not every Triton has proved it: {self._proofs[name].reason}")
+        proof = self._proofs[name]
+        if not proof.is_proved_at(loaded) or proof.model is None:
+            raise NotServed(f"not every Triton has proved it: {proof.reason}")
+        if proof.model.checkpoint != version.checkpoint:
+            raise NotServed(f"Triton serves as {name} what is made of {proof.model.checkpoint}: restart the deployer")
         return Served(version=version.version, name=name)
 
-    def _load(self, version: Version, addresses: Sequence[str]) -> None:
-        """Have the version loaded in the background; raises NotServed."""
-        name = self._repository.name(version)
-        task = self._loading.get(name)
+    def _hold(self, name: str, loaded: LOADED, version: Version | None = None) -> None:
+        """Have a model loaded by every server that is there; raises NotServed while it is not.
+
+        Args:
+            version: whose files are fetched if they are not there.
+        """
+        if not loaded:
+            raise NotServed(self._away)
+        if not self._repository.has(name):
+            if version is None:
+                raise NotServed("its files are gone")
+            self._take_step((name, ""), lambda: in_thread(lambda: self._repository.add(version, self._registry)))
+            raise NotServed("its files are being fetched")
+        lacking = [address for address, models in loaded.items() if name not in models]
+        for address in lacking:
+            self._take_step((name, address), lambda address=address: self._controls[address].load(name))  # type: ignore[misc]
+        if lacking:
+            raise NotServed("it is being loaded")
+
+    def _take_step(self, key: tuple[str, str], begin: Callable[[], Awaitable[None]]) -> None:
+        """Begin a step in the background unless it is under way; raises NotServed if it has failed lately."""
+        task = self._steps.get(key)
         if task and task.done():
-            del self._loading[name]
-            if error := task.exception():
-                self._failures[name] = (time.monotonic(), str(error))
-        failed_s, why = self._failures.get(name, (-math.inf, ""))
+            del self._steps[key]
+            error = None if task.cancelled() else task.exception()
+            if error and not isinstance(error, TritonUnavailable):  # which is away, and may be back at once
+                self._failures[key] = (time.monotonic(), str(error))
+        failed_s, why = self._failures.get(key, (-math.inf, ""))
         if time.monotonic() - failed_s < AGAIN_S:
             raise NotServed(why)
-        if name not in self._loading:
-            self._loading[name] = asyncio.create_task(self._fetch_and_load(version, addresses))
-        raise NotServed("it is being loaded")
+        if key not in self._steps:
+            self._steps[key] = asyncio.create_task(_run(begin))
 
-    async def _fetch_and_load(self, version: Version, addresses: Sequence[str]) -> None:
-        """Raises RegistryError, InferenceError."""
-        async with self._one_load:
-            await asyncio.to_thread(self._repository.add, version, self._registry)
-            for address in addresses:
-                await self._controls[address].load(self._repository.name(version))
-
-    async def _unload_unwanted(self, wanted: set[str], loaded: dict[str, set[str]]) -> None:
-        """Unload and delete what no alias has wanted for a while. The shipped model stays."""
+    async def _unload_unwanted(self, wanted: set[str], loaded: LOADED) -> None:
+        """Unload and delete what no alias has wanted for a while. The model that Triton has from the start stays."""
+        self._unwanted = {name: since_s for name, since_s in self._unwanted.items() if name not in wanted}
+        if len(loaded) < len(self._controls):
+            return  # one that is away may have loaded what would be deleted
         for name in self._repository.names() - wanted:
             if time.monotonic() - self._unwanted.setdefault(name, time.monotonic()) < self._settings.grace_s:
                 continue
@@ -197,7 +243,7 @@ class Deployer:
                 for address in having:
                     await self._controls[address].unload(name)
             else:  # at a later look: unloading takes seconds
-                await asyncio.to_thread(self._repository.remove, name)
+                await in_thread(lambda name=name: self._repository.remove(name))  # type: ignore[misc]
                 del self._unwanted[name]
                 self._log.info("removed a model that no alias asks for", model=name)
 
@@ -218,5 +264,5 @@ class Deployer:
         self._log.warning("looking again later", error=str(error), failed=target)
 
 
-def _content(state: Serving) -> tuple[object, ...]:
-    return state.champion, state.challenger, state.share
+async def _run(begin: Callable[[], Awaitable[None]]) -> None:
+    await begin()

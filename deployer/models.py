@@ -62,7 +62,10 @@ class Models:
         return self._change(before)
 
     def _change(self, version: str) -> list[str]:
-        champion = self._holder(CHAMPION)
+        serving, _ = self._state()
+        champion = (
+            serving.champion.version if serving else self._holder(CHAMPION)
+        )  # what was served, not only asked for
         began = time.monotonic()
         if champion is not None and champion != version:
             self._do(lambda: self._registry.set_alias(PREVIOUS, champion))

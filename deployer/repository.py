@@ -5,6 +5,7 @@ touched.
 """
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 
 from icestream.inference.model_config import parse_config
@@ -22,16 +23,23 @@ class Repository:
 
     def __init__(self, folder: Path, shipped: Path):
         self._folder, self.shipped = folder, shipped
-        self._shipped_digest = digest(shipped) if shipped.is_dir() else ""
         folder.mkdir(parents=True, exist_ok=True)
         for half_written in folder.glob(".*"):
             shutil.rmtree(half_written, ignore_errors=True)
 
+    @cached_property
+    def shipped_digest(self) -> str:
+        """Of the model that Triton has from the start; raises RegistryError."""
+        try:
+            return digest(self.shipped)
+        except (OSError, ValueError) as error:
+            raise RegistryError(f"there is no model to begin with: {self.shipped}: {error}") from None
+
     def name(self, version: Version) -> str:
-        """What a version is called in Triton."""
-        if version.digest == self._shipped_digest:
+        """What a version is called in Triton: its files decide, as well as its number."""
+        if version.digest == self.shipped_digest:
             return self.shipped.name
-        return f"{self.shipped.name}-v{version.version}"
+        return f"{self.shipped.name}-v{version.version}-{version.digest[:8] or 'unknown'}"
 
     def shipped_checkpoint(self) -> str:
         """What the shipped model says of its weights; raises RegistryError."""

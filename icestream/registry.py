@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icestream.inference.model_files import digest
+from icestream.results.mlflow_names import EXPERIMENT as STREAM_EXPERIMENT
 from icestream.results.mlflow_names import EXPERIMENT_TAGS
 
 # The client would hold a call for minutes while its server is away.
@@ -20,6 +21,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
+from google.protobuf.json_format import ParseError
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.exceptions import MlflowException
@@ -31,6 +33,7 @@ EXPERIMENT = "icemix-models"
 FILES = "model"  # artifact folder of the run of a version
 # Tags of a version. By the checkpoint, which config.pbtxt names as well, the recorder finds the version that made a result.
 CHECKPOINT_TAG, DIGEST_TAG, SHARE_TAG, BECAUSE_TAG = "checkpoint", "digest", "share", "because"
+FIRST_TAG = "first_digest"  # of the registered model
 
 
 class RegistryError(RuntimeError):
@@ -93,12 +96,8 @@ class Registry:
             metrics: how good it is on events that were held out.
         """
         with _words(self.url):
-            experiment = self._client.get_experiment_by_name(EXPERIMENT)
-            experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self._client.create_experiment(EXPERIMENT, tags=dict(EXPERIMENT_TAGS))
-            )
+            # That of the stream first: the page's link to it has the number of the first experiment.
+            _, experiment_id = (self._experiment(name) for name in (STREAM_EXPERIMENT, EXPERIMENT))
             run_id = self._client.create_run(experiment_id, run_name=checkpoint).info.run_id
             for name, value in metrics.items():
                 self._client.log_metric(run_id, name, value)
@@ -130,6 +129,24 @@ class Registry:
                 )
             got.rename(folder)
 
+    def first_digest(self) -> str:
+        """That of the model that was made champion because Triton had it from the start; empty before the first one."""
+        with _words(self.url):
+            try:
+                return str(self._client.get_registered_model(self.model).tags.get(FIRST_TAG, ""))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return ""
+
+    def set_first_digest(self, digest: str) -> None:
+        with _words(self.url):
+            self._client.set_registered_model_tag(self.model, FIRST_TAG, digest)
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self._client.create_experiment(name, tags=dict(EXPERIMENT_TAGS)))
+
     def set_alias(self, alias: str, version: str) -> None:
         with _words(self.url):
             self._client.set_registered_model_alias(self.model, alias, version)
@@ -148,9 +165,11 @@ def _words(url: str) -> Iterator[None]:
     """Errors of MLflow's client as RegistryError."""
     try:
         yield
-    except (MlflowException, RequestException, OSError, ValueError) as error:
+    except (MlflowException, RequestException, ParseError, ValueError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise RegistryError(f"the MLflow server at {url} does not do as asked: {said}") from None
+    except OSError as error:  # of this machine: a full disk, no permission
+        raise RegistryError(f"{error.filename or 'this machine'}: {error.strerror or error}") from None
 
 
 def _share(text: str | None) -> float:

@@ -1,10 +1,34 @@
 """Tasks of an event loop."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 AGAIN_S = 1.0
+T = TypeVar("T")
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """The result of a call that blocks. A process that ends does not wait for it, as it would for `asyncio.to_thread`."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_it: Callable[[Any], None], value: Any) -> None:
+        if not done.done():  # nobody may wait any more
+            set_it(value)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Callable[[Any], None], Any] = (done.set_result, call())
+        except BaseException as error:
+            outcome = (done.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
 
 
 async def cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:

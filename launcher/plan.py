@@ -87,8 +87,11 @@ class Plan:
         """The file with the key of Triton's model control."""
         file = self.state_dir / "triton-key"
         if not file.exists():
-            with open(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), "w") as key:
+            part = file.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as key:
                 key.write(secrets.token_urlsafe())
+            part.rename(file)
         return file
 
     @property

@@ -127,14 +127,13 @@ class Session:
             raise LauncherError(f"Redis has stopped responding during the start: {error}") from None
         if not await self._ready("triton", "Triton", lambda: answers(f"{plan.triton_http_url}/v2/health/ready")):
             return False
-        supervisor.start(
-            "deployer", plan.deployer_service
-        )  # before a bridge: it may ask for a version of the session before
+        if not await self._ready("mlflow", "MLflow", self._create_experiment):
+            return False
+        # Before a bridge, which may have to ask for a version of an earlier session.
+        supervisor.start("deployer", plan.deployer_service)
         for name in plan.bridges:
             supervisor.start(name, lambda name=name: plan.bridge_service(name))  # type: ignore[misc]
         if not await self._ready("bridge", "a bridge", self._bridge_works):
-            return False
-        if not await self._ready("mlflow", "MLflow", self._create_experiment):
             return False
         supervisor.start("recorder", plan.recorder_service)
         supervisor.start("display", plan.display_service)

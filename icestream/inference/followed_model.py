@@ -28,16 +28,17 @@ class FollowedModel:
         self._next: tuple[str, CheckedModel] | None = None
         self._requests: Counter[CheckedModel] = Counter()  # under way
         self._retiring: set[asyncio.Task[None]] = set()
+        self._taking_over = asyncio.get_running_loop().create_task(self._take_over_forever())
 
     @property
     def model(self) -> ModelDescription | None:
-        """The proved model; None while there is none."""
-        return self._current().model
+        """The proved model; None while there is none. May be read from any thread."""
+        return self._now.model
 
     @property
     def reason(self) -> str:
-        """Why no server can be asked, in words."""
-        return self._current().reason
+        """Why no server can be asked, in words. May be read from any thread."""
+        return self._now.reason
 
     def follow(self, name: str) -> None:
         """Ask this model as soon as it is proved; nothing changes before."""
@@ -49,7 +50,7 @@ class FollowedModel:
 
     async def infer(self, events: Sequence[Event]) -> Inference:
         """The answer of the model of this moment; raises as `CheckedModel.infer` does."""
-        model = self._current()
+        model = self._now
         self._requests[model] += 1
         try:
             return await model.infer(events)
@@ -58,11 +59,11 @@ class FollowedModel:
 
     async def prove(self, length: int = 0) -> bool:
         """As `CheckedModel.prove`."""
-        return await self._current().prove(length)
+        return await self._now.prove(length)
 
     async def close(self) -> None:
         """Close all connections."""
-        await cancel(self._retiring)
+        await cancel((self._taking_over, *self._retiring))
         for model in {self._now, *self._requests, *([self._next[1]] if self._next else [])}:
             await model.close()
 
@@ -74,12 +75,13 @@ class FollowedModel:
         model = CheckedModel(self._url, name, self._timeout_s, changed=tell)
         return model
 
-    def _current(self) -> CheckedModel:
-        if self._next and self._next[1].model:
-            self._retire(self._now)
-            (self.name, self._now), self._next = self._next, None
-            self._now.tell_again()
-        return self._now
+    async def _take_over_forever(self) -> None:
+        while True:
+            if self._next and self._next[1].model:
+                self._retire(self._now)
+                (self.name, self._now), self._next = self._next, None
+                self._now.tell_again()
+            await asyncio.sleep(LOOK_S)
 
     def _retire(self, model: CheckedModel) -> None:
         task = asyncio.create_task(self._close_when_idle(model))

@@ -11,12 +11,15 @@ CONFIG = "config.pbtxt"
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the files of a model, by their names and bytes, whatever the model is called."""
+    """SHA-256 of the files of a model, by their names and bytes, whatever the model is called. Raises OSError, ValueError."""
     found, named = hashlib.sha256(), configs(folder)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = config_called("", path.read_text()).encode() if path in named else path.read_bytes()
-        name = path.relative_to(folder).as_posix()
-        found.update(f"{len(name)} {name} {len(content)} ".encode() + content)
+        found.update(f"\0{path.relative_to(folder).as_posix()}\0".encode())
+        if path in named:
+            found.update(config_called("", path.read_text()).encode())
+        else:
+            with open(path, "rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())  # in pieces
     return found.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Which models are served: written by the deployer alone, followed by every bridge."""
+"""Which models are served: written by the deployer alone, followed by every bridge and display."""
 
 import asyncio
 from collections.abc import Callable
@@ -36,7 +36,11 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     champion: Served
     challenger: Served | None = None
     share: float = 0.0
-    changed_ms: int = 0  # Unix time
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """All but the epoch."""
+        return self.champion, self.challenger, self.share
 
 
 def read_serving(redis: Redis) -> Serving | None:
@@ -50,9 +54,15 @@ async def read_serving_asyncio(redis: AsyncRedis) -> Serving | None:
     return _parse(await reply)
 
 
-async def replace_serving(redis: AsyncRedis, before: Serving | None, after: Serving) -> bool:
-    """Change the state; False if somebody else has changed it meanwhile. Raises RedisError."""
-    epoch = before.epoch if before else 0
+async def read_epoch_asyncio(redis: AsyncRedis) -> int:
+    """The number of the state, whether or not it is understood; 0 before the first one. Raises RedisError."""
+    reply: Any = redis.hget(keys.SERVING, "epoch")
+    text = await reply
+    return int(text) if keys.INTEGER.fullmatch(text or b"") else 0
+
+
+async def replace_serving(redis: AsyncRedis, epoch: int, after: Serving) -> bool:
+    """Change the state with this number; False if somebody else has changed it meanwhile. Raises RedisError."""
     return bool(await redis.register_script(_SCRIPT)(keys=[keys.SERVING], args=[epoch, msgspec.json.encode(after)]))
 
 

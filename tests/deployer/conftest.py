@@ -13,12 +13,17 @@ from deployer.models import Models
 from icestream.registry import Registry
 from icestream.streams.serving import Serving, read_serving
 from tests.events import event, put, results
-from tests.servers import MlflowProcess, Program, RedisProcess, TritonProcess
+from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
 from tritonserver.server import ModelControlOptions
 
 SHIPPED = ROOT / "model_repository" / "icemix"
 KEY = "a key"
+
+
+def plain(name: str) -> str:
+    """A model's name in Triton without the SHA-256 of its files."""
+    return re.sub(r"(-v\d+)-[0-9a-f]{8}$", r"\1", name)
 
 
 class System:
@@ -35,6 +40,7 @@ class System:
         self.models = Models(self.registry, redis.url, None)
         self._numbers = count(1)
         self.emitted = 0
+        self._displays: list[Display] = []
 
     def deployer(self, **settings: object) -> Program:
         return self._program(
@@ -49,6 +55,16 @@ class System:
     def bridge(self, **settings: object) -> Program:
         given = {"redis_url": self._redis.url, "triton_url": self.triton.url, "claim_idle_s": 1, **settings}
         return self._program("bridge", **given)
+
+    def display(self) -> Display:
+        self._displays.append(Display(self.folder, redis_url=self._redis.url, triton_url=self.triton.url))
+        return self._displays[-1]
+
+    def close(self) -> None:
+        for display in self._displays:
+            display.process.close()
+        self.triton.close()
+        self.mlflow.close()
 
     def register(self, change: Callable[[Path], object] = Path.exists) -> str:
         """A version with the shipped weights under another name, changed."""
@@ -73,11 +89,12 @@ class System:
         return read_serving(self.redis)
 
     def serves(self, name: str) -> Callable[[], bool]:
-        return lambda: (serving := self.serving) is not None and serving.champion.name == name
+        """Whether the champion has this name, of which the SHA-256 may be left out."""
+        return lambda: (serving := self.serving) is not None and plain(serving.champion.name) == name
 
     def answered_by(self) -> list[str]:
         """The model of each result, in the order of the events; each event has one result."""
-        found = {one.event_id: one.model for one in results(self.redis)}
+        found = {one.event_id: plain(one.model) for one in results(self.redis)}
         assert len(results(self.redis)) == len(found)
         return [found[number] for number in sorted(found)]
 
@@ -91,5 +108,4 @@ def system(tmp_path: Path, redis_server: RedisProcess, program: Callable[..., Pr
     mlflow = MlflowProcess(tmp_path / "mlflow")
     one = System(tmp_path, redis_server, mlflow, program)
     yield one
-    one.triton.close()
-    mlflow.close()
+    one.close()

@@ -1,7 +1,8 @@
 -- Change which models are served, unless somebody has changed it meanwhile.
 -- KEYS: the hash of the serving state
--- ARGV: the epoch that is replaced (0 for the first), the new state
+-- ARGV: the epoch that is replaced (0 for the first, or for one that is no number), the new state
 -- Returns the new epoch; nothing if the state is of another epoch.
-if (redis.call('HGET', KEYS[1], 'epoch') or '0') ~= ARGV[1] then return nil end
+local epoch = tonumber(redis.call('HGET', KEYS[1], 'epoch') or '0') or 0
+if epoch ~= tonumber(ARGV[1]) then return nil end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[1] + 1, 'state', ARGV[2])
 return ARGV[1] + 1

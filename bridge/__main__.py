@@ -8,7 +8,6 @@ from icestream.service.extras import require
 require("bridge")
 
 import asyncio
-import gc
 import signal
 import sys
 from contextlib import suppress
@@ -22,6 +21,7 @@ from bridge.settings import BridgeSettings
 from bridge.worker import Worker
 from icestream.detector import nominal_icecube86
 from icestream.inference.followed_model import FollowedModel
+from icestream.service.garbage import collect_rarely
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
 from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio, is_away
@@ -58,8 +58,7 @@ async def run(settings: BridgeSettings, log: Log) -> None:
                 **states,
             )
 
-    gc.freeze()  # what the libraries have made stays: no collection looks at it again
-    gc.set_threshold(50_000)
+    collect_rarely()
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
     first = await _first_model(redis, settings.model, metrics=metrics, stopping=stopping)
     model = FollowedModel(settings.triton_url, first, settings.request_timeout_s, changed=report)

@@ -7,7 +7,6 @@ from icestream.service.extras import require
 
 require("display")
 
-import gc
 import os
 import signal
 import sys
@@ -24,14 +23,23 @@ from display.live import MAX_PAGES
 from display.metrics import DisplayMetrics
 from display.rest import MAX_BODY_BYTES
 from display.settings import DisplaySettings, networks
+from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
-from icestream.streams.connection import RedisError, connect
+from icestream.streams.connection import Redis, RedisError, connect
 from icestream.streams.serving import read_serving
 
 THREADS = MAX_PAGES + 2 * MAX_WAITING + 16  # a page that follows the stream holds one, and so does a request that waits
 CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
 IDLE_S = 20  # after which it is closed
+
+
+def _model(redis: Redis, default: str) -> str:
+    """The model that is served; the default where nobody has said which, or while Redis is away."""
+    with suppress(RedisError):
+        if serving := read_serving(redis):
+            return serving.champion.name
+    return default
 
 
 def main() -> None:
@@ -40,18 +48,16 @@ def main() -> None:
     stop = threading.Event()
     metrics = DisplayMetrics(CollectorRegistry())
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
-    gc.freeze()  # what the libraries have made stays: no collection looks at it again
-    gc.set_threshold(50_000)
+    collect_rarely()
 
     def report(states: dict[str, int], reason: str) -> None:
         metrics.tritons(states)
         log.info("Tritons", **states, **({"reason": reason} if reason else {}))
 
-    redis, model = connect(settings.redis_url, settings.redis_password), settings.model
-    with suppress(RedisError):  # while Redis is away the model of the settings is asked
-        if serving := read_serving(redis):
-            model = serving.champion.name
-    inference = InferenceClient(settings.triton_url, model, settings.request_timeout_s, changed=report)
+    redis = connect(settings.redis_url, settings.redis_password)
+    inference = InferenceClient(
+        settings.triton_url, _model(redis, settings.model), settings.request_timeout_s, changed=report
+    )
     follower = StreamFollower(redis, metrics, follow_model=inference.follow)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
     app = make_app(services, settings.token, settings.requests_per_s, networks(settings.trusted_proxies))

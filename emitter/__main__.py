@@ -7,7 +7,6 @@ from icestream.service.extras import require
 
 require("emitter")
 
-import gc
 import sys
 import time
 
@@ -19,6 +18,7 @@ from emitter.metrics import EmitterMetrics
 from emitter.pacing import Pacing
 from emitter.settings import EmitterSettings
 from icestream.detector import DetectorFileError, load_detector
+from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
@@ -36,8 +36,7 @@ def main() -> None:
     log = configure_logs("emitter")
     metrics = EmitterMetrics(CollectorRegistry())
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
-    gc.freeze()  # what the libraries have made stays: no collection looks at it again
-    gc.set_threshold(50_000)
+    collect_rarely()
     rate = None if settings.rate == "max" else settings.rate
     metrics.target(rate)
     run_id = time.time_ns() // 1_000_000 if settings.run_id is None else settings.run_id

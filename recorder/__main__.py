@@ -7,7 +7,6 @@ from icestream.service.extras import require
 
 require("recorder")
 
-import gc
 import os
 import queue
 import sys
@@ -20,6 +19,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
@@ -44,8 +44,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"recorder: {error}")
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
-    gc.freeze()  # what the libraries have made stays: no collection looks at it again
-    gc.set_threshold(50_000)
+    collect_rarely()
     redis = connect(settings.redis_url, settings.redis_password)
     try:
         spool = Spool(settings.spool_dir, settings.run_hours * 3600)

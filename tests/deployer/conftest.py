@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -29,14 +30,14 @@ def plain(name: str) -> str:
 class System:
     """The processes, and what a user does with them."""
 
-    def __init__(self, folder: Path, redis: RedisProcess, mlflow: MlflowProcess, program: Callable[..., Program]):
-        self.folder, self._redis, self.mlflow, self._program = folder, redis, mlflow, program
+    def __init__(self, folder: Path, redis: RedisProcess, mlflow_url: str, program: Callable[..., Program]):
+        self.folder, self._redis, self._mlflow_url, self._program = folder, redis, mlflow_url, program
         self.redis: Any = redis.client
         self.deployed = folder / "deployed"
         self.deployed.mkdir()
         (folder / "key").write_text(KEY)
         self.triton = TritonProcess(folder, ModelControlOptions(first="icemix", repository=self.deployed, key=KEY))
-        self.registry = Registry(mlflow.url, "icemix")
+        self.registry = Registry(mlflow_url, f"icemix-{uuid.uuid4().hex}")
         self.models = Models(self.registry, redis.url, None)
         self._numbers = count(1)
         self.emitted = 0
@@ -47,7 +48,7 @@ class System:
             "deployer",
             **{
                 "redis_url": self._redis.url, "triton_url": self.triton.url, "triton_key_file": self.folder / "key",
-                "mlflow_url": self.mlflow.url, "shipped": ROOT / "model_repository", "repository": self.deployed,
+                "mlflow_url": self._mlflow_url, "registered_model": self.registry.model, "shipped": ROOT / "model_repository", "repository": self.deployed,
                 "poll_s": 0.5, "grace_s": 1, **settings,
             },
         )  # fmt: skip
@@ -64,7 +65,6 @@ class System:
         for display in self._displays:
             display.process.close()
         self.triton.close()
-        self.mlflow.close()
 
     def register(self, change: Callable[[Path], object] = Path.exists) -> str:
         """A version with the shipped weights under another name, changed."""
@@ -103,9 +103,28 @@ class System:
 
 
 @pytest.fixture
-def system(tmp_path: Path, redis_server: RedisProcess, program: Callable[..., Program]) -> Iterator[System]:
+def system(
+    tmp_path: Path, redis_server: RedisProcess, mlflow_url: str, program: Callable[..., Program]
+) -> Iterator[System]:
+    one = System(tmp_path, redis_server, mlflow_url, program)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def own_mlflow(tmp_path: Path) -> Iterator[MlflowProcess]:
+    """An MLflow that a test may kill."""
     (tmp_path / "mlflow").mkdir()
     mlflow = MlflowProcess(tmp_path / "mlflow")
-    one = System(tmp_path, redis_server, mlflow, program)
+    yield mlflow
+    mlflow.close()
+
+
+@pytest.fixture
+def frail_system(
+    tmp_path: Path, redis_server: RedisProcess, own_mlflow: MlflowProcess, program: Callable[..., Program]
+) -> Iterator[System]:
+    """One with such an MLflow."""
+    one = System(tmp_path, redis_server, own_mlflow.url, program)
     yield one
     one.close()

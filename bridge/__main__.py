@@ -60,7 +60,7 @@ async def run(settings: BridgeSettings, log: Log) -> None:
 
     collect_rarely()
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
-    first = await _first_model(redis, settings.model, metrics=metrics, stopping=stopping)
+    first = await _first_model(redis, settings.model, metrics=metrics, log=log, stopping=stopping)
     model = FollowedModel(settings.triton_url, first, settings.request_timeout_s, changed=report)
     following = asyncio.create_task(follow_serving(redis, model.follow))
     try:
@@ -73,7 +73,9 @@ async def run(settings: BridgeSettings, log: Log) -> None:
     log.info("stopped")
 
 
-async def _first_model(redis: AsyncRedis, default: str, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> str:
+async def _first_model(
+    redis: AsyncRedis, default: str, *, metrics: BridgeMetrics, log: Log, stopping: asyncio.Event
+) -> str:
     """The model that is served, as soon as Redis says which; the default where it was never said."""
     while not stopping.is_set():
         try:
@@ -83,6 +85,8 @@ async def _first_model(redis: AsyncRedis, default: str, *, metrics: BridgeMetric
             if not is_away(error):
                 break
             metrics.beat("redis")
+            metrics.retry("redis")
+            log.warning("Redis does not say which model is served, asking again", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), REDIS_LOOK_S)
     return default

@@ -106,7 +106,7 @@ def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: S
             math.cos(found[zenith]),
         ]
         assert way == pytest.approx([-part for part in came_from], abs=1e-4)
-    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowRight")  # a newer one: there always is
     page.wait_for_function("name => document.querySelector('#facts b')?.textContent !== name", arg=name)
     page.click("#equatorial")
     assert page.get_attribute("#equatorial", "aria-pressed") == "true"

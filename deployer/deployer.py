@@ -158,8 +158,7 @@ class Deployer:
             return False
         version = next((one.version for one in versions if one.digest == digest), None)
         if version is None:
-            checkpoint = self._repository.shipped_checkpoint()
-            version = self._registry.register(self._repository.shipped, checkpoint, {})
+            version = self._registry.register(self._repository.shipped, {})
         champion = next((one.version for one in versions if CHAMPION in one.aliases), version)
         if champion != version:
             self._registry.set_alias(PREVIOUS, champion)

@@ -8,7 +8,6 @@ import shutil
 from functools import cached_property
 from pathlib import Path
 
-from icestream.inference.model_config import parse_config
 from icestream.inference.model_files import CONFIG, config_called, configs, digest
 from icestream.registry import Registry, RegistryError, Version
 
@@ -40,15 +39,6 @@ class Repository:
         if version.digest == self.shipped_digest:
             return self.shipped.name
         return f"{self.shipped.name}-v{version.version}-{version.digest[:8] or 'unknown'}"
-
-    def shipped_checkpoint(self) -> str:
-        """What the shipped model says of its weights; raises RegistryError."""
-        try:
-            config = parse_config((self.shipped / CONFIG).read_text())
-        except (OSError, ValueError) as error:
-            raise RegistryError(f"there is no model to begin with: {self.shipped}: {error}") from None
-        checkpoint: str = config.parameters["checkpoint"].string_value
-        return checkpoint
 
     def has(self, name: str) -> bool:
         return name == self.shipped.name or (self._folder / name).exists()

@@ -226,7 +226,7 @@ def main() -> None:
             held_out = {
                 key: float(value) for key, value in exported.card.get("held_out", {}).items() if key.endswith("_deg")
             }
-            version = Registry(options.register, REGISTERED).register(exported.folder, exported.checkpoint, held_out)
+            version = Registry(options.register, REGISTERED).register(exported.folder, held_out)
             print(f"registered version {version} of {REGISTERED}; serve it: icestream models promote {version}")
         print(f"serve it: ICESTREAM_BRIDGE_MODEL={exported.folder.name} icestream up")
     except (CheckpointError, DetectorFileError, RegistryError, ValueError) as error:

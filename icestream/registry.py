@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from icestream.inference.model_files import digest
+from icestream.inference.model_files import CONFIG, checkpoint, digest
 from icestream.results.mlflow_names import EXPERIMENT as STREAM_EXPERIMENT
 from icestream.results.mlflow_names import EXPERIMENT_TAGS
 
@@ -87,18 +87,18 @@ class Registry:
         ]
         return sorted(versions, key=lambda one: int(one.version), reverse=True)
 
-    def register(self, folder: Path, checkpoint: str, metrics: Mapping[str, float]) -> str:
+    def register(self, folder: Path, metrics: Mapping[str, float]) -> str:
         """Keep the files of a model as a new version, without an alias; returns its number.
 
         Args:
             folder: of the model in a repository of Triton's.
-            checkpoint: what its config.pbtxt says of its weights.
             metrics: how good it is on events that were held out.
         """
         with _words(self.url):
+            weights = checkpoint(folder) if (folder / CONFIG).exists() else ""
             # That of the stream first: the page's link to it has the number of the first experiment.
             _, experiment_id = (self._experiment(name) for name in (STREAM_EXPERIMENT, EXPERIMENT))
-            run_id = self._client.create_run(experiment_id, run_name=checkpoint).info.run_id
+            run_id = self._client.create_run(experiment_id, run_name=weights or folder.name).info.run_id
             for name, value in metrics.items():
                 self._client.log_metric(run_id, name, value)
             self._client.log_artifacts(run_id, str(folder), FILES)
@@ -108,7 +108,7 @@ class Registry:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            tags = {CHECKPOINT_TAG: checkpoint, DIGEST_TAG: digest(folder)}
+            tags = {CHECKPOINT_TAG: weights, DIGEST_TAG: digest(folder)}
             made = self._client.create_model_version(
                 self.model, f"runs:/{run_id}/{FILES}", run_id, tags=tags, await_creation_for=0
             )

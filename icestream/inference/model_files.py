@@ -23,6 +23,13 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
+def checkpoint(folder: Path) -> str:
+    """What the configuration says of the weights. Raises OSError, ValueError."""
+    config = parse_config((folder / CONFIG).read_text())
+    found: str = config.parameters["checkpoint"].string_value if "checkpoint" in config.parameters else ""
+    return found
+
+
 def configs(folder: Path) -> list[Path]:
     """The configurations of a model: its own, and those that a server may be told to use instead."""
     return [folder / CONFIG, *sorted(folder.glob("configs/*.pbtxt"))]

@@ -73,7 +73,7 @@ def test_the_model_is_changed_and_changed_back(system: System, tmp_path: Path) -
     folder = tmp_path / "icemix"
     shutil.copytree(ROOT / "model_repository" / "icemix", folder)
     (folder / "README").write_text("so that the files are others")
-    version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, "a copy", {})
+    version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, {})
     models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
     for action, name in ((["promote", version], f"icemix-v{version}"), (["rollback"], "icemix")):
         began = time.monotonic()

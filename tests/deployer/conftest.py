@@ -78,7 +78,7 @@ class System:
         assert found == 1
         config.write_text(text)
         change(folder)
-        return self.registry.register(folder, f"other {number}", {})
+        return self.registry.register(folder, {})
 
     def send(self, number: int) -> None:
         put(self.redis, *(event(self.emitted + one) for one in range(number)))

@@ -41,4 +41,4 @@ def _files(folder: Path) -> list[Path]:
 def test_a_server_that_is_away_is_named() -> None:
     url = "http://127.0.0.1:1"
     with pytest.raises(RegistryError, match=f"the MLflow server at {url} does not do as asked"):
-        Registry(url, REGISTERED).register(ROOT / "model_repository" / "icemix", "a checkpoint", {})
+        Registry(url, REGISTERED).register(ROOT / "model_repository" / "icemix", {})

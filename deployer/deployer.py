@@ -10,8 +10,9 @@ anything the same comparison leads to the same end.
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from deployer.metrics import ALIASES, DeployerMetrics
 from deployer.repository import Repository
@@ -20,7 +21,7 @@ from icestream.inference.addresses import resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.control import ModelControl
 from icestream.inference.errors import InferenceError, TritonUnavailable
-from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, RegistryError, Version
+from icestream.registry import CHAMPION, PREVIOUS, Registry, RegistryError, Version
 from icestream.service.logs import Log
 from icestream.streams.connection import AsyncRedis, RedisError
 from icestream.streams.serving import (
@@ -35,7 +36,7 @@ from icestream.tasks import cancel, in_thread
 
 PENDING_S = 0.5  # between two looks while a version is on its way
 AGAIN_S = 30.0  # after which a version that could not be fetched or loaded is tried again
-LOADED = dict[str, set[str]]  # the models that each server has loaded, by address
+Loaded = dict[str, set[str]]  # the models that each server has loaded, by address
 
 
 class NotServed(Exception):
@@ -119,7 +120,7 @@ class Deployer:
         wanted = {alias: one for one in versions for alias in one.aliases}
         served: dict[str, Served] = {}
         problems: dict[str, str] = {}
-        for alias in (CHAMPION, PREVIOUS, CHALLENGER):
+        for alias in ALIASES:  # the champion first
             if version := wanted.get(alias):
                 try:
                     served[alias] = self._served(version, loaded)
@@ -127,21 +128,17 @@ class Deployer:
                     problems[alias] = f"version {version.version}: {error}"
         await self._tell(problems)
         if champion := served.get(CHAMPION) or (before.champion if before else None):
-            challenger = served.get(CHALLENGER)
-            share = wanted[CHALLENGER].share if challenger else 0.0
-            await self._replace(before, Serving(champion=champion, challenger=challenger, share=share))
-            keep = {champion.name, *(self._repository.name(version) for version in wanted.values())}
+            await self._replace(before, champion)
+            keep = {champion.name, *(self._repository.name(wanted[alias]) for alias in ALIASES if alias in wanted)}
             await self._unload_unwanted(keep, loaded)
 
-    async def _replace(self, before: Serving | None, after: Serving) -> None:
+    async def _replace(self, before: Serving | None, champion: Served) -> None:
         """Change the serving state, if it is another one."""
         epoch = before.epoch if before else await read_epoch_asyncio(self._redis)
-        if before is None or before.content != after.content:
-            if await replace_serving(self._redis, epoch, after):
+        if before is None or before.champion != champion:
+            if await replace_serving(self._redis, epoch, Serving(champion=champion)):
                 self._metrics.changed()
-                self._log.info(
-                    "the serving state has changed", champion=after.champion.name, version=after.champion.version
-                )
+                self._log.info("the serving state has changed", champion=champion.name, version=champion.version)
                 epoch += 1
             else:
                 self._log.warning("somebody else has changed the serving state: is there another deployer?")
@@ -167,7 +164,7 @@ class Deployer:
         self._log.info("the model that Triton has from the start is the champion", version=version)
         return True
 
-    async def _loaded(self) -> LOADED:
+    async def _loaded(self) -> Loaded:
         """The models that each server has loaded, without servers that are away; raises OSError."""
         addresses = await resolve(self._settings.triton_url)
         for address in self._controls.keys() - set(addresses):
@@ -182,7 +179,7 @@ class Deployer:
                 self._away = str(error)
         return found
 
-    def _served(self, version: Version, loaded: LOADED) -> Served:
+    def _served(self, version: Version, loaded: Loaded) -> Served:
         """The version, if every server that is there has loaded and proved it; otherwise a step towards that, and NotServed."""
         name = self._repository.name(version)
         self._hold(name, loaded, version)
@@ -195,7 +192,7 @@ class Deployer:
             raise NotServed(f"Triton serves as {name} what is made of {proof.model.checkpoint}: restart the deployer")
         return Served(version=version.version, name=name)
 
-    def _hold(self, name: str, loaded: LOADED, version: Version | None = None) -> None:
+    def _hold(self, name: str, loaded: Loaded, version: Version | None = None) -> None:
         """Have a model loaded by every server that is there; raises NotServed while it is not.
 
         Args:
@@ -214,7 +211,7 @@ class Deployer:
         if lacking:
             raise NotServed("it is being loaded")
 
-    def _take_step(self, key: tuple[str, str], begin: Callable[[], Awaitable[None]]) -> None:
+    def _take_step(self, key: tuple[str, str], begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin a step in the background unless it is under way; raises NotServed if it has failed lately."""
         task = self._steps.get(key)
         if task and task.done():
@@ -226,9 +223,9 @@ class Deployer:
         if time.monotonic() - failed_s < AGAIN_S:
             raise NotServed(why)
         if key not in self._steps:
-            self._steps[key] = asyncio.create_task(_run(begin))
+            self._steps[key] = asyncio.create_task(begin())
 
-    async def _unload_unwanted(self, wanted: set[str], loaded: LOADED) -> None:
+    async def _unload_unwanted(self, wanted: set[str], loaded: Loaded) -> None:
         """Unload and delete what no alias has wanted for a while. The model that Triton has from the start stays."""
         self._unwanted = {name: since_s for name, since_s in self._unwanted.items() if name not in wanted}
         if len(loaded) < len(self._controls):
@@ -261,7 +258,3 @@ class Deployer:
     def _failed(self, target: str, error: Exception) -> None:
         self._metrics.failed(target)
         self._log.warning("looking again later", error=str(error), failed=target)
-
-
-async def _run(begin: Callable[[], Awaitable[None]]) -> None:
-    await begin()

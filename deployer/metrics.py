@@ -2,10 +2,10 @@
 
 from prometheus_client import CollectorRegistry
 
-from icestream.registry import CHALLENGER, CHAMPION
+from icestream.registry import CHAMPION, PREVIOUS
 from icestream.service.metrics import Metric, ProcessMetrics
 
-ALIASES = (CHAMPION, CHALLENGER)
+ALIASES = (CHAMPION, PREVIOUS)
 TARGETS = ("mlflow", "triton", "redis")
 
 TABLE = (

@@ -137,8 +137,7 @@ def main() -> None:
 
 
 def _served_as(version: Version, serving: Serving | None) -> str:
-    served = [one for one in (serving.champion, serving.challenger) if one] if serving else []
-    return next((one.name for one in served if one.version == version.version), "–")
+    return serving.champion.name if serving and serving.champion.version == version.version else "–"
 
 
 if __name__ == "__main__":

@@ -28,11 +28,11 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 REGISTERED = "icemix"  # name of the registered model
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+CHAMPION, PREVIOUS = "champion", "previous"
 EXPERIMENT = "icemix-models"
 FILES = "model"  # artifact folder of the run of a version
 # Tags of a version. By the checkpoint, which config.pbtxt names as well, the recorder finds the version that made a result.
-CHECKPOINT_TAG, DIGEST_TAG, SHARE_TAG, BECAUSE_TAG = "checkpoint", "digest", "share", "because"
+CHECKPOINT_TAG, DIGEST_TAG, BECAUSE_TAG = "checkpoint", "digest", "because"
 FIRST_TAG = "first_digest"  # of the registered model
 
 
@@ -48,7 +48,6 @@ class Version:
     digest: str
     checkpoint: str
     aliases: tuple[str, ...]
-    share: float  # of the events that it is asked for as a challenger
     created_ms: int  # Unix time
     run_id: str
 
@@ -79,7 +78,6 @@ class Registry:
                 digest=one.tags.get(DIGEST_TAG, ""),
                 checkpoint=one.tags.get(CHECKPOINT_TAG, ""),
                 aliases=tuple(sorted(aliases.get(str(one.version), ()))),
-                share=_share(one.tags.get(SHARE_TAG)),
                 created_ms=one.creation_timestamp,
                 run_id=one.run_id or "",
             )
@@ -151,10 +149,6 @@ class Registry:
         with _words(self.url):
             self._client.set_registered_model_alias(self.model, alias, version)
 
-    def remove_alias(self, alias: str) -> None:
-        with _words(self.url):
-            self._client.delete_registered_model_alias(self.model, alias)
-
     def tag(self, version: str, name: str, value: str) -> None:
         with _words(self.url):
             self._client.set_model_version_tag(self.model, version, name, value)
@@ -170,10 +164,3 @@ def _words(url: str) -> Iterator[None]:
         raise RegistryError(f"the MLflow server at {url} does not do as asked: {said}") from None
     except OSError as error:  # of this machine: a full disk, no permission
         raise RegistryError(f"{error.filename or 'this machine'}: {error.strerror or error}") from None
-
-
-def _share(text: str | None) -> float:
-    try:
-        return min(1.0, max(0.0, float(text or 0)))
-    except ValueError:
-        return 0.0

@@ -61,6 +61,9 @@ class Plan:
         self.options = options
         self.state_dir = options.state_dir.resolve()
         self._lock = lock_state_dir(self.state_dir)
+        self.deployed = self.state_dir / "models"  # Triton's repository of the versions beside the first model
+        self.deployed.mkdir(exist_ok=True)
+        self.triton_key = _key_of_model_control(self.state_dir / "triton-key")
         self.redis: RedisServer = find_redis()
         self.mlflow = mlflow_command()
         self.repository = options.model_repository.resolve()
@@ -74,25 +77,6 @@ class Plan:
         self._check_settings()
         self.triton = TritonServer(self.state_dir)  # may have to fetch a library
         self.card = find_card(self.repository / self.model / "1" / "model.onnx")
-
-    @property
-    def deployed(self) -> Path:
-        """Triton's repository of the versions that are served beside the shipped model."""
-        folder = self.state_dir / "models"
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    @property
-    def triton_key(self) -> Path:
-        """The file with the key of Triton's model control."""
-        file = self.state_dir / "triton-key"
-        if not file.exists():
-            part = file.with_suffix(".part")
-            part.unlink(missing_ok=True)
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as key:
-                key.write(secrets.token_urlsafe())
-            part.rename(file)
-        return file
 
     @property
     def redis_url(self) -> str:
@@ -310,6 +294,17 @@ def lock_state_dir(state_dir: Path) -> Any:
         raise LauncherError(f"another `icestream up` uses {state_dir}: stop it, or give another --state-dir") from None
     except OSError as error:
         raise LauncherError(f"{state_dir} cannot be used ({error.strerror}): give another --state-dir") from None
+
+
+def _key_of_model_control(file: Path) -> Path:
+    """A file with a key, made once."""
+    if not file.exists():
+        part = file.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as key:
+            key.write(secrets.token_urlsafe())
+        part.rename(file)
+    return file
 
 
 def _max_pulses(repository: Path, model: str) -> int:

@@ -93,7 +93,7 @@ class Session:
     async def _work(self) -> dict[str, Any] | None:
         plan, view = self._plan, self._view
         view.say(
-            f"starting {plan.redis.version}, {plan.triton_name}, MLflow, {len(plan.bridges)} bridge(s), recorder, display; "
+            f"starting {plan.redis.version}, {plan.triton_name}, MLflow, deployer, {len(plan.bridges)} bridge(s), recorder, display; "
             f"logs in {plan.state_dir / 'logs'}"
         )
         if not await self._start_all():

@@ -21,7 +21,7 @@ EMITTED = (
 )
 RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
 ALONE = "{icestream}:alone"  # lease of the bridge that asks Triton alone, to see which event is to blame
-SERVING = "{icestream}:serving"  # hash: which models are served; deployer → bridges
+SERVING = "{icestream}:serving"  # hash: which model is served; deployer → bridges
 EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
 
 BRIDGE_GROUP = "bridge"  # reads EVENTS

@@ -1,4 +1,4 @@
-"""Which models are served: written by the deployer alone, followed by every bridge and display."""
+"""Which model is served: written by the deployer alone, followed by every bridge and display."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,23 +24,15 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The models that are served.
+    """What is served.
 
     Attributes:
         epoch: number of this state; each change has a greater one.
         champion: answers the stream.
-        challenger: answers copies of a share of the events.
     """
 
     epoch: int = 0
     champion: Served
-    challenger: Served | None = None
-    share: float = 0.0
-
-    @property
-    def content(self) -> tuple[object, ...]:
-        """All but the epoch."""
-        return self.champion, self.challenger, self.share
 
 
 def read_serving(redis: Redis) -> Serving | None:

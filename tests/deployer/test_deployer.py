@@ -129,6 +129,16 @@ def test_a_start_with_another_model_makes_it_the_champion_and_a_start_with_the_s
     wait_until(lambda: (serving := system.serving) and serving.champion.version == "3", "it is the champion", 60)
 
 
+def test_two_deployers_change_the_model_once(system: System) -> None:
+    begin(system)
+    system.deployer()
+    two = system.register()
+    system.models.promote(two, "")
+    system.models.rollback()
+    assert system.serving is not None
+    assert system.serving.epoch == 3
+
+
 def test_a_bridge_that_starts_later_asks_the_champion_alone(system: System) -> None:
     """Also while Triton, just started, has the first model only."""
     deployer = begin(system)

@@ -108,6 +108,9 @@ def test_updates_arrive_and_an_event_can_be_selected(browser: Browser, stream: S
         assert way == pytest.approx([-part for part in came_from], abs=1e-4)
     page.keyboard.press("ArrowRight")  # a newer one: there always is
     page.wait_for_function("name => document.querySelector('#facts b')?.textContent !== name", arg=name)
+    newer = page.inner_text("#facts b")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("name => document.querySelector('#facts b')?.textContent !== name", arg=newer)
     page.click("#equatorial")
     assert page.get_attribute("#equatorial", "aria-pressed") == "true"
     linked = stream.open(browser, f"/?event={name}")

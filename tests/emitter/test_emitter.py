@@ -80,10 +80,11 @@ def test_a_lost_first_second_is_emitted_again(
     source = f"kaggle:{tmp_path / 'kaggle'}"
     emitter = program("emitter", redis_url=redis_server.url, source=source, rate=100, run_id=9)
     wait_until(lambda: redis.xlen(keys.EVENTS) > 10, "some events")
+    described = redis.hget(keys.run(9), "source")
     redis.flushall()  # Redis is as it was before the emitter began
     assert emitter.process.wait(60) == 0
     assert emitted(redis) == [(9, event.event_id) for event, _ in events]
-    assert redis.hget(keys.run(9), "source")
+    assert redis.hget(keys.run(9), "source") == described == source.encode()
     assert count_run(redis, 9).forgotten == 0
 
 

@@ -84,30 +84,19 @@ class CpuIce(Ice):
 
     def near_points(self, place_m: Any, photons: Any, draws: Any) -> Pairs:
         sight = sight_m(np, photons / light.POINT_DIMMER)
-        found = _points(
-            place_m=place_m,
-            photons=photons,
-            sight=sight,
-            position_m=self.position_m,
-            efficiency=self.efficiency,
-            most=self._point,
-            generator=draws.generator,
-        )
-        return Pairs(*found)
+        return self._kept(_points, draws, most=self._point, place_m=place_m, photons=photons, sight=sight)
 
     def near_lines(self, particles: Particles, draws: Any) -> Pairs:
         sight = sight_m(np, particles.photons_per_m / light.LINE_DIMMER)
         lines = np.column_stack(
             [particles.anchor_m, particles.travel, particles.start_m, particles.stop_m, particles.photons_per_m, sight]
         )
-        found = _lines(
-            lines=lines,
-            position_m=self.position_m,
-            efficiency=self.efficiency,
-            most=self._line,
-            generator=draws.generator,
-        )
-        return Pairs(*found)
+        return self._kept(_lines, draws, most=self._line, lines=lines)
+
+    def _kept(self, loop: Callable[..., Any], draws: Any, **sources: Array) -> Pairs:
+        """The pairs that a loop over these sources keeps."""
+        dom = {"position_m": self.position_m, "efficiency": self.efficiency}
+        return Pairs(*loop(**dom, generator=draws.generator, **sources))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
--- Change which models are served, unless somebody has changed it meanwhile.
+-- Change which model is served, unless somebody has changed it meanwhile.
 -- KEYS: the hash of the serving state
 -- ARGV: the epoch that is replaced (0 for the first, or for one that is no number), the new state
 -- Returns the new epoch; nothing if the state is of another epoch.

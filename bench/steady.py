@@ -83,10 +83,11 @@ def _memory(folder: Path, minutes: float, console: Console) -> None:
     most = measure(_run(folder, trivial, NAME, events=20_000, rate="max"), folder / "fast").events_per_s
     rate = min(MOST_RATE, 0.8 * most)
     looks = follow(_run(folder, trivial, NAME, events=int(60 * minutes * rate), rate=f"{rate:.0f}"), folder / "long")
-    first, last = (looks[int(share * len(looks))] for share in (WARM, 0.98))
+    looks = [look for look in looks if look.memory_mb.get("emitter")]  # it ends before the others
+    first, last = looks[int(WARM * len(looks))], looks[-1]
     hours = (last.time_s - first.time_s) / 3600
     console.print(
-        f"{rate:.0f} events/s, {60 * hours:.0f} minutes after a start of {WARM * minutes:.0f}:", highlight=False
+        f"{rate:.0f} events/s, {60 * hours:.1f} minutes after a start of {WARM * minutes:.1f}:", highlight=False
     )
     for process in PROCESSES:
         then, now = first.memory_mb[process], last.memory_mb[process]

@@ -11,9 +11,11 @@ import asyncio
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from bridge.copying import Copying
 from bridge.inference import BatchInference
 from bridge.lease import LeaseKeeper
 from bridge.metrics import BridgeMetrics
@@ -24,9 +26,10 @@ from icestream.inference.followed_model import FollowedModel
 from icestream.service.garbage import collect_rarely
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
+from icestream.streams import keys
 from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio, is_away
 from icestream.streams.event_queue import EventQueue
-from icestream.streams.serving import follow_serving, read_serving_asyncio
+from icestream.streams.serving import Serving, follow_serving, read_serving_asyncio
 from icestream.streams.status import read_status_asyncio
 from icestream.streams.suitability import UnsuitableRedis
 from icestream.tasks import cancel
@@ -36,19 +39,89 @@ REDIS_LOOK_S = 1.0
 
 
 async def run(settings: BridgeSettings, log: Log) -> None:
-    metrics = BridgeMetrics(CollectorRegistry())
+    metrics = BridgeMetrics(CollectorRegistry(), settings.challenger)
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    collect_rarely()
+    redis = connect_asyncio(settings.redis_url, settings.redis_password)
+    bridge = Bridge(settings, redis, metrics, log)
+    try:
+        await (challenge if settings.challenger else answer_stream)(bridge, stopping)
+    finally:
+        await redis.aclose()
+    log.info("stopped")
 
+
+@dataclass(frozen=True)
+class Bridge:
+    """What a bridge needs, whichever queue it answers."""
+
+    settings: BridgeSettings
+    redis: AsyncRedis
+    metrics: BridgeMetrics
+    log: Log
+
+
+async def answer_stream(bridge: Bridge, stopping: asyncio.Event) -> None:
+    """Answer the stream by the champion, whichever that is."""
+    first, copying = await _first_model(bridge, stopping), Copying()
+    model = _connect(bridge, first)
+
+    def follow(serving: Serving) -> None:
+        model.follow(serving.champion.name)
+        copying.follow(serving)
+
+    following = asyncio.create_task(follow_serving(bridge.redis, follow))
+    try:
+        await _work(bridge, model, keys.STREAM, copying=copying, stopping=stopping)
+    finally:
+        await cancel([following])
+        await model.close()
+
+
+async def challenge(bridge: Bridge, stopping: asyncio.Event) -> None:
+    """Answer copies by the challenger, while there is one; one serving state after the other."""
+    now: Serving | None = None
+    changed = asyncio.Event()  # the state, or a stop is requested
+
+    def follow(serving: Serving) -> None:
+        nonlocal now
+        if now is None or serving.epoch != now.epoch:
+            now = serving
+            changed.set()
+
+    async def stop() -> None:
+        await stopping.wait()
+        changed.set()
+
+    tasks = [asyncio.create_task(follow_serving(bridge.redis, follow)), asyncio.create_task(stop())]
+    try:
+        while not stopping.is_set():
+            changed.clear()
+            if now and now.challenger:
+                model = _connect(bridge, now.challenger.name)
+                try:
+                    await _work(bridge, model, keys.CHALLENGE, copying=Copying(), stopping=changed)
+                finally:
+                    await model.close()
+            else:
+                bridge.metrics.beat("challenger")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), REDIS_LOOK_S)
+    finally:
+        await cancel(tasks)
+
+
+def _connect(bridge: Bridge, name: str) -> FollowedModel:
     def report(states: dict[str, int], reason: str) -> None:
-        metrics.tritons(states)
+        bridge.metrics.tritons(states)
         if reason:
-            log.warning("not every Triton is asked", reason=reason, **states)
+            bridge.log.warning("not every Triton is asked", reason=reason, **states)
         elif served := model.model:
-            log.info(
+            bridge.log.info(
                 "the model is proved",
                 model=served.name,
                 version=served.version,
@@ -58,41 +131,29 @@ async def run(settings: BridgeSettings, log: Log) -> None:
                 **states,
             )
 
-    collect_rarely()
-    redis = connect_asyncio(settings.redis_url, settings.redis_password)
-    first = await _first_model(redis, settings.model, metrics=metrics, log=log, stopping=stopping)
-    model = FollowedModel(settings.triton_url, first, settings.request_timeout_s, changed=report)
-    following = asyncio.create_task(follow_serving(redis, model.follow))
-    try:
-        if await _first_proof(model, metrics=metrics, stopping=stopping):
-            await _work(settings, model, redis, metrics=metrics, log=log, stopping=stopping)
-    finally:
-        await cancel([following])
-        await model.close()
-        await redis.aclose()
-    log.info("stopped")
+    model = FollowedModel(bridge.settings.triton_url, name, bridge.settings.request_timeout_s, changed=report)
+    return model
 
 
-async def _first_model(
-    redis: AsyncRedis, default: str, *, metrics: BridgeMetrics, log: Log, stopping: asyncio.Event
-) -> str:
-    """The model that is served, as soon as Redis says which; the default where it was never said."""
+async def _first_model(bridge: Bridge, stopping: asyncio.Event) -> str:
+    """The champion, as soon as Redis says which it is; that of the settings where it was never said."""
+    default = bridge.settings.model
     while not stopping.is_set():
         try:
-            serving = await read_serving_asyncio(redis)
+            serving = await read_serving_asyncio(bridge.redis)
             return serving.champion.name if serving else default
         except RedisError as error:
             if not is_away(error):
                 break
-            metrics.beat("redis")
-            metrics.retry("redis")
-            log.warning("Redis does not say which model is served, asking again", error=str(error))
+            bridge.metrics.beat("redis")
+            bridge.metrics.retry("redis")
+            bridge.log.warning("Redis does not say which model is served, asking again", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), REDIS_LOOK_S)
     return default
 
 
-async def _first_proof(model: FollowedModel, *, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:
+async def _first_proof(model: FollowedModel, metrics: BridgeMetrics, stopping: asyncio.Event) -> bool:
     """Wait until the model is proved; False if a stop came first."""
     while model.model is None:
         metrics.beat("triton")
@@ -103,33 +164,30 @@ async def _first_proof(model: FollowedModel, *, metrics: BridgeMetrics, stopping
 
 
 async def _work(
-    settings: BridgeSettings,
-    model: FollowedModel,
-    redis: AsyncRedis,
-    *,
-    metrics: BridgeMetrics,
-    log: Log,
-    stopping: asyncio.Event,
+    bridge: Bridge, model: FollowedModel, names: keys.Queue, *, copying: Copying, stopping: asyncio.Event
 ) -> None:
-    queue = EventQueue(redis, settings.consumer, settings.claim_idle_s)
-    worker = Worker(
-        settings,
+    """Answer a queue of events from the moment the model is proved until stopped."""
+    settings, redis, metrics, log = bridge.settings, bridge.redis, bridge.metrics, bridge.log
+    if not await _first_proof(model, metrics, stopping):
+        return
+    queue = EventQueue(redis, settings.consumer, settings.claim_idle_s, names)
+    inference = BatchInference(
+        model,
         queue,
-        BatchInference(
-            model,
-            queue,
-            max_batch=settings.max_batch,
-            timeout_s=settings.request_timeout_s,
-            position_m=nominal_icecube86().position_m,
-            metrics=metrics,
-            log=log,
-        ),
-        LeaseKeeper(
-            queue, lambda: read_status_asyncio(redis), claim_idle_s=settings.claim_idle_s, metrics=metrics, log=log
-        ),
+        max_batch=settings.max_batch,
+        timeout_s=settings.request_timeout_s,
+        position_m=nominal_icecube86().position_m,
         metrics=metrics,
         log=log,
     )
+    lease = LeaseKeeper(
+        queue,
+        lambda: read_status_asyncio(redis, names),
+        claim_idle_s=settings.claim_idle_s,
+        metrics=metrics,
+        log=log,
+    )
+    worker = Worker(settings, queue, inference, lease, copying=copying, metrics=metrics, log=log)
 
     async def stop_worker() -> None:
         await stopping.wait()

@@ -47,8 +47,17 @@ TABLE = (
 
 
 class BridgeMetrics(ProcessMetrics):
-    def __init__(self, registry: CollectorRegistry):
-        super().__init__(registry, "bridge", TABLE)
+    """The metrics of a bridge.
+
+    Args:
+        challenger: it answers for the challenger: its metrics begin with icestream_challenger_, so that no sum mixes the two.
+    """
+
+    def __init__(self, registry: CollectorRegistry, challenger: bool = False):
+        if challenger:
+            super().__init__(registry, "challenger", TABLE, lambda name: "challenger_" + name.removeprefix("bridge_"))
+        else:
+            super().__init__(registry, "bridge", TABLE)
 
     def completed(self, results: Results, outcomes: Sequence[Outcome], stored_ns: int) -> None:
         rows = results.rows

@@ -40,6 +40,10 @@ class BridgeSettings(StreamSettings):
     show: bool = Field(
         False, description="keep the most confident event of each second with its pulses, for the display"
     )
+    challenger: bool = Field(
+        False,
+        description="answer copies of some events by the challenger, while there is one, instead of the stream by the champion",
+    )
     consumer: str = Field(
         f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges"
     )

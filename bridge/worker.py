@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import TypeVar
 
+from bridge.copying import Copying
 from bridge.decoding import PendingEvent, decode_all
 from bridge.inference import BatchInference, InferredBatch
 from bridge.lease import LeaseKeeper
@@ -47,10 +48,11 @@ class Worker:
         inference: BatchInference,
         lease: LeaseKeeper,
         *,
+        copying: Copying,
         metrics: BridgeMetrics,
         log: Log,
     ):
-        self._settings, self._queue, self._inference = settings, queue, inference
+        self._settings, self._queue, self._inference, self._copying = settings, queue, inference, copying
         self._metrics, self._log = metrics, log
         self._waiting = LengthQueues[PendingEvent](1, settings.max_batch)
         self._showcase = Showcase() if settings.show else None
@@ -196,8 +198,8 @@ class Worker:
         results = self._inference.results(batch, inferred)
         entries = [queued.entry for queued in batch.queued]
         shown = self._showcase.pick(results, [entry.payload for entry in entries]) if self._showcase else None
-        ids = [entry.entry_id for entry in entries]
-        outcomes = await self._retry(lambda: self._queue.complete(ids, results, shown))
+        ids, copied = [entry.entry_id for entry in entries], self._copying.pick(results)
+        outcomes = await self._retry(lambda: self._queue.complete(ids, results, shown, copied))
         stored_ns = time.time_ns()  # after the reply: Redis may have been away meanwhile
         self._metrics.store_took(time.monotonic() - started)
         self._metrics.completed(results, outcomes, stored_ns)

@@ -5,6 +5,9 @@
 A version that fails on the way changes nothing: what is served stays, and is loaded again where a Triton lacks it, whatever the
 aliases say and whether or not MLflow answers. Nothing is remembered but the serving state and the files: after a restart of
 anything the same comparison leads to the same end.
+
+A champion that no Triton proves any more, or that refuses events, is withdrawn: the one before it takes its place, with MLflow or
+without, and stays until the alias names another version.
 """
 
 import asyncio
@@ -14,23 +17,27 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from msgspec import structs
+
 from deployer.metrics import ALIASES, DeployerMetrics
+from deployer.refusals import Refusals
 from deployer.repository import Repository
 from deployer.settings import DeployerSettings
 from icestream.inference.addresses import resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.control import ModelControl
 from icestream.inference.errors import InferenceError, TritonUnavailable
-from icestream.registry import CHAMPION, PREVIOUS, Registry, RegistryError, Version
+from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS, SHARE_TAG, Registry, RegistryError, Version
 from icestream.service.logs import Log
 from icestream.streams.connection import AsyncRedis, RedisError
 from icestream.streams.serving import (
+    Report,
     Served,
     Serving,
     read_epoch_asyncio,
     read_serving_asyncio,
     replace_serving,
-    write_problems,
+    write_report,
 )
 from icestream.tasks import cancel, in_thread
 
@@ -70,8 +77,9 @@ class Deployer:
         self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # when and why the last of those failed
         self._unwanted: dict[str, float] = {}  # name → since when
         self._began = False  # the model that Triton has from the start is registered
-        self._told: dict[str, str] | None = None  # alias → why it is not served,
-        self._told_s = 0.0  # and since when
+        self._refusals, self._unproved = Refusals(redis), ""  # a champion that no Triton proved at the last look
+        self._told: Report | None = None
+        self._told_s = 0.0  # when the problems in it were others
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Compare again and again until stopped."""
@@ -81,7 +89,7 @@ class Deployer:
             step = asyncio.create_task(self._step_in_words())
             await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
             await cancel([step])
-            on_its_way = bool(self._told) and time.monotonic() - self._told_s < AGAIN_S
+            on_its_way = bool(self._told and self._told.problems) and time.monotonic() - self._told_s < AGAIN_S
             pause_s = PENDING_S if on_its_way else self._settings.poll_s
             await asyncio.wait({stopped}, timeout=min(pause_s, self._settings.poll_s))
 
@@ -112,37 +120,102 @@ class Deployer:
         if before:
             with suppress(NotServed):
                 self._hold(before.champion.name, loaded)
+            before = await self._withdraw(before, loaded)
         versions = await in_thread(self._registry.versions)
         if not self._began:
             if await in_thread(lambda: self._begin(versions)):
                 versions = await in_thread(self._registry.versions)
             self._began = True
         wanted = {alias: one for one in versions for alias in one.aliases}
+        if wanted.get(CHALLENGER) == wanted.get(CHAMPION):
+            wanted.pop(CHALLENGER, None)
         served: dict[str, Served] = {}
         problems: dict[str, str] = {}
+        withdrawn = before.withdrawn if before else {}
         for alias in ALIASES:  # the champion first
             if version := wanted.get(alias):
                 try:
-                    served[alias] = self._served(version, loaded)
+                    served[alias] = self._served(version, loaded, withdrawn if alias == CHAMPION else {})
                 except NotServed as error:
                     problems[alias] = f"version {version.version}: {error}"
-        await self._tell(problems)
+        await self._tell(
+            Report(problems=problems, loaded={address: sorted(names) for address, names in loaded.items()})
+        )
         if champion := served.get(CHAMPION) or (before.champion if before else None):
-            await self._replace(before, champion)
-            keep = {champion.name, *(self._repository.name(wanted[alias]) for alias in ALIASES if alias in wanted)}
-            await self._unload_unwanted(keep, loaded)
+            after = self._after(before, champion, wanted, served)
+            await self._replace(before, after)
+            used = (after.champion, after.challenger, after.previous)
+            keep = {self._repository.name(wanted[alias]) for alias in ALIASES if alias in wanted}
+            await self._unload_unwanted(keep | {one.name for one in used if one}, loaded)
 
-    async def _replace(self, before: Serving | None, champion: Served) -> None:
-        """Change the serving state, if it is another one."""
-        epoch = before.epoch if before else await read_epoch_asyncio(self._redis)
-        if before is None or before.champion != champion:
-            if await replace_serving(self._redis, epoch, Serving(champion=champion)):
+    def _after(
+        self, before: Serving | None, champion: Served, wanted: dict[str, Version], served: dict[str, Served]
+    ) -> Serving:
+        """The state that is wanted, as far as it is proved."""
+        challenger, share, previous = served.get(CHALLENGER), 0.0, None
+        withdrawn = dict[str, str]()
+        if version := wanted.get(CHALLENGER):
+            share = version.share
+            if before and before.challenger and before.challenger.name == self._repository.name(version):
+                challenger = before.challenger  # also while a Triton that was restarted loads it again
+        if before:
+            previous = before.previous if before.champion == champion else before.champion
+            if CHAMPION in wanted:  # until its alias is moved
+                withdrawn = {
+                    name: why
+                    for name, why in before.withdrawn.items()
+                    if name == self._repository.name(wanted[CHAMPION])
+                }
+        return Serving(
+            registered=self._registry.model,
+            champion=champion,
+            challenger=challenger,
+            share=share if challenger else 0.0,
+            previous=previous,
+            withdrawn=withdrawn,
+        )
+
+    async def _withdraw(self, before: Serving, loaded: Loaded) -> Serving:
+        """The state, with the champion before in the place of one that fails; nothing but hard facts count."""
+        champion, previous = before.champion, before.previous
+        why = await self._refusals.too_many(champion.name)
+        if previous is None or not loaded:
+            return before
+        proof, earlier = self._proof(champion.name), self._unproved
+        self._unproved = champion.name if proof.is_wrong_at(loaded) else ""
+        if self._unproved and self._unproved == earlier:
+            why = f"no Triton proves it: {proof.reason}"
+        if not why:
+            return before
+        with suppress(NotServed):
+            self._proved(previous.name, loaded)
+            after = Serving(
+                registered=before.registered,
+                champion=previous,
+                withdrawn={champion.name: f"it was withdrawn: {why}"},
+            )
+            if await self._replace(before, after):
+                self._metrics.withdrawn()
+                self._log.error("the champion was withdrawn, the one before is it again", model=champion.name, why=why)
+                return await read_serving_asyncio(self._redis) or before
+        return before
+
+    async def _replace(self, before: Serving | None, after: Serving) -> bool:
+        """Change the serving state, if it is another one; whether it was changed."""
+        epoch, changed = before.epoch if before else await read_epoch_asyncio(self._redis), False
+        if before is None or after != structs.replace(before, epoch=0, since_s=0):
+            if changed := await replace_serving(self._redis, epoch, after):
                 self._metrics.changed()
-                self._log.info("the serving state has changed", champion=champion.name, version=champion.version)
+                names = {
+                    alias: one and one.name
+                    for alias, one in ((CHAMPION, after.champion), (CHALLENGER, after.challenger))
+                }
+                self._log.info("the serving state has changed", **names)
                 epoch += 1
             else:
                 self._log.warning("somebody else has changed the serving state: is there another deployer?")
         self._metrics.epoch(epoch)
+        return changed
 
     def _begin(self, versions: list[Version]) -> bool:
         """Make the model that Triton has from the start a version, and the champion, if another one was there at the last start.
@@ -179,18 +252,30 @@ class Deployer:
                 self._away = str(error)
         return found
 
-    def _served(self, version: Version, loaded: Loaded) -> Served:
+    def _served(self, version: Version, loaded: Loaded, withdrawn: dict[str, str]) -> Served:
         """The version, if every server that is there has loaded and proved it; otherwise a step towards that, and NotServed."""
         name = self._repository.name(version)
+        if why := withdrawn.get(name):
+            raise NotServed(f"{why} (icestream models rollback makes the one that is served the champion)")
+        if math.isnan(version.share):
+            raise NotServed(f"its tag {SHARE_TAG} is no number above 0 and at most 1")
+        checkpoint = self._proved(name, loaded, version)
+        if checkpoint != version.checkpoint:
+            raise NotServed(f"Triton serves as {name} what is made of {checkpoint}: restart the deployer")
+        return Served(version=version.version, name=name)
+
+    def _proved(self, name: str, loaded: Loaded, version: Version | None = None) -> str:
+        """The checkpoint of a model that every server that is there has loaded and proved; as of `_hold`."""
         self._hold(name, loaded, version)
-        if name not in self._proofs:
-            self._proofs[name] = self._connect(name)
-        proof = self._proofs[name]
+        proof = self._proof(name)
         if not proof.is_proved_at(loaded) or proof.model is None:
             raise NotServed(f"not every Triton has proved it: {proof.reason}")
-        if proof.model.checkpoint != version.checkpoint:
-            raise NotServed(f"Triton serves as {name} what is made of {proof.model.checkpoint}: restart the deployer")
-        return Served(version=version.version, name=name)
+        return proof.model.checkpoint
+
+    def _proof(self, name: str) -> CheckedModel:
+        if name not in self._proofs:
+            self._proofs[name] = self._connect(name)
+        return self._proofs[name]
 
     def _hold(self, name: str, loaded: Loaded, version: Version | None = None) -> None:
         """Have a model loaded by every server that is there; raises NotServed while it is not.
@@ -243,17 +328,20 @@ class Deployer:
                 del self._unwanted[name]
                 self._log.info("removed a model that no alias asks for", model=name)
 
-    async def _tell(self, problems: dict[str, str]) -> None:
-        """Say what is not served, and why, when that changes."""
-        if problems == self._told:
+    async def _tell(self, report: Report) -> None:
+        """Say what is loaded, and what is not served and why, when that changes."""
+        if report == self._told:
             return
+        told = self._told.problems if self._told else None
+        if report.problems != told:
+            self._told_s = time.monotonic()
         for alias in ALIASES:
-            self._metrics.unserved(alias, alias in problems)
-        for alias, reason in problems.items():
-            if self._told is None or self._told.get(alias) != reason:
+            self._metrics.unserved(alias, alias in report.problems)
+        for alias, reason in report.problems.items():
+            if told is None or told.get(alias) != reason:
                 self._log.warning("an alias asks for what is not served", alias=alias, reason=reason)
-        await write_problems(self._redis, problems)
-        self._told, self._told_s = problems, time.monotonic()
+        await write_report(self._redis, report)
+        self._told = report
 
     def _failed(self, target: str, error: Exception) -> None:
         self._metrics.failed(target)

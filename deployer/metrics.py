@@ -2,16 +2,17 @@
 
 from prometheus_client import CollectorRegistry
 
-from icestream.registry import CHAMPION, PREVIOUS
+from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS
 from icestream.service.metrics import Metric, ProcessMetrics
 
-ALIASES = (CHAMPION, PREVIOUS)
+ALIASES = (CHAMPION, PREVIOUS, CHALLENGER)
 TARGETS = ("mlflow", "triton", "redis")
 
 TABLE = (
     Metric("deployer_epoch", "gauge", "Number of the serving state: it rises with each change"),
     Metric("deployer_unserved", "gauge", "1 while an alias asks for a version that is not served", label="alias", values=ALIASES),
     Metric("deployer_changes_total", "counter", "Changes of the serving state"),
+    Metric("deployer_withdrawals_total", "counter", "Champions that were replaced by the one before because they failed"),
     Metric("deployer_failures_total", "counter", "Calls that failed, by what failed", label="target", values=TARGETS),
 )  # fmt: skip
 
@@ -25,6 +26,9 @@ class DeployerMetrics(ProcessMetrics):
 
     def changed(self) -> None:
         self.metrics["deployer_changes_total"].inc()
+
+    def withdrawn(self) -> None:
+        self.metrics["deployer_withdrawals_total"].inc()
 
     def unserved(self, alias: str, unserved: bool) -> None:
         self.metrics["deployer_unserved", alias].set(unserved)

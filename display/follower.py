@@ -19,6 +19,7 @@ from icestream.direction import opening_angle, to_angles, to_vector
 from icestream.event import Event, InvalidEvent
 from icestream.result import Result, Results
 from icestream.streams import keys
+from icestream.streams.challenge import Challenge, read_challenge
 from icestream.streams.connection import Redis, RedisError, is_away
 from icestream.streams.publisher import read_description
 from icestream.streams.rejected import DeadLetter, DeadLetters
@@ -28,6 +29,7 @@ from icestream.streams.status import StreamStatus, read_status
 from icestream.truth import Truth
 
 KEPT_RESULTS = 20_000
+KEPT_CHALLENGES = 5000
 KEPT_TRUTHS = 40_000  # a truth is written before its result
 READ_AT_ONCE = 2000
 BLOCK_MS = 200
@@ -131,6 +133,9 @@ class StreamFollower:
         self._directions = Tail(redis, keys.DIRECTIONS, READ_AT_ONCE)
         self._truth_tail = Tail(redis, keys.TRUTH, READ_AT_ONCE)
         self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE, keys.SHOWN_BYTES)
+        self._challenge_tail = Tail(redis, keys.CHALLENGE.directions, READ_AT_ONCE)
+        self._challenges: OrderedDict[EventKey, Result] = OrderedDict()  # the challenger's results
+        self.challenge: Challenge | None = None  # the one under way
         self._unmatched: list[dict[bytes, bytes]] = []  # results that were read, whose truths are still to be read
         self._lock = threading.Lock()
         self._entries = deque[_Entry]()
@@ -160,10 +165,13 @@ class StreamFollower:
                     self._add_shown(shown)
                 self._add_results(self._unmatched)
                 self._unmatched = []
+                while challenges := self._challenge_tail.read():
+                    self._add_challenges(challenges)
                 if self._clock() - status_read > STATUS_S:
                     status_read = self._clock()
                     if serving := read_serving(self._redis):
                         self._follow_model(serving.champion.name)
+                    self.challenge = read_challenge(self._redis)
                     stream = read_status(self._redis)
                     self._status = self._summarise(stream)
                     self._list_rejected(stream)
@@ -200,6 +208,11 @@ class StreamFollower:
             return shown[0], wire.decode_event(shown[1]).within_readout()
         except InvalidEvent:  # something else than a bridge wrote to SHOWN
             return shown[0], None
+
+    def find_challenge(self, key: EventKey) -> Result | None:
+        """The challenger's result of an event, if it was answered by it lately."""
+        with self._lock:
+            return self._challenges.get(key)
 
     def select(self, since_s: float, min_kappa: float, limit: int) -> list[CachedResult]:
         """Results stored since a Unix time with at least this κ, the latest first."""
@@ -246,6 +259,15 @@ class StreamFollower:
                     self._shown[event] = (cached, fields.get(wire.FIELD, b""))
                     if len(self._shown) > keys.SHOWN_KEPT:
                         self._shown.popitem(last=False)
+
+    def _add_challenges(self, entries: list[dict[bytes, bytes]]) -> None:
+        for fields in entries:
+            with suppress(InvalidEvent):
+                results = wire.decode_results(fields.get(wire.FIELD, b""))
+                with self._lock:
+                    self._challenges.update(zip(results.events, results, strict=True))
+                    while len(self._challenges) > KEPT_CHALLENGES:
+                        self._challenges.popitem(last=False)
 
     def _add_results(self, entries: list[dict[bytes, bytes]]) -> None:
         found: list[Results] = []

@@ -11,7 +11,7 @@ import numpy as np
 from display.follower import CachedResult, StreamFollower
 from display.inference import InferenceClient
 from display.metrics import DisplayMetrics
-from display.schemas import Status, rejected_entry, status
+from display.schemas import Status, challenge, rejected_entry, status
 from display.sky import equatorial
 
 TICK_S = 0.5
@@ -79,6 +79,7 @@ class Live:
                 "shown": [_row(cached) for cached in self.follower.shown(LISTED)] if self._pages else [],
                 "rejected": [rejected_entry(letter) for letter in self.follower.rejected] if self._pages else [],
                 "state": now,
+                "challenge": challenge(self.follower) if self._pages else None,
                 "troubles": self._troubles(now),
             }
             with self._ticked:

@@ -11,7 +11,10 @@ from display.inference import Inference, InferenceClient
 from icestream.direction import to_angles
 from icestream.event import INT64
 from icestream.event_json import Pulses, pulse_columns
+from icestream.result import Result
+from icestream.results.comparison import NEEDED
 from icestream.streams.rejected import DeadLetter
+from icestream.truth import Truth
 
 MAX_EVENTS = 256  # of a request
 
@@ -93,10 +96,31 @@ class StoredResult(Direction, kw_only=True):
     opening_angle_deg: Annotated[float | None, Meta(description="to the truth, where it is known")]
 
 
+class ChallengersResult(Direction, kw_only=True):
+    """What the challenger answers to the same event."""
+
+    opening_angle_deg: Annotated[float | None, Meta(description="to the truth, where it is known")]
+
+
 class StoredResultWithPulses(StoredResult, kw_only=True):
-    """A result of the stream with the pulses of its event, where they were kept."""
+    """A result of the stream with the pulses of its event, where they were kept, and the challenger's answer, where there is one."""
 
     pulses: Pulses | None
+    challenger: ChallengersResult | None
+
+
+class ChallengeUnderWay(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How the challenger compares so far."""
+
+    champion: str
+    challenger: str
+    share: float
+    pairs: int
+    needed: int
+    truths: int
+    difference_deg: float | None
+    half_interval_deg: float | None
+    history: list[tuple[int, float, float]]
 
 
 class StoredResults(msgspec.Struct, forbid_unknown_fields=True):
@@ -196,7 +220,32 @@ def find_result(follower: StreamFollower, name: str) -> StoredResultWithPulses |
     cached, event = follower.find(key) if key else (None, None)
     if cached is None:
         return None
-    return StoredResultWithPulses(**_fields(cached), pulses=None if event is None else Pulses(**pulse_columns(event)))
+    other = follower.find_challenge(key) if key else None
+    return StoredResultWithPulses(
+        **_fields(cached),
+        pulses=None if event is None else Pulses(**pulse_columns(event)),
+        challenger=None if other is None else _challengers_result(other, cached.truth),
+    )
+
+
+def challenge(follower: StreamFollower) -> ChallengeUnderWay | None:
+    """The challenge under way."""
+    if follower.challenge is None:
+        return None
+    serving, found, _ = follower.challenge
+    known = found.truths > 1
+    mean, half = found.difference
+    return ChallengeUnderWay(
+        champion=found.champion_version,
+        challenger=found.challenger_version,
+        share=serving.share,
+        pairs=found.pairs,
+        needed=NEEDED,
+        truths=found.truths,
+        difference_deg=mean if known else None,
+        half_interval_deg=half if known else None,
+        history=found.history,
+    )
 
 
 def status(follower: StreamFollower, inference: InferenceClient) -> Status:
@@ -212,6 +261,13 @@ def parse_key(name: str) -> EventKey | None:
     """run_id and event_id of an id RUN-EVENT; None if it is not one."""
     parts = re.fullmatch(r"(-?[0-9]{1,19})-(-?[0-9]{1,19})", name)
     return None if parts is None else (int(parts[1]), int(parts[2]))
+
+
+def _challengers_result(result: Result, truth: Truth | None) -> ChallengersResult:
+    azimuth, zenith = to_angles(result.direction)
+    cached = CachedResult(result=result, azimuth=float(azimuth), zenith=float(zenith), truth=truth)
+    fields = _fields(cached)
+    return ChallengersResult(**{name: fields[name] for name in ChallengersResult.__struct_fields__})
 
 
 def _fields(cached: CachedResult) -> dict[str, Any]:

@@ -33,26 +33,34 @@ from icestream.detector import nominal_icecube86
 EVENTS = 30_000
 
 
-def calibrate(path: Path, events: int = EVENTS) -> None:
-    """Fit a calibration and write it into the checkpoint's card; raises CheckpointError if there is no such checkpoint."""
+def calibrate(path: Path, events: int = EVENTS, recorded: Sample | None = None) -> None:
+    """Fit a calibration and write it into the checkpoint's card; raises CheckpointError if there is no such checkpoint.
+
+    Args:
+        events: simulated ones to fit on,
+        recorded: or these in their place.
+    """
     network, card = load_checkpoint(path) if path.suffix == ".safetensors" else (None, {})
     if network is None or not card:
         raise CheckpointError(f"{path} was not made by export/train.py: its κ belongs to what it was trained on")
     served = ServedIceMix(network, nominal_icecube86()).eval()
-    card["calibration"] = _table(served, network.config.max_pulses, events)
+    card["calibration"] = _table(served, network.config.max_pulses, recorded or _simulated(events))
     save_checkpoint(path, network, card)
 
 
 def calibrate_own(module: str, path: Path, events: int = EVENTS) -> None:
     """Fit a calibration of a network of one's own and write it beside the checkpoint; raises CheckpointError."""
     network = own(module, path, calibrated=False)
-    write_calibration(path, _table(network.served, network.max_pulses, events))
+    write_calibration(path, _table(network.served, network.max_pulses, _simulated(events)))
 
 
-def _table(served: nn.Module, limit: int, events: int) -> dict[str, Any]:
-    sample = Sample.simulated(events, CALIBRATION_SEED)
+def _simulated(events: int) -> Sample:
+    return Sample.simulated(events, CALIBRATION_SEED)
+
+
+def _table(served: nn.Module, limit: int, sample: Sample) -> dict[str, Any]:
     answers = sample.answers(served.to("cuda" if torch.cuda.is_available() else "cpu"), limit)
-    return {**fit(answers.kappa, answers.angle_deg).table, "seed": CALIBRATION_SEED, "events": len(sample.events)}
+    return {**fit(answers.kappa, answers.angle_deg).table, "sample": sample.name, "events": len(sample.events)}
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""Train a member on simulated events.
+"""Train a member on simulated events, or on recorded ones whose truth is known.
 
     python export/train.py --preset cpu             # continues where the last run stopped, if it was stopped
     python export/train.py --preset gpu
     python export/train.py --preset cpu --start-from export/weights/small.safetensors --peak-rate 1e-3
+    python export/train.py --kaggle /data/icecube --start-from export/weights/small.safetensors --peak-rate 3e-4
 
 Ctrl-C saves the progress. The schedule follows the clock: a warm-up, then a cosine; the von Mises–Fisher loss for 70 % of the time, then the opening
 angle itself with some of it. Pulses are few at first and up to the network's limit later. The events come from one stream
-that a checkpoint knows its place in, so no event is ever seen twice.
+that a checkpoint knows its place in, so no event is ever seen twice. Recorded events (--kaggle) are seen again and again; one tenth
+of them is held out for the checks, another tenth calibrates κ and the radii.
 """
 
 import sys
@@ -26,6 +28,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 
 import mlflow
+import numpy as np
 import torch
 from mlflow.exceptions import MlflowException
 from rich.console import Console
@@ -38,8 +41,11 @@ from export.icemix import VARIANTS
 from export.served import ServedIceMix
 from export.training.events import CALIBRATION_SEED, HELD_OUT_SEED, TRAINING_SEED
 from export.training.training import PRESETS, Recipe, Training
+from icestream.detector import nominal_icecube86
 from icestream.results.mlflow_names import EXPERIMENT_TAGS
+from icestream.sources.source import SourceError
 
+FEWEST_BATCHES = 20  # of recorded events
 RECENT = 100  # steps that a printed angle and loss are the mean of
 WORSE_THAN_LINEFIT = 3  # exit status
 
@@ -49,9 +55,14 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
 
     Returns:
         whether its mean held-out angle is smaller than LineFit's.
+
+    Raises:
+        SourceError: there are too few recorded events.
     """
-    resume = resume_path(options.output)
-    held_out = Sample.simulated(options.check_events, HELD_OUT_SEED)
+    resume, held_out, calibrating = resume_path(options.output), None, None
+    if options.kaggle:
+        training.recorded, held_out, calibrating = recorded(options.kaggle, options.events, training.recipe.batch)
+    held_out = held_out or Sample.simulated(options.check_events, HELD_OUT_SEED)
     try:
         while training.share < 1:
             train_phase(training, held_out, options, console)
@@ -61,10 +72,21 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
     training.save(resume)
     found = check(training, held_out, console)
     save_checkpoint(options.output, training.averaged, training.card(held_out, found))
-    calibrate(options.output, options.calibrate_events)
+    calibrate(options.output, options.calibrate_events, calibrating)
     resume.unlink()
     console.print(f"wrote {options.output}; next: python export/to_onnx.py --checkpoint {options.output}")
     return found["all_mean_deg"] < float(held_out.linefit_deg.mean())
+
+
+def recorded(folder: Path, at_most: int, batch: int) -> tuple[Sample, Sample, Sample]:
+    """Events to train on, to check and to calibrate with; raises SourceError if they are too few."""
+    found = Sample.kaggle(folder, at_most, nominal_icecube86())
+    if len(found.events) < FEWEST_BATCHES * batch:
+        raise SourceError(
+            f"{folder}: the truth of {len(found.events)} events is known, at least {FEWEST_BATCHES * batch} are needed"
+        )
+    tenth = np.arange(len(found.events)) % 10
+    return found.only(tenth > 1), found.only(tenth == 0), found.only(tenth == 1)
 
 
 def train_phase(training: Training, held_out: Sample, options: argparse.Namespace, console: Console) -> None:
@@ -173,7 +195,7 @@ def main() -> None:
                 mlflow.log_params({**asdict(recipe), "seed": options.seed, "preset": options.preset})
             training.progress.mlflow_run = run.info.run_id
             better = train(training, options, console)
-    except (CheckpointError, MlflowException) as error:
+    except (CheckpointError, SourceError, MlflowException) as error:
         sys.exit(f"train: {error}")
     except OSError as error:
         sys.exit(f"train: {error.filename or options.output}: {error.strerror}")
@@ -194,6 +216,10 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--peak-rate", type=float, help="learning rate behind the warm-up (the preset's)")
     parser.add_argument("--batch", type=int, help="events of one step (the preset's)")
+    parser.add_argument("--kaggle", type=Path, metavar="DIR", help="train on these events of the competition's files")
+    parser.add_argument(
+        "--events", type=int, default=200_000, help="of them, at most; they are held in memory (200000)"
+    )
     parser.add_argument("--start-from", type=Path, metavar="CHECKPOINT", help="weights to begin with (random ones)")
     parser.add_argument("--output", type=Path, help="the checkpoint to write (export/weights/own_VARIANT.safetensors)")
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
@@ -209,7 +235,7 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.seed in (HELD_OUT_SEED, CALIBRATION_SEED):
         parser.error(f"seed {options.seed} makes the events that the network is judged by: choose another")
-    for name in ("minutes", "peak_rate", "batch", "threads", "check_events", "calibrate_events"):
+    for name in ("minutes", "peak_rate", "batch", "threads", "events", "check_events", "calibrate_events"):
         if getattr(options, name) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
     options.output = options.output or WEIGHTS / f"own_{PRESETS[options.preset].variant}.safetensors"

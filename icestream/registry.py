@@ -4,16 +4,16 @@ A version keeps the files of its model as they lie in Triton's repository, and t
 `icestream models` or on MLflow's own pages; what it asks for is served once it is proved (deployer/).
 """
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from icestream.inference.model_files import CONFIG, checkpoint, digest
-from icestream.results.mlflow_names import EXPERIMENT as STREAM_EXPERIMENT
-from icestream.results.mlflow_names import EXPERIMENT_TAGS
+from icestream.results.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS, MODELS_EXPERIMENT
 
 # The client would hold a call for minutes while its server is away.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -28,11 +28,13 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 
 REGISTERED = "icemix"  # name of the registered model
-CHAMPION, PREVIOUS = "champion", "previous"
-EXPERIMENT = "icemix-models"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 FILES = "model"  # artifact folder of the run of a version
 # Tags of a version. By the checkpoint, which config.pbtxt names as well, the recorder finds the version that made a result.
-CHECKPOINT_TAG, DIGEST_TAG, BECAUSE_TAG = "checkpoint", "digest", "because"
+CHECKPOINT_TAG, DIGEST_TAG = "checkpoint", "digest"
+SHARE_TAG = "challenge.share"  # of the events that it answers as challenger
+PROMOTED_TAGS = ("promoted.by", "promoted.because", "promoted.gate")
+SHARE = 0.2  # without that tag
 FIRST_TAG = "first_digest"  # of the registered model
 
 
@@ -48,6 +50,7 @@ class Version:
     digest: str
     checkpoint: str
     aliases: tuple[str, ...]
+    share: float  # of the events that it answers as challenger; NaN if its tag is no such number
     created_ms: int  # Unix time
     run_id: str
 
@@ -78,6 +81,7 @@ class Registry:
                 digest=one.tags.get(DIGEST_TAG, ""),
                 checkpoint=one.tags.get(CHECKPOINT_TAG, ""),
                 aliases=tuple(sorted(aliases.get(str(one.version), ()))),
+                share=_share(one.tags.get(SHARE_TAG, str(SHARE))),
                 created_ms=one.creation_timestamp,
                 run_id=one.run_id or "",
             )
@@ -95,7 +99,7 @@ class Registry:
         with _words(self.url):
             weights = checkpoint(folder) if (folder / CONFIG).exists() else ""
             # That of the stream first: the page's link to it has the number of the first experiment.
-            _, experiment_id = (self._experiment(name) for name in (STREAM_EXPERIMENT, EXPERIMENT))
+            _, experiment_id = (self._experiment(name) for name in (EXPERIMENT, MODELS_EXPERIMENT))
             run_id = self._client.create_run(experiment_id, run_name=weights or folder.name).info.run_id
             for name, value in metrics.items():
                 self._client.log_metric(run_id, name, value)
@@ -149,9 +153,20 @@ class Registry:
         with _words(self.url):
             self._client.set_registered_model_alias(self.model, alias, version)
 
+    def delete_alias(self, alias: str) -> None:
+        with _words(self.url):
+            self._client.delete_registered_model_alias(self.model, alias)
+
     def tag(self, version: str, name: str, value: str) -> None:
         with _words(self.url):
             self._client.set_model_version_tag(self.model, version, name, value)
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) <= 1:
+            return float(text)
+    return math.nan
 
 
 @contextmanager

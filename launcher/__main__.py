@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from deployer.models import Models, ModelsError, act, add_actions
+from deployer.models import ModelsError, act, add_actions
 from emitter.settings import EmitterSettings
 from icestream import __version__
 from icestream.detector import nominal_icecube86
@@ -240,8 +240,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _models(options: argparse.Namespace) -> int:
     password = options.redis_password_file.read_text().strip() if options.redis_password_file else None
-    models = Models(Registry(options.mlflow_url, options.registered_model), options.redis_url, password)
-    sys.stdout.write("".join(f"{line}\n" for line in act(models, options)))
+    registry = Registry(options.mlflow_url, options.registered_model)
+    sys.stdout.write("".join(f"{line}\n" for line in act(registry, options.redis_url, password, options)))
     return 0
 
 

@@ -173,6 +173,25 @@ class Plan:
             grace_s=25,
         )
 
+    def challenger_service(self) -> Service:
+        """A bridge that answers copies; it idles while there is no challenger."""
+        settings = {
+            "REDIS_URL": self.redis_url,
+            "TRITON_URL": self.triton_url,
+            "CHALLENGER": "true",
+            "IN_FLIGHT": "1",
+            "MAX_BATCH": "32",
+            "MAX_HELD": "128",
+            "METRICS_PORT": str(self.ports["challenger_metrics"]),
+        }
+        return Service(
+            name="challenger",
+            command=[sys.executable, "-m", "bridge"],
+            environment=_prefixed(BridgeSettings, settings),
+            ports=self._ports("challenger_metrics"),
+            grace_s=25,
+        )
+
     def deployer_service(self) -> Service:
         settings = {
             "REDIS_URL": self.redis_url,

@@ -8,7 +8,7 @@ from tritonserver.process import free_ports, is_free
 DEFAULT_PORTS = {
     "redis": 6379, "triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002, "mlflow": 5000,
     "emitter_metrics": 9101, "bridge_metrics": 9102, "recorder_metrics": 9103, "deployer_metrics": 9105,
-    "display": 8080, "display_metrics": 9104,
+    "challenger_metrics": 9106, "display": 8080, "display_metrics": 9104,
 }  # fmt: skip
 
 

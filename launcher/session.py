@@ -104,7 +104,7 @@ class Session:
         with view:
             await self._watch()
         view.say("uploading the remaining results to MLflow")
-        await self._supervisor.stop("emitter", *plan.bridges)
+        await self._supervisor.stop("emitter", "challenger", *plan.bridges)
         await self._supervisor.stop("recorder")
         return await asyncio.to_thread(self._figures, triton)
 
@@ -135,6 +135,7 @@ class Session:
             supervisor.start(name, lambda name=name: plan.bridge_service(name))  # type: ignore[misc]
         if not await self._ready("bridge", "a bridge", self._bridge_works):
             return False
+        supervisor.start("challenger", plan.challenger_service)
         supervisor.start("recorder", plan.recorder_service)
         supervisor.start("display", plan.display_service)
         return await self._ready("display", "the live page", lambda: answers(f"{plan.display_url}/health"))
@@ -265,7 +266,7 @@ def _stop_order(names: list[str]) -> list[list[str]]:
     servers = [name for name in names if name in ("triton", "mlflow", "redis")]
     return [
         ["emitter"],
-        [name for name in names if name.startswith("bridge")],
+        [name for name in names if name == "challenger" or name.startswith("bridge")],
         ["recorder", "display", "deployer"],
         servers,
     ]

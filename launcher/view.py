@@ -105,7 +105,8 @@ class View:
             f"Triton     gRPC {HOST}:{port['triton_grpc']}   metrics http://{HOST}:{port['triton_metrics']}/metrics\n"
             f"Redis      {plan.redis_url}\n"
             f"/metrics   emitter :{port['emitter_metrics']}  bridge :{port['bridge_metrics']}  "
-            f"recorder :{port['recorder_metrics']}  display :{port['display_metrics']}  deployer :{port['deployer_metrics']}"
+            f"recorder :{port['recorder_metrics']}  display :{port['display_metrics']}  deployer :{port['deployer_metrics']}  "
+            f"challenger :{port['challenger_metrics']}"
         )
 
     def summary(self, figures: dict[str, Any]) -> None:

@@ -23,11 +23,13 @@ from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
+from icestream.streams.challenge import read_challenge
 from icestream.streams.connection import connect
 from icestream.streams.publisher import read_description
 from icestream.streams.results import AnotherReader, GroupReader
 from icestream.streams.suitability import UnsuitableRedis
 from recorder.collector import Collector
+from recorder.judge import Judge
 from recorder.loops import collect, upload
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
@@ -62,6 +64,7 @@ def main() -> None:
         settings,
         metrics,
         describe_run=lambda run_id: read_description(redis, run_id),
+        read_challenge=lambda: read_challenge(redis),
         log=log,
     )
     faults: queue.SimpleQueue[Exception] = queue.SimpleQueue()
@@ -79,7 +82,7 @@ def main() -> None:
     refused: str | None = None
     try:
         collector = Collector(GroupReader(redis), spool, metrics)
-        collect(collector, settings.window_s, stop=stop, metrics=metrics, log=log)
+        collect(collector, Judge(redis, metrics, log), settings.window_s, stop=stop, metrics=metrics, log=log)
     except AnotherReader as error:
         log.error("stopping", error=str(error))
         refused = f"recorder: {error}: one Redis has one recorder"

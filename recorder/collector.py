@@ -8,6 +8,8 @@ written before its event, so reading results first and truths second misses none
 from collections import deque
 from itertools import islice
 
+import pyarrow as pa
+
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.result import Results
@@ -110,11 +112,14 @@ class Collector:
         """The open window should be closed now."""
         return len(self._open) >= WINDOW_ROWS or len(self._results) >= WINDOW_ROWS
 
-    def close_window(self) -> None:
-        """Put the open window into the spool and acknowledge its entries; raises AnotherReader if another recorder has them now."""
+    def close_window(self) -> pa.Table | None:
+        """Put the open window into the spool and acknowledge its entries; raises AnotherReader if another recorder has them now.
+
+        Returns:
+            What was put there, if anything was.
+        """
         self._acknowledge()  # what an earlier call has written and failed to acknowledge
-        if not self._results:
-            return
+        rows: pa.Table | None = None
         results = [found for found in self._results.values() if found is not None]
         if results:
             events = [event for found in results for event in found.events]
@@ -129,6 +134,7 @@ class Collector:
         self._results.clear()
         self._open.clear()
         self._acknowledge()
+        return rows
 
     def check_server(self) -> list[str]:
         """Warnings about the server; raises UnsuitableRedis."""

@@ -11,6 +11,7 @@ from icestream.service.retry import pauses
 from icestream.streams.connection import BLOCK_MS, RedisError, is_away
 from icestream.streams.results import AnotherReader, LeaseLost
 from recorder.collector import READ_AT_ONCE, Collector
+from recorder.judge import Judge
 from recorder.metrics import RecorderMetrics
 from recorder.uploader import Uploader
 
@@ -21,7 +22,13 @@ CLOSING_S = 45.0  # after SIGTERM: time for MLflow to take what is left; the res
 
 
 def collect(
-    collector: Collector, window_s: float, *, stop: threading.Event, metrics: RecorderMetrics, log: Log
+    collector: Collector,
+    judge: Judge,
+    window_s: float,
+    *,
+    stop: threading.Event,
+    metrics: RecorderMetrics,
+    log: Log,
 ) -> None:
     """Read and spool until stopped, then spool what there is; raises AnotherReader if another recorder reads."""
     prepared, due = False, time.monotonic() + window_s
@@ -37,7 +44,7 @@ def collect(
             stopping = stop.is_set()
             found = collector.read(None if stopping else BLOCK_MS)
             if collector.full or time.monotonic() >= due or (stopping and not found):
-                collector.close_window()
+                judge.judge(collector.close_window())
                 due = time.monotonic() + window_s
             if stopping and not found:
                 collector.leave()

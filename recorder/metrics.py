@@ -1,15 +1,19 @@
 """The metrics of the recorder."""
 
+import math
 from pathlib import Path
 
 import pyarrow as pa
 from prometheus_client import CollectorRegistry
 
+from icestream.results.comparison import SIDES, Comparison, Copies
 from icestream.results.table import numbers
 from icestream.service.metrics import Metric, ProcessMetrics
 from recorder.reference import BUCKETS, SHIPPED, Reference, values
 
 ANGLE = "recorder_opening_angle_degrees"
+BOUNDS = ("low", "mean", "high")
+NONE = Comparison(epoch=0, champion_version="", challenger_version="")
 
 TABLE = (
     Metric("recorder_events_total", "counter", "Results put into the spool, by whether the truth is known", label="truth", values=("known", "unknown")),
@@ -28,6 +32,14 @@ TABLE = (
     Metric("recorder_last_upload_timestamp_seconds", "gauge", "Unix time of the last successful upload"),
     Metric("recorder_spool_files", "gauge", "Files that wait for MLflow"),
     Metric("recorder_spool_bytes", "gauge", "Size of those files"),
+    Metric("recorder_challenge_pairs", "gauge", "Events answered by champion and challenger, in the challenge under way"),
+    Metric("recorder_challenge_copies", "gauge", "Copies of events for the challenger, by what became of them", label="outcome", values=("answered", "refused", "dropped")),
+    Metric("recorder_challenge_difference_degrees", "gauge", "Opening angle of the challenger minus that of the champion: mean, and its 95 % interval", label="bound", values=BOUNDS),
+    Metric("recorder_challenge_opening_angle_degrees", "gauge", "Mean opening angle to the truth of those events", label="by", values=SIDES),
+    Metric("recorder_challenge_within_50_ratio", "gauge", "Share of the truths within the 50 % radius", label="by", values=SIDES),
+    Metric("recorder_challenge_within_90_ratio", "gauge", "Share of the truths within the 90 % radius", label="by", values=SIDES),
+    Metric("recorder_challenge_p99_seconds", "gauge", "Seconds within which 99 % of the answers came from Triton", label="by", values=SIDES),
+    Metric("recorder_challenge_between_degrees", "gauge", "Median angle between the two directions"),
     Metric("recorder_collect_failures_total", "counter", "Times that results could not be read or written to disk"),
 )  # fmt: skip
 
@@ -82,3 +94,20 @@ class RecorderMetrics(ProcessMetrics):
 
     def collect_failed(self) -> None:
         self.metrics["recorder_collect_failures_total"].inc()
+
+    def compared(self, challenge: tuple[Comparison, Copies] | None) -> None:
+        """How challenger and champion compare; None while there is no challenger."""
+        found, copies = challenge or (NONE, Copies(copied=0, answered=0, refused=0, dropped=0))
+        self.metrics["recorder_challenge_pairs"].set(found.pairs)
+        for outcome in ("answered", "refused", "dropped"):
+            self.metrics["recorder_challenge_copies", outcome].set(getattr(copies, outcome))
+        self.metrics["recorder_challenge_between_degrees"].set(found.median_between_deg)
+        mean, half = found.difference
+        for bound, value in zip(BOUNDS, (mean - half, mean, mean + half), strict=True):
+            self.metrics["recorder_challenge_difference_degrees", bound].set(value)
+        for name in SIDES:
+            side, truths = getattr(found, name), found.truths or math.nan
+            self.metrics["recorder_challenge_opening_angle_degrees", name].set(side.opening_angle_deg / truths)
+            self.metrics["recorder_challenge_within_50_ratio", name].set(side.within_50 / truths)
+            self.metrics["recorder_challenge_within_90_ratio", name].set(side.within_90 / truths)
+            self.metrics["recorder_challenge_p99_seconds", name].set(side.p99_s)

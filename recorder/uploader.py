@@ -23,6 +23,8 @@ from icestream.results.mlflow_names import EXPERIMENT_TAGS, PREDICTIONS
 from icestream.results.pictures import opening_angles, sky_map
 from icestream.results.table import SCHEMA
 from icestream.service.logs import Log
+from icestream.streams.challenge import Challenge
+from recorder.challenge_run import ChallengeRun
 from recorder.metrics import RecorderMetrics
 from recorder.retention import Retention
 from recorder.settings import RecorderSettings
@@ -41,6 +43,7 @@ class Uploader:
 
     Args:
         describe_run: source, rate and seed of a run's events, as far as they are known.
+        read_challenge: as of `ChallengeRun`.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Uploader:
         metrics: RecorderMetrics,
         *,
         describe_run: Callable[[int], dict[str, str]],
+        read_challenge: Callable[[], Challenge | None],
         log: Log,
     ):
         self._spool, self._settings, self._metrics = spool, settings, metrics
@@ -62,6 +66,7 @@ class Uploader:
         self._undrawn = False  # and whether there are some that are in no picture
         self._tagged: set[tuple[str, str, str]] = set()  # models it is tagged with: name, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
+        self._challenge = ChallengeRun(self._client, read_challenge)
         self._retention = Retention(self._client, settings.experiment, settings.keep_days, log)
 
     def upload(self, closing: bool = False) -> None:
@@ -74,6 +79,7 @@ class Uploader:
                     self._forget_deleted(recorder_run)
                     raise
             if not closing:
+                self._challenge.upload()
                 self._retention.apply()
         finally:  # while MLflow is away, too: that is when the spool grows
             self._metrics.spool(*self._spool.size())

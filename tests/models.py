@@ -84,16 +84,26 @@ def _add_wrong_models(repository: Path) -> None:
         onnx.save(changed, repository / fault / "1" / "model.onnx")
 
 
-def add_test_models(repository: Path) -> None:
-    """Beside `icemix`: `picky` refuses some events, `other` has another output, and those of FAULTS give wrong answers."""
-    config = (repository / "icemix" / "config.pbtxt").read_text()
-    (repository / "picky" / "1").mkdir(parents=True)
-    (repository / "picky" / "1" / "model.py").write_text(PICKY_MODEL)
+def make_picky(folder: Path) -> None:
+    """Make a copy of the shipped model the one that refuses some events, with a known answer of its own."""
+    shutil.rmtree(folder / "1")
+    (folder / "1").mkdir()
+    (folder / "1" / "model.py").write_text(PICKY_MODEL)
+    config = (folder / "config.pbtxt").read_text()
     config = re.sub(r'parameters \{ key: "self_test".*?\n \} \}\n', "", config, flags=re.DOTALL)
-    config = config.replace('name: "icemix"', 'name: "picky"').replace('backend: "onnxruntime"', 'backend: "python"')
+    config = config.replace('name: "icemix"', f'name: "{folder.name}"').replace(
+        'backend: "onnxruntime"', 'backend: "python"'
+    )
     known = KnownAnswer(event(5, charge=1.0), (0.0, 0.0, 1.0), float(event(5).sensor_id[0]))
     self_test = parameter("self_test", known_answers.encode([known]))
-    (repository / "picky" / "config.pbtxt").write_text(config + self_test)
+    (folder / "config.pbtxt").write_text(config + self_test)
+
+
+def add_test_models(repository: Path) -> None:
+    """Beside `icemix`: `picky` refuses some events, `other` has another output, and those of FAULTS give wrong answers."""
+    shutil.copytree(repository / "icemix", repository / "picky")
+    make_picky(repository / "picky")
+    config = (repository / "picky" / "config.pbtxt").read_text()
     other = config.replace('"picky"', '"other"').replace(
         '{ name: "kappa" data_type: TYPE_FP32 dims: [1] }', '{ name: "kappa" data_type: TYPE_FP32 dims: [2] }'
     )

@@ -88,6 +88,7 @@ def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, 
     [
         ("emitter", EmitterSettings, {"RUN_ID", "METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         ("bridge", BridgeSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST", "MODEL"}),
+        ("challenger", BridgeSettings, set(), {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         ("deployer", DeployerSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         ("recorder", RecorderSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
         (
@@ -119,11 +120,12 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
         "SHIPPED",
         "REPOSITORY",
         "SESSION",
+        "METRICS_PORT",
     }:
         assert here[key] == there[key], key
     if "MODEL" in there:
         assert there["MODEL"] == settings.model_fields["model"].default
-    stage = DOCKERFILE.split(f"FROM runtime AS {name}\n")[1].split("FROM")[0]
+    stage = DOCKERFILE.split(f"FROM runtime AS {SERVICES[name]['build']['target']}\n")[1].split("FROM")[0]
     assert re.search(r"CMD (.*)", stage)[1] == str(part(plan, name).command).replace(  # type: ignore[index]
         repr(part(plan, name).command[0]), '"python"'
     ).replace("'", '"')
@@ -131,7 +133,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
 
 
 def test_containers_are_given_time_to_drain(plan: Plan) -> None:
-    for name in ("emitter", "bridge", "deployer", "recorder", "display"):
+    for name in ("emitter", "bridge", "challenger", "deployer", "recorder", "display"):
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= part(plan, name).grace_s
 
 
@@ -167,7 +169,7 @@ def test_every_service_is_watched_limited_and_has_no_more_rights_than_it_needs(n
     assert service["logging"]["options"]["max-size"]
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:")
-    if name in ("redis", "emitter", "bridge", "deployer", "recorder", "redis-exporter"):
+    if name in ("redis", "emitter", "bridge", "challenger", "deployer", "recorder", "redis-exporter"):
         assert "ports" not in service
     for needed in service.get("depends_on", {}).values():
         assert needed["condition"] in ("service_healthy", "service_completed_successfully")

@@ -176,10 +176,62 @@ def _angles() -> Row:
     ]
 
 
+def _challenge() -> Row:
+    challenge = "icestream_recorder_challenge"
+    return [
+        lines(
+            "Challenger against champion",
+            [
+                (f'max({challenge}_difference_degrees{{bound="mean"}})', "mean"),
+                (f'max({challenge}_difference_degrees{{bound="low"}})', "reference: low"),
+                (f'max({challenge}_difference_degrees{{bound="high"}})', "reference: high"),
+            ],
+            "degree",
+            "Opening angle of the challenger minus the champion's, on the same events, with the 95 % interval; below 0 it is better. Empty while there is no challenger.",
+            bounds=(None, None),
+        ),
+        lines(
+            "Challenger, held by the radii",
+            [
+                (f"max by (by) ({challenge}_within_50_ratio)", "{{by}}, 50 %"),
+                (f"max by (by) ({challenge}_within_90_ratio)", "{{by}}, 90 %"),
+                ("vector(0.5)", "reference: 50 %"),
+                ("vector(0.9)", "reference: 90 %"),
+            ],
+            "percentunit",
+            "Share of the events whose truth is within the radius of either.",
+            bounds=(0, 1),
+        ),
+        lines(
+            "Challenger, copies",
+            [
+                (f"max by (outcome) ({challenge}_copies)", "{{outcome}}"),
+                (f"max({challenge}_pairs)", "answered by both"),
+            ],
+            "short",
+            "Copies of events for the challenger, in the challenge under way. Those that are dropped came too fast for it.",
+        ),
+        lines(
+            "Challenger, time of an answer",
+            [(f"max by (by) ({challenge}_p99_seconds)", "{{by}}, p99")],
+            "s",
+            "Seconds within which Triton gave 99 % of the answers that are compared.",
+        ),
+    ]
+
+
 def dashboard() -> Dashboard:
     return board(
         "Icestream · Physics",
         "icestream-physics",
         "Distributions of the results, compared with the truth where it is known and with the reference.",
-        rows=[_figures(), _accuracy(), _quantile_row(), _confidence_and_zenith(), _azimuth_and_pulses(), _angles()],
+        rows=[
+            _figures(),
+            _accuracy(),
+            _quantile_row(),
+            _confidence_and_zenith(),
+            _azimuth_and_pulses(),
+            _angles(),
+            _challenge(),
+        ],
     )

@@ -47,6 +47,7 @@ export class EventDisplay {
     this.paint = {
       found: arrow(0xf0e442),
       truth: arrow(0x3fd6a2),
+      challenger: arrow(0xcc79a7),
       cone: new MeshBasicMaterial({ color: 0xf0e442, transparent: true, opacity: 0.13, side: DoubleSide, depthWrite: false }),
       pulses: new MeshLambertMaterial(),
     };
@@ -91,6 +92,7 @@ export class EventDisplay {
     this.addDirection(found.azimuth, found.zenith, centre, 5, "found");
     this.addCone(found, centre);
     if (found.true_azimuth !== null) this.addDirection(found.true_azimuth, found.true_zenith, centre, 2.5, "truth");
+    if (found.challenger) this.addDirection(found.challenger.azimuth, found.challenger.zenith, centre, 3.5, "challenger");
     if (this.calm) this.at(1);
     else this.play();
   }
@@ -100,7 +102,7 @@ export class EventDisplay {
     this.event.clear();
     this.spheres?.dispose();
     this.spheres = null;
-    for (const name of ["found", "truth", "pulses"]) delete this.section.dataset[name];
+    for (const name of ["found", "truth", "challenger", "pulses"]) delete this.section.dataset[name];
   }
 
   /** Spheres for the pulses, hidden until they are played; returns their charge-weighted centre. */

@@ -44,6 +44,10 @@ function showFacts(found) {
   ];
   if (found.opening_angle_deg !== null)
     parts.push(`<span class="truth">▲ truth: zenith ${degrees(found.true_zenith)}, azimuth ${degrees(found.true_azimuth)}; opening angle <b>${found.opening_angle_deg.toFixed(2)}°</b></span>`);
+  if (found.challenger) {
+    const { model, zenith, azimuth, opening_angle_deg: angle } = found.challenger;
+    parts.push(`<span class="challenger">▲ challenger ${model}: zenith ${degrees(zenith)}, azimuth ${degrees(azimuth)}${angle === null ? "" : `; opening angle <b>${angle.toFixed(2)}°</b>`}</span>`);
+  }
   if (!found.pulses) parts.push("Its pulses were not kept.");
   find("#facts").innerHTML = parts.join("<br>");
 }
@@ -123,6 +127,27 @@ function state(now, troubles) {
   trouble(troubles.map(({ words, since }) => `${words} (since ${new Date(since * 1000).toLocaleTimeString()})`).join(" "));
 }
 
+/** What is known of the challenge under way: words, and the paired difference as it converges. */
+function challenge(now) {
+  find("#challenge").hidden = !now;
+  if (!now) return;
+  const answered = `Version ${now.challenger} answers ${(100 * now.share).toFixed(0)} % of the events as well; ${now.pairs} of at least ${now.needed} are answered by both.`;
+  const mean = now.difference_deg;
+  const difference =
+    mean === null
+      ? "No truth is known yet."
+      : `Opening angle against version ${now.champion}: ${mean < 0 ? "−" : "+"}${Math.abs(mean).toFixed(2)}° ± ${now.half_interval_deg.toFixed(2)}° (95 %).`;
+  find("#challenge span").textContent = `${answered} ${difference}`;
+  const points = now.history;
+  const most = Math.max(0.1, ...points.slice(Math.floor(points.length / 8)).map(([, value, half]) => Math.abs(value) + half));
+  const across = (count) => (100 * count) / points.at(-1)[0];
+  const down = (value) => 15 - (14 * Math.max(-most, Math.min(most, value))) / most;
+  const line = (edge) => points.map(([count, value, half]) => `${across(count).toFixed(1)},${down(value + edge * half).toFixed(1)}`);
+  const draw = (name, corners) => find(`#challenge .${name}`).setAttribute("points", corners.join(" "));
+  draw("band", [...line(1), ...line(-1).reverse()]);
+  draw("mean", line(0));
+}
+
 function trouble(words) {
   const line = find("#trouble");
   if (line.textContent !== words) line.textContent = words;
@@ -155,6 +180,7 @@ function connect() {
     rows = tick.shown;
     list();
     state(tick.state, tick.troubles);
+    challenge(tick.challenge);
     if (find("#rejected-entries").open) listRejected(tick.rejected);
     followMostConfident();
   });

@@ -166,12 +166,10 @@ def _origin(card: dict[str, Any]) -> str:
         ])  # fmt: skip
         sitting = sitting.get("started_from")
     rows += [[str(number), *row] for number, row in enumerate(reversed(sittings), 1)]
-    calibration = card.get("calibration")
-    calibrated = (
-        f"κ and radii were calibrated on {calibration['events']} other events (seed {calibration['seed']}); all below are of a third seed."
-        if calibration
-        else "κ and radii are not calibrated."
-    )
+    calibrated = "κ and radii are not calibrated."
+    if calibration := card.get("calibration"):
+        on = calibration.get("sample") or f"{calibration['events']} simulated events, seed {calibration['seed']}"
+        calibrated = f"κ and radii were calibrated on {on}; all below are other events."
     return (
         f"Trained by `export/train.py` on this project's own simulation, version {card['simulation_version']}, of {card['detector']}; event "
         f"stream of seed {card['seed']}, each event seen once.\n\n{markdown(rows)}\n"

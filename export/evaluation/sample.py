@@ -92,6 +92,13 @@ class Sample:
             linefit_deg=_linefit_deg(events, vectors, detector),
         )  # fmt: skip
 
+    def only(self, chosen: NDArray[np.bool_]) -> "Sample":
+        """Some of the events."""
+        kept = int(chosen.sum())
+        columns = {name: getattr(self, name)[chosen] for name in ("truth", "kind", "energy_gev", "linefit_deg")}
+        events = [event for event, wanted in zip(self.events, chosen, strict=True) if wanted]
+        return replace(self, name=f"{kept} of {self.name}", events=events, **columns)
+
     def shifted(self, by_ns: float) -> "Sample":
         """The same events with all times moved."""
         return replace(self, events=[event.shifted(by_ns) for event in self.events])

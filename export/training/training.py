@@ -13,7 +13,7 @@ from export.evaluation.sample import Sample
 from export.icemix import VARIANTS, IceMix
 from export.served import ServedIceMix
 from export.training.device_events import device_batches
-from export.training.events import HELD_OUT_SEED, JITTER_NS, Place, SimulatedPools, batches
+from export.training.events import JITTER_NS, Place, RecordedPools, SimulatedPools, batches
 from icestream.detector import nominal_icecube86
 from icestream.sources.simulation import simulator
 
@@ -82,6 +82,8 @@ def angle_loss(vector: Tensor, truth: Tensor) -> Tensor:
 class Training:
     """A network, its optimiser, its moving average and its progress."""
 
+    recorded: Sample | None = None  # what it trains on instead of simulated events
+
     def __init__(self, recipe: Recipe, seed: int, start: tuple[IceMix, dict[str, Any]] | None = None):
         self.recipe = recipe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,6 +141,9 @@ class Training:
     def stream(self, workers: int) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Place]]:
         """Batches from where the training stands, made on the GPU or by worker processes: inputs, truth, the place behind."""
         detector, progress, batch = nominal_icecube86(), self.progress, self.recipe.batch
+        if found := self.recorded:
+            pools = RecordedPools(found.events, found.truth, progress.seed, batch, self.limit)
+            return batches(pools, progress.place, workers=0)  # the events are here
         if self.device.type == "cuda":
             return device_batches(
                 detector, progress.place, self.device, seed=progress.seed, batch=batch, limit=self.limit
@@ -203,6 +208,7 @@ class Training:
             "minutes": round(self.progress.seconds / 60, 1),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU",
             "jitter_ns": JITTER_NS,
-            "held_out": {"seed": HELD_OUT_SEED, "events": len(held_out.events), **found},
+            "trained_on": self.recorded.name if self.recorded else "simulation",
+            "held_out": {"sample": held_out.name, "events": len(held_out.events), **found},
             "started_from": self.started_from,
         }

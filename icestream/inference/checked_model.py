@@ -135,6 +135,10 @@ class CheckedModel:
         """Whether each of these servers has proved the model."""
         return all(address in self._endpoints and self._endpoints[address].usable for address in addresses)
 
+    def is_wrong_at(self, addresses: Iterable[str]) -> bool:
+        """Whether each of these servers serves something else under this name, or gives other answers than the known ones."""
+        return all(address in self._endpoints and self._endpoints[address].state == "wrong" for address in addresses)
+
     async def infer(self, events: Sequence[Event]) -> Inference:
         """The answer to a batch.
 

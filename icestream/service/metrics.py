@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -48,9 +48,16 @@ class ProcessMetrics:
     Args:
         process: its name.
         table: its own metrics; `self.metrics` has each of them by its name, or by (name, label value).
+        exposed: the name under which one is exposed.
     """
 
-    def __init__(self, registry: CollectorRegistry, process: str, table: Sequence[Metric]):
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        process: str,
+        table: Sequence[Metric],
+        exposed: Callable[[str], str] = str,
+    ):
         self.registry, self._process = registry, process
         Info("icestream_build", "Version of this process", registry=registry).info(
             {"process": process, "version": __version__}
@@ -65,7 +72,9 @@ class ProcessMetrics:
         )
         self._waited_for = ""
         ProcessCollector(registry=registry)
-        self.metrics: Mapping[Any, Any] = {key: made for row in table for key, made in _make(row, registry).items()}
+        self.metrics: Mapping[Any, Any] = {
+            key: made for row in table for key, made in _make(row, exposed(row.name), registry).items()
+        }
 
     def beat(self, waiting_for: str = "") -> None:
         """Record progress of the main loop, or what it waits for: a wait without end and without a name stops the heartbeat."""
@@ -87,11 +96,11 @@ class ProcessMetrics:
         return int(server.server_port)
 
 
-def _make(row: Metric, registry: CollectorRegistry) -> dict[Any, Any]:
+def _make(row: Metric, exposed: str, registry: CollectorRegistry) -> dict[Any, Any]:
     """A metric, by its name, and each of its labelled children, by (name, value)."""
     arguments: dict[str, Any] = {"labelnames": [row.label] if row.label else [], "registry": registry}
     kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
     if row.kind == "histogram":
         arguments["buckets"] = row.buckets
-    made = kinds[row.kind](f"icestream_{row.name}", row.help, **arguments)
+    made = kinds[row.kind](f"icestream_{exposed}", row.help, **arguments)
     return {row.name: made} | {(row.name, value): made.labels(value) for value in row.values}

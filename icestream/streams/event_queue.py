@@ -79,10 +79,13 @@ class EventQueue:
     Args:
         consumer: name in the group, unique among bridges.
         claim_idle_s: seconds without renewal after which an entry may be claimed.
+        names: of its keys.
     """
 
-    def __init__(self, redis: AsyncRedis, consumer: str, claim_idle_s: float):
+    def __init__(self, redis: AsyncRedis, consumer: str, claim_idle_s: float, names: keys.Queue = keys.STREAM):
         self._redis, self._consumer, self._idle_ms = redis, consumer, int(claim_idle_s * 1000)
+        self._names = names
+        self._count_runs = names == keys.STREAM  # a copy of an event is none of its run
         self._complete = redis.register_script(load("complete"))
         self._reject = redis.register_script(load("reject"))
         self._leave = redis.register_script(load("leave"))
@@ -101,7 +104,7 @@ class EventQueue:
     async def join(self) -> None:
         """Create the group, from the first entry of the stream, if it does not exist."""
         await adopt_old_names_asyncio(self._redis)
-        await self._join(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP])
+        await self._join(keys=[self._names.events], args=[keys.BRIDGE_GROUP])
 
     async def read(self, count: int, at_most_bytes: int = READ_BYTES) -> list[Entry]:
         """New entries: as many as wanted, or until they have so many bytes; waits for the first one for at most BLOCK_MS.
@@ -129,21 +132,21 @@ class EventQueue:
     async def _size(self) -> float:
         """Bytes of the stream, as of a moment ago; endless where it would take Redis long to count them."""
         if time.monotonic() > self._sized_s + SIZED_S:
-            few = int(await self._redis.xlen(keys.EVENTS)) <= SIZED_ENTRIES
-            size: Any = await self._redis.memory_usage(keys.EVENTS, samples=0) if few else math.inf
+            few = int(await self._redis.xlen(self._names.events)) <= SIZED_ENTRIES
+            size: Any = await self._redis.memory_usage(self._names.events, samples=0) if few else math.inf
             self._bytes, self._sized_s = float(size or 0), time.monotonic()
         return self._bytes
 
     async def _read_new(self, count: int, block_ms: int | None = None) -> list[Entry]:
         reply: Any = await self._redis.xreadgroup(
-            keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: ">"}, count=count, block=block_ms
+            keys.BRIDGE_GROUP, self._consumer, {self._names.events: ">"}, count=count, block=block_ms
         )
         payloads = [(entry_id, fields.get(wire.FIELD, b"")) for _, entries in reply for entry_id, fields in entries]
         return [_entry(entry_id, payload[:MAX_PAYLOAD_BYTES], len(payload)) for entry_id, payload in payloads]
 
     async def _read_limited(self, count: int, at_most_bytes: int) -> list[Entry]:
         found: list[Any] = await self._read(
-            keys=[keys.EVENTS],
+            keys=[self._names.events],
             args=[keys.BRIDGE_GROUP, self._consumer, count, at_most_bytes, wire.FIELD, MAX_PAYLOAD_BYTES, ">"],
         )
         return [_entry(entry_id, payload, size) for entry_id, payload, size in found]
@@ -153,7 +156,7 @@ class EventQueue:
         own = set(held)
         try:
             found: list[Any] = await self._redis.xpending_range(
-                keys.EVENTS, keys.BRIDGE_GROUP, min="-", max="+", count=LISTED, idle=self._idle_ms
+                self._names.events, keys.BRIDGE_GROUP, min="-", max="+", count=LISTED, idle=self._idle_ms
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -168,7 +171,7 @@ class EventQueue:
     async def claim(self, pending: PendingEntry) -> Entry | None:
         """Take over an abandoned entry; None if another bridge was faster, or if it was deleted."""
         found: list[Any] | None = await self._claim(
-            keys=[keys.EVENTS],
+            keys=[self._names.events],
             args=[
                 keys.BRIDGE_GROUP, self._consumer, self._idle_ms, pending.entry_id, wire.FIELD, MAX_PAYLOAD_BYTES,
             ],
@@ -187,7 +190,7 @@ class EventQueue:
         arguments: list[str | int] = [
             keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS, keys.UNASKED_BYTES,
         ]  # fmt: skip
-        found, trimmed = await self._tidy(keys=[keys.EVENTS, keys.DIRECTIONS, keys.TRUTH], args=arguments)
+        found, trimmed = await self._tidy(keys=[self._names.events, self._names.directions, keys.TRUTH], args=arguments)
         return int(found), int(trimmed)
 
     async def renew(self, held: Iterable[bytes]) -> None:
@@ -195,31 +198,47 @@ class EventQueue:
         ids: list[Any] = list(held)
         if ids:
             await self._redis.xclaim(
-                keys.EVENTS, keys.BRIDGE_GROUP, self._consumer, min_idle_time=0, message_ids=ids, justid=True
+                self._names.events, keys.BRIDGE_GROUP, self._consumer, min_idle_time=0, message_ids=ids, justid=True
             )
         else:
-            await self._redis.xreadgroup(keys.BRIDGE_GROUP, self._consumer, {keys.EVENTS: keys.END}, count=1)
+            await self._redis.xreadgroup(keys.BRIDGE_GROUP, self._consumer, {self._names.events: keys.END}, count=1)
 
     async def complete(
-        self, entry_ids: Sequence[bytes], results: Results, shown: tuple[int, bytes] | None = None
+        self,
+        entry_ids: Sequence[bytes],
+        results: Results,
+        shown: tuple[int, bytes] | None = None,
+        copied: Sequence[int] = (),
     ) -> list[Outcome]:
         """Store results and remove the entries of their events.
 
         Args:
             entry_ids: of the event of each result.
             shown: an event to show: the index of its result, and its payload.
+            copied: the indices of the results whose events the challenger is to answer, too.
         """
-        events = results.events
+        names, events = self._names, results.events
         runs = {run_id: number for number, run_id in enumerate(dict.fromkeys(run_id for run_id, _ in events), 1)}
         index, event = shown or (0, b"")
         arguments: list[bytes | str | int] = [
             keys.BRIDGE_GROUP, wire.FIELD, keys.REMEMBERED_MS, keys.REMEMBERED_MOST, keys.SHOWN_KEPT, keys.RUN_KEPT_S,
             wire.results_head(results), results.rows.tobytes(), event, index + 1,
+            " ".join(str(number + 1) for number in copied), keys.COPIES_KEPT, keys.COPY_BYTES,
         ]  # fmt: skip
         for entry_id, (run_id, event_id) in zip(entry_ids, events, strict=True):
             arguments += (entry_id, f"{run_id}:{event_id}", runs[run_id])
         outcomes = await self._complete(
-            keys=[keys.EVENTS, keys.DIRECTIONS, keys.SHOWN, keys.DONE, keys.STORED, *map(keys.run, runs)],
+            keys=[
+                names.events,
+                names.directions,
+                names.shown,
+                names.done,
+                names.stored,
+                keys.CHALLENGE.events,
+                keys.DROPPED,
+                keys.CHALLENGE.stored,
+                *(keys.run(run_id) for run_id in runs if self._count_runs),
+            ],
             args=arguments,
         )
         return [OUTCOMES[outcome] for outcome in outcomes]
@@ -232,21 +251,25 @@ class EventQueue:
             keys.REJECTED_KEPT, keys.REJECTED_KEPT_BYTES, keys.REJECTED_PAYLOAD_BYTES,
             rejection.reason, rejection.detail[:DETAIL_CHARACTERS], entry.tries, "" if run_id is None else run_id,
         ]  # fmt: skip
-        run = [] if run_id is None else [keys.run(run_id)]
-        return bool(await self._reject(keys=[keys.EVENTS, keys.REJECTED, keys.REJECTED_BYTES, *run], args=arguments))
+        run = [keys.run(run_id)] if run_id is not None and self._count_runs else []
+        return bool(
+            await self._reject(
+                keys=[self._names.events, self._names.rejected, self._names.rejected_bytes, *run], args=arguments
+            )
+        )
 
     async def take_turn(self, for_s: float) -> bool:
         """Take the bridges' turn at asking Triton alone, for so many seconds; False while another bridge has it."""
-        holder: bytes = await self._lease(keys=[keys.ALONE], args=[self._consumer, int(for_s * 1000)])
+        holder: bytes = await self._lease(keys=[self._names.alone], args=[self._consumer, int(for_s * 1000)])
         return holder.decode() == self._consumer
 
     async def give_turn(self) -> None:
         """Let another bridge ask alone."""
-        await self._lease(keys=[keys.ALONE], args=[self._consumer, 0])
+        await self._lease(keys=[self._names.alone], args=[self._consumer, 0])
 
     async def leave(self) -> None:
         """Leave the group, unless entries are still pending: those must stay claimable."""
-        await self._leave(keys=[keys.EVENTS], args=[keys.BRIDGE_GROUP, self._consumer])
+        await self._leave(keys=[self._names.events], args=[keys.BRIDGE_GROUP, self._consumer])
 
 
 def _entry(entry_id: bytes, payload: bytes, size: int, tries: int = 1) -> Entry:

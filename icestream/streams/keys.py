@@ -4,6 +4,7 @@ All have the hash tag `{icestream}`, so that one script may use several of them 
 """
 
 import re
+from typing import NamedTuple
 
 # emitter → bridge; an entry is deleted when its result is stored, so its length is the backlog
 EVENTS = "{icestream}:events"
@@ -22,9 +23,29 @@ EMITTED = (
 RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
 ALONE = "{icestream}:alone"  # lease of the bridge that asks Triton alone, to see which event is to blame
 SERVING = "{icestream}:serving"  # hash: which model is served; deployer → bridges
+COMPARISON = "{icestream}:comparison"  # how champion and challenger compare; recorder → everybody
+DROPPED = "{icestream}:challenge:dropped"  # counter: copies that were dropped for newer ones
 EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
 
-BRIDGE_GROUP = "bridge"  # reads EVENTS
+
+class Queue(NamedTuple):
+    """The keys of a queue of events, and of what becomes of them."""
+
+    events: str
+    directions: str
+    rejected: str
+    rejected_bytes: str
+    shown: str
+    done: str
+    stored: str
+    alone: str
+
+
+STREAM = Queue(EVENTS, DIRECTIONS, REJECTED, REJECTED_BYTES, SHOWN, DONE, STORED, ALONE)
+# The same again for copies of some events, which a bridge of its own answers by the challenger; the recorder reads the results.
+CHALLENGE = Queue(*(key.replace("{icestream}:", "{icestream}:challenge:") for key in STREAM))
+
+BRIDGE_GROUP = "bridge"  # reads the events of a queue
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
 # Reading the consumer's own pending entries beyond this id finds nothing but updates the consumer's idle time. Before
 # Redis 7.2 a read of new entries that finds none does not.
@@ -40,6 +61,8 @@ REJECTED_PAYLOAD_BYTES = 64 * 2**10  # of one payload; the rest of a larger one 
 UNASKED_BYTES = 128 * 2**20  # of results, and of truths, that stay where no recorder has ever read
 SHOWN_KEPT = 500  # entries, some minutes
 SHOWN_BYTES = 128 * 2**10  # of the payload of one: some 10 000 pulses
+COPIES_KEPT = 1000  # copies of events that wait for the challenger; the oldest are dropped for newer ones
+COPY_BYTES = 64 * 2**10  # of the payload of one: some 5000 pulses; larger events are not copied
 RUN_KEPT_S = 604_800  # that the hash of a run outlives its last write
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.streams import keys
-from icestream.streams.connection import Redis
+from icestream.streams.connection import AsyncRedis, Redis
 from icestream.streams.keys import INTEGER
 from icestream.streams.scripts import load
 
@@ -96,3 +96,24 @@ def _dead_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         tries=int(tries) if tries.isdigit() else 0,
         **text,
     )
+
+
+class RejectedReasons:
+    """The reasons of what is rejected from now on."""
+
+    def __init__(self, redis: AsyncRedis):
+        self._redis, self._read_to = redis, b""
+
+    async def new(self) -> list[str]:
+        """Of the entries since the last call; the first call finds none. Raises RedisError."""
+        if not self._read_to:
+            latest: Any = await self._redis.xrevrange(keys.REJECTED, count=1)
+            self._read_to = latest[0][0] if latest else b"0-0"
+            return []
+        reasons: list[str] = []
+        while True:
+            page: Any = await self._redis.xrange(keys.REJECTED, b"(" + self._read_to, count=PAGE)
+            if not page:
+                return reasons
+            self._read_to = page[-1][0]
+            reasons += [fields.get(b"reason", b"").decode(errors="replace") for _, fields in page]

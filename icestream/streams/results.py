@@ -12,7 +12,7 @@ from icestream.event import InvalidEvent
 from icestream.result import Results
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
-from icestream.streams.connection import Redis
+from icestream.streams.connection import AsyncRedis, Redis
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
@@ -142,6 +142,12 @@ class GroupReader:
         )
         found: list[tuple[bytes, Mapping[bytes, bytes]]] = [entry for _, entries in reply for entry in entries]
         return [(entry_id, fields.get(wire.FIELD, b"")[:RECORD_BYTES]) for entry_id, fields in found]
+
+
+async def count_stored_asyncio(redis: AsyncRedis) -> int:
+    """How many results were ever stored. Raises RedisError."""
+    count: Any = await redis.get(keys.STORED)
+    return int(count) if keys.INTEGER.fullmatch(count or b"") else 0
 
 
 def latest_results(redis: Redis, count: int) -> list[Results]:

@@ -1,4 +1,4 @@
-"""Which model is served: written by the deployer alone, followed by every bridge and display."""
+"""Which models are served: written by the deployer alone, followed by every bridge and display."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from icestream.streams.scripts import load
 
 LOOK_S = 1.0
 _SCRIPT = load("serve")
-_FIELDS = ["epoch", "state"]
+_FIELDS = ["epoch", "state", "since_s"]
+_COMPARED = (*keys.CHALLENGE, keys.DROPPED, keys.COMPARISON)  # begins anew with each state
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,11 +29,35 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         epoch: number of this state; each change has a greater one.
+        since_s: Unix time of the change.
+        registered: name of the registered model.
         champion: answers the stream.
+        challenger: answers copies of some events, to be compared.
+        share: of the events that are copied.
+        previous: the champion before this one.
+        withdrawn: by name in Triton, why a champion was replaced by the one before it without being told to.
     """
 
     epoch: int = 0
+    since_s: int = 0
+    registered: str = ""
     champion: Served
+    challenger: Served | None = None
+    share: float = 0.0
+    previous: Served | None = None
+    withdrawn: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the deployer found at its last look that was another than the one before.
+
+    Attributes:
+        problems: by alias, why the version that it asks for is not served.
+        loaded: by address of each Triton, the models it has loaded.
+    """
+
+    problems: dict[str, str] = msgspec.field(default_factory=dict)
+    loaded: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
 
 def read_serving(redis: Redis) -> Serving | None:
@@ -55,35 +80,37 @@ async def read_epoch_asyncio(redis: AsyncRedis) -> int:
 
 async def replace_serving(redis: AsyncRedis, epoch: int, after: Serving) -> bool:
     """Change the state with this number; False if somebody else has changed it meanwhile. Raises RedisError."""
-    return bool(await redis.register_script(_SCRIPT)(keys=[keys.SERVING], args=[epoch, msgspec.json.encode(after)]))
+    state = msgspec.json.encode(msgspec.structs.replace(after, epoch=0, since_s=0))
+    return bool(await redis.register_script(_SCRIPT)(keys=[keys.SERVING, *_COMPARED], args=[epoch, state]))
 
 
-def read_problems(redis: Redis) -> dict[str, str]:
-    """By alias, why the version that it asks for is not served. Raises RedisError."""
-    text: Any = redis.hget(keys.SERVING, "problems")
-    with suppress(msgspec.DecodeError):
-        return msgspec.json.decode(text or b"{}", type=dict[str, str])
-    return {}
-
-
-async def write_problems(redis: AsyncRedis, problems: dict[str, str]) -> None:
+def read_report(redis: Redis) -> Report:
     """Raises RedisError."""
-    reply: Any = redis.hset(keys.SERVING, "problems", msgspec.json.encode(problems))
+    text: Any = redis.hget(keys.SERVING, "report")
+    with suppress(msgspec.DecodeError):
+        return msgspec.json.decode(text or b"{}", type=Report)
+    return Report()
+
+
+async def write_report(redis: AsyncRedis, report: Report) -> None:
+    """Raises RedisError."""
+    reply: Any = redis.hset(keys.SERVING, "report", msgspec.json.encode(report))
     await reply
 
 
-async def follow_serving(redis: AsyncRedis, follow: Callable[[str], None]) -> None:
-    """Name the champion's model again and again, for ever; nothing while Redis is away."""
+async def follow_serving(redis: AsyncRedis, follow: Callable[[Serving], None]) -> None:
+    """Tell the state again and again, for ever; nothing while Redis is away."""
     while True:
         with suppress(RedisError):
             if serving := await read_serving_asyncio(redis):
-                follow(serving.champion.name)
+                follow(serving)
         await asyncio.sleep(LOOK_S)
 
 
 def _parse(reply: Any) -> Serving | None:
-    epoch, state = reply
+    epoch, state, since_s = reply
     try:
-        return msgspec.structs.replace(msgspec.json.decode(state or b"", type=Serving), epoch=int(epoch))
+        found = msgspec.json.decode(state or b"", type=Serving)
+        return msgspec.structs.replace(found, epoch=int(epoch), since_s=int(since_s or 0))
     except (msgspec.DecodeError, ValueError, TypeError):
         return None

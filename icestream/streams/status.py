@@ -13,7 +13,6 @@ LOOKED_AT = 10  # oldest events that are looked at whether a bridge holds them
 COUNTED = 1000  # entries that are counted at most where Redis does not know a group's lag, after a restart
 
 _SCRIPT = load("status")
-_KEYS = (keys.EVENTS, keys.DIRECTIONS, keys.REJECTED, keys.EMITTER, keys.STORED)
 _ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED), str(LOOKED_AT))
 
 
@@ -37,15 +36,20 @@ class StreamStatus:
     recorders: int  # alive
 
 
-def read_status(redis: Redis) -> StreamStatus:
+def read_status(redis: Redis, queue: keys.Queue = keys.STREAM) -> StreamStatus:
     """The state of the streams now; raises RedisError."""
-    return _parse(redis.eval(_SCRIPT, len(_KEYS), *_KEYS, *_ARGUMENTS))
+    return _parse(redis.eval(*_arguments(queue)))
 
 
-async def read_status_asyncio(redis: AsyncRedis) -> StreamStatus:
+async def read_status_asyncio(redis: AsyncRedis, queue: keys.Queue = keys.STREAM) -> StreamStatus:
     """The same for asyncio."""
-    reply: Any = redis.eval(_SCRIPT, len(_KEYS), *_KEYS, *_ARGUMENTS)
+    reply: Any = redis.eval(*_arguments(queue))
     return _parse(await reply)
+
+
+def _arguments(queue: keys.Queue) -> Any:
+    names = (queue.events, queue.directions, queue.rejected, keys.EMITTER, queue.stored)
+    return (_SCRIPT, len(names), *names, *_ARGUMENTS)
 
 
 def _parse(reply: Any) -> StreamStatus:

@@ -75,11 +75,30 @@ def test_the_model_is_changed_and_changed_back(system: System, tmp_path: Path) -
     (folder / "README").write_text("so that the files are others")
     version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, {})
     models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
-    for action, name in ((["promote", version], f"icemix-v{version}"), (["rollback"], "icemix")):
+    for action, name in ((["promote", version, "--because", "a test"], f"icemix-v{version}"), (["rollback"], "icemix")):
         began = time.monotonic()
         assert f"is served as {name}" in system.compose(*models, *action)
         print(f"\n    {' '.join(action)} after {time.monotonic() - began:.0f} s")
         wait_until(lambda name=name: system.get("DISPLAY", "/v1/status")["model"].startswith(name), "it answers", 60)  # type: ignore[misc]
+    balance(system)
+
+
+def test_a_challenger_is_compared_and_promoted(system: System, tmp_path: Path) -> None:
+    """The same weights once more; the gate is passed within a minute or two."""
+    folder = tmp_path / "icemix"
+    shutil.copytree(ROOT / "model_repository" / "icemix", folder)
+    (folder / "README").write_text("so that the files are others again")
+    version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, {})
+    models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
+    assert f"version {version} answers 50% of the events as well" in system.compose(
+        *models, "challenge", version, "--share", "0.5"
+    )
+    wait_until(
+        lambda: system.ask("icestream_recorder_challenge_pairs >= 2000"), "2000 events are answered by both", 300
+    )
+    print("\n" + system.compose(*models, "compare", "--budget", "5"))
+    assert f"is served as icemix-v{version}" in system.compose(*models, "promote", version, "--budget", "5")
+    system.compose(*models, "rollback")
     balance(system)
 
 

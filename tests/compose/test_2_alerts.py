@@ -86,22 +86,48 @@ def a_model_that_fails(system: System) -> Iterator[None]:
         system.compose("restart", "triton")
 
 
-@contextmanager
-def another_model(system: System) -> Iterator[None]:
-    """A version 2 whose directions are mirrored."""
-    version = ROOT / "model_repository" / "icemix" / "2"
-    model = onnx.load(version.parent / "1" / "model.onnx")
+def mirrored() -> onnx.ModelProto:
+    """The shipped model with opposite directions."""
+    model = onnx.load(ROOT / "model_repository" / "icemix" / "1" / "model.onnx")
     for node in model.graph.node:
         node.output[:] = ["right" if name == "direction" else name for name in node.output]
     model.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["direction"]))
+    return model
+
+
+@contextmanager
+def another_model(system: System) -> Iterator[None]:
+    """The champion has a second version of Triton's, another model; and no deployer is there to withdraw it."""
+    version = ROOT / "model_repository" / "icemix" / "2"
     version.mkdir()
     try:
-        onnx.save(model, version / "model.onnx")
-        system.compose("restart", "triton")
-        yield
+        with stopped(system, "deployer"):
+            onnx.save(mirrored(), version / "model.onnx")
+            system.compose("restart", "triton")
+            yield
+            shutil.rmtree(version)
+            system.compose("restart", "triton")
     finally:
-        shutil.rmtree(version)
-        system.compose("restart", "triton")
+        shutil.rmtree(version, ignore_errors=True)
+
+
+@contextmanager
+def failing_champion(system: System) -> Iterator[None]:
+    """A version is promoted, its file is changed on the disk, and Triton starts again."""
+    models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "icemix"
+        shutil.copytree(ROOT / "model_repository" / "icemix", copy)
+        (copy / "README").write_text("so that the files are others")
+        version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(copy, {})
+        name = system.compose(*models, "promote", version, "--because", "a test").split(" is served as ")[1].split()[0]
+        onnx.save(mirrored(), copy / "model.onnx")
+        (copy / "model.onnx").chmod(0o644)
+        deployer = system.containers("deployer")[0]["Id"]
+        system.docker("cp", str(copy / "model.onnx"), f"{deployer}:/deployed/{name}/1/model.onnx")
+    system.compose("restart", "triton")
+    yield
+    system.compose(*models, "rollback")
 
 
 @contextmanager
@@ -207,6 +233,7 @@ FAULTS = [
     Fault("Triton is stopped", lambda system: stopped(system, "triton"), {"TritonNotReady", "TargetDown", "OldestPendingTooOld", "BacklogGrowing"}),
     Fault("another model is served", another_model, {"ModelNotProved"}),
     Fault("a version that cannot be loaded", unprovable_version, {"ModelNotServed"}),
+    Fault("a champion whose answers are wrong", failing_champion, {"ModelRolledBack", "ModelNotServed"}),
     Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
     Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
     Fault("Redis fills up", filling, {"RedisFilling"}),

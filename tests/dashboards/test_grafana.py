@@ -107,6 +107,7 @@ def watched(
     redis_url = shared_redis.url
     programs = {
         "bridge": Program("bridge", folder, redis_url=redis_url, triton_url=shared_triton.url),
+        "challenger": Program("bridge", folder, redis_url=redis_url, triton_url=shared_triton.url, challenger=True),
         "deployer": Program(
             "deployer", folder, redis_url=redis_url, triton_url=shared_triton.url, mlflow_url=mlflow_url, registered_model="watched",
             shipped=shared_triton.repository, repository=folder / "deployed",

@@ -2,18 +2,25 @@
 
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployer.models import Models
+from icestream import wire
+from icestream.detector import nominal_icecube86
 from icestream.registry import Registry
+from icestream.results.comparison import Comparison
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.streams import keys
+from icestream.streams.challenge import read_comparison
 from icestream.streams.serving import Serving, read_serving
-from tests.events import event, put, results
+from tests.events import event, put, results, stored
 from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
 from tests.waiting import ROOT, wait_until
 from tritonserver.server import ModelControlOptions
@@ -41,6 +48,7 @@ class System:
         self.models = Models(self.registry, redis.url, None)
         self._numbers = count(1)
         self.emitted = 0
+        self._simulated = simulated_events(nominal_icecube86(), 77, 6)
         self._displays: list[Display] = []
 
     def deployer(self, **settings: object) -> Program:
@@ -56,6 +64,16 @@ class System:
     def bridge(self, **settings: object) -> Program:
         given = {"redis_url": self._redis.url, "triton_url": self.triton.url, "claim_idle_s": 1, **settings}
         return self._program("bridge", **given)
+
+    def challenger(self) -> Program:
+        """The bridge that answers copies by the challenger."""
+        return self.bridge(challenger=True, in_flight=1, max_batch=32, max_held=128)
+
+    def recorder(self) -> Program:
+        return self._program(
+            "recorder", redis_url=self._redis.url, mlflow_url=self._mlflow_url, spool_dir=self.folder / "spool",
+            experiment=self.registry.model, window_s=0.5,
+        )  # fmt: skip
 
     def display(self) -> Display:
         self._displays.append(Display(self.folder, redis_url=self._redis.url, triton_url=self.triton.url))
@@ -84,6 +102,19 @@ class System:
         put(self.redis, *(event(self.emitted + one) for one in range(number)))
         self.emitted += number
 
+    def send_simulated(self, number: int) -> None:
+        """Simulated events, and their truths before them; each is sent once."""
+        for one, truth in islice(self._simulated, number):
+            self.redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth])})
+            self.redis.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(one, time.time_ns())})
+            self.emitted += 1
+
+    @property
+    def compared(self) -> Comparison | None:
+        """How the challenger compares."""
+        serving = self.serving
+        return read_comparison(self.redis, serving.epoch) if serving else None
+
     @property
     def serving(self) -> Serving | None:
         return read_serving(self.redis)
@@ -94,12 +125,12 @@ class System:
 
     def answered_by(self) -> list[str]:
         """The model of each result, in the order of the events; each event has one result."""
-        found = {one.event_id: plain(one.model) for one in results(self.redis)}
+        found = {(one.run_id, one.event_id): plain(one.model) for one in results(self.redis)}
         assert len(results(self.redis)) == len(found)
-        return [found[number] for number in sorted(found)]
+        return [found[event] for event in sorted(found)]
 
     def all_answered(self) -> None:
-        wait_until(lambda: len(results(self.redis)) >= self.emitted, "all events have results", 60)
+        wait_until(lambda: stored(self.redis) >= self.emitted, "all events have results", 120)
 
 
 @pytest.fixture

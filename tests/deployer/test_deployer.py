@@ -11,7 +11,7 @@ import pytest
 
 from deployer.models import Models, ModelsError
 from icestream.registry import CHAMPION, Registry
-from icestream.streams.serving import read_problems
+from icestream.streams.serving import read_report
 from tests.deployer.conftest import SHIPPED, System, plain
 from tests.servers import MlflowProcess, Program
 from tests.waiting import wait_until
@@ -37,7 +37,10 @@ def test_promoted_and_rolled_back_while_events_come(system: System) -> None:
     system.bridge()
     display = system.display()
     two = system.register()
-    for name, change in (("icemix-v2", lambda: system.models.promote(two, "")), ("icemix", system.models.rollback)):
+    for name, change in (
+        ("icemix-v2", lambda: system.models.promote(two, "a test")),
+        ("icemix", system.models.rollback),
+    ):
         system.send(20)
         [said] = change()
         assert f"is served as {name}" in said
@@ -87,26 +90,26 @@ def test_a_version_that_is_not_proved_changes_nothing(system: System) -> None:
     system.all_answered()
     assert set(system.answered_by()) == {"icemix"}
     system.registry.set_alias(CHAMPION, "1")
-    wait_until(lambda: not read_problems(system.redis), "all is well again", 30)
+    wait_until(lambda: not read_report(system.redis).problems, "all is well again", 30)
 
 
 def problem(system: System) -> str:
-    return read_problems(system.redis).get(CHAMPION, "")
+    return read_report(system.redis).problems.get(CHAMPION, "")
 
 
 def test_a_champion_that_is_only_asked_for_is_no_way_back(system: System) -> None:
     """Version 2 is served, 3 cannot be loaded, Triton is restarted: 2 answers, and is what a rollback from 4 leads to."""
     begin(system)
     system.bridge()
-    system.models.promote(system.register(), "")
+    system.models.promote(system.register(), "a test")
     system.registry.set_alias(CHAMPION, system.register(damage))
     system.triton.kill()
     system.triton.start()
     wait_until(lambda: asks(system, "icemix-v2"), "version 2 answers", 60)
-    system.models.promote(system.register(), "")
+    system.models.promote(system.register(), "a test")
     system.models.rollback()
     assert system.serves("icemix-v2")()
-    system.models.promote(system.register(), "")
+    system.models.promote(system.register(), "a test")
     kept = {"icemix-v2", "icemix-v5"}
     wait_until(lambda: {plain(path.name) for path in system.deployed.iterdir()} == kept, "the others are removed", 60)
 
@@ -115,7 +118,7 @@ def test_a_start_with_another_model_makes_it_the_champion_and_a_start_with_the_s
     system: System,
 ) -> None:
     deployer = begin(system)
-    system.models.promote(system.register(), "")
+    system.models.promote(system.register(), "a test")
     assert deployer.stop() == 0
     deployer = system.deployer()
     wait_until(lambda: deployer.metric("icestream_deployer_epoch") > 0, "it has compared", 60)
@@ -133,7 +136,7 @@ def test_two_deployers_change_the_model_once(system: System) -> None:
     begin(system)
     system.deployer()
     two = system.register()
-    system.models.promote(two, "")
+    system.models.promote(two, "a test")
     system.models.rollback()
     assert system.serving is not None
     assert system.serving.epoch == 3
@@ -142,7 +145,7 @@ def test_two_deployers_change_the_model_once(system: System) -> None:
 def test_a_bridge_that_starts_later_asks_the_champion_alone(system: System) -> None:
     """Also while Triton, just started, has the first model only."""
     deployer = begin(system)
-    system.models.promote(system.register(), "")
+    system.models.promote(system.register(), "a test")
     deployer.kill()
     system.triton.kill()
     system.triton.start()
@@ -200,7 +203,7 @@ def test_a_wrong_key_is_said(system: System) -> None:
     system.deployer()
     wait_until(lambda: "keeps model control to itself" in problem(system), "it is said", 60)
     with pytest.raises(ModelsError, match="no version 7 is registered; there are 1"):
-        system.models.promote("7", "")
+        system.models.promote("7", "a test")
     with pytest.raises(ModelsError, match="no version was the champion before"):
         system.models.rollback()
     assert "keeps model control to itself" in system.models.lines()[-1]

@@ -19,9 +19,10 @@ from export.training.device_events import TorchDraws, device_batches, padded
 from export.training.events import HELD_OUT_SEED, Place, SimulatedPools, batches
 from export.training.training import PLATEAU_STEPS, PRESETS, Training
 from icestream.detector import nominal_icecube86
+from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.culling import CpuIce
 from icestream.sources.simulation.light import Ice
-from icestream.sources.simulation.simulator import events_of, numpy_chunk, simulate_chunk
+from icestream.sources.simulation.simulator import events_of, numpy_chunk, simulate_chunk, simulated_events
 from tests.waiting import ROOT, wait_until
 
 
@@ -185,6 +186,26 @@ def test_training_can_be_interrupted_and_taken_up(tmp_path: Path, command: list[
     assert seen["place"]["pool"] > shipped["place"]["pool"]
     assert card["calibration"]["events"] >= 500
     assert not resume.exists()
+
+
+def test_recorded_events_are_trained_on_and_others_of_them_judge(tmp_path: Path, command: list[str]) -> None:
+    """And too few of them are refused."""
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    folder = tmp_path / "recorded"
+    write_folder(folder, islice(simulated_events(nominal_icecube86(), 9, run_id=0), 1500))
+    started = [*command, "--kaggle", str(folder), "--start-from", str(SHIPPED), "--peak-rate", "1e-4"]
+    done = subprocess.run(
+        [*started, "--minutes", "0.05"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    _, card = load_checkpoint(tmp_path / "weights.safetensors")
+    assert card["trained_on"] == "1200 of 1500 events of recorded"
+    assert card["held_out"]["sample"] == card["calibration"]["sample"] == "150 of 1500 events of recorded"
+    (tmp_path / "weights.safetensors").unlink()
+    few = subprocess.run([*started, "--events", "100"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert few.returncode == 1
+    assert "the truth of 100 events is known, at least 1280 are needed" in few.stderr
+    assert "Traceback" not in few.stderr
 
 
 def test_the_events_that_a_network_is_judged_by_are_not_for_training(tmp_path: Path, command: list[str]) -> None:

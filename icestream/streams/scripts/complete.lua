@@ -1,12 +1,14 @@
 -- Store the results of one request: add them as one entry, less those of events that have a result, then acknowledge and delete
 -- the entries of their events.
 -- Those go last: if Redis refuses a command (permissions, a key of another type), they stay pending and nothing is lost.
--- KEYS: events, directions, shown, done, counter of results, then the hash of each run
+-- KEYS: events, directions, shown, done, counter of results, copies for the challenger, counter of those that were dropped,
+--       counter of the challenger's results, then the hash of each run
 -- ARGV: group, field, ms within which two entries of one event are one, most events to remember, shown entries to keep,
 --       seconds to keep the hash of a run, the results without the time at which they are stored (wire.py), their rows, event to
---       show ('' for none), number of its row; then for each row entry id, "run_id:event_id", number of its run
+--       show ('' for none), number of its row, numbers of the rows whose events are copied, most copies to keep, most bytes of
+--       one; then for each row entry id, "run_id:event_id", number of its run
 -- Returns for each row: 0 another bridge has dealt with the entry, 1 stored, 2 duplicate.
-local FIRST = 11
+local FIRST, RUNS = 14, 8 -- the first argument of the first row, keys before those of runs
 local count = (#ARGV - FIRST + 1) / 3
 local size = #ARGV[8] / count -- of a row
 local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -14,7 +16,7 @@ redis.call('XACK', KEYS[1], ARGV[1], '0-0') -- no entry; but a script that has b
 -- What is refused is refused here, before a result is stored.
 redis.call('INCRBY', KEYS[5], 0)
 local counted_runs = {} -- those that were begun: anybody may write events of any run
-for i = 6, #KEYS do
+for i = RUNS + 1, #KEYS do
     if redis.call('EXISTS', KEYS[i]) == 1 then
         redis.call('HINCRBY', KEYS[i], 'stored', 0)
         redis.call('EXPIRE', KEYS[i], ARGV[6])
@@ -46,7 +48,7 @@ end
 local entries, events, times, runs = {}, {}, {}, {}
 for i = 1, count do
     local at = FIRST + 3 * (i - 1)
-    entries[i], events[i], runs[i] = ARGV[at], ARGV[at + 1], 5 + tonumber(ARGV[at + 2])
+    entries[i], events[i], runs[i] = ARGV[at], ARGV[at + 1], RUNS + tonumber(ARGV[at + 2])
     times[i] = time_ms(ARGV[at])
 end
 
@@ -102,6 +104,38 @@ if reply < count then -- another bridge has dealt with some, and deleted them: s
     decide()
     add()
     if added then redis.call('ZADD', KEYS[4], unpack(remembered)) end
+end
+
+local function copy(number) -- pcall: a copy must not hold up what is stored
+    local entry = redis.call('XRANGE', KEYS[1], entries[number], entries[number])[1]
+    local fields = entry and entry[2] or {}
+    for i = 1, #fields, 2 do
+        if fields[i] == ARGV[2] and #fields[i + 1] <= tonumber(ARGV[13]) then
+            redis.pcall('XADD', KEYS[6], '*', ARGV[2], fields[i + 1])
+        end
+    end
+end
+
+local function drop_oldest() -- of the copies that no bridge has read: what is being answered stays
+    local excess, after = redis.call('XLEN', KEYS[6]) - tonumber(ARGV[12]), '-'
+    if excess <= 0 then return end
+    for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[6])) do
+        for i = 1, #flat, 2 do
+            if flat[i] == 'last-delivered-id' then after = '(' .. flat[i + 1] end
+        end
+    end
+    local unread = redis.call('XRANGE', KEYS[6], after, '+', 'COUNT', excess)
+    for _, entry in ipairs(unread) do redis.call('XDEL', KEYS[6], entry[1]) end
+    -- What waits for the challenger's first answer is no sign that it is too slow.
+    if (tonumber(redis.pcall('GET', KEYS[8])) or 0) > 0 then redis.pcall('INCRBY', KEYS[7], #unread) end
+end
+
+local kind = ARGV[11] ~= '' and redis.call('TYPE', KEYS[6]).ok
+if kind == 'none' or kind == 'stream' then
+    for number in string.gmatch(ARGV[11], '%d+') do
+        if outcomes[tonumber(number)] == 1 then copy(tonumber(number)) end
+    end
+    drop_oldest()
 end
 redis.call('XDEL', KEYS[1], unpack(entries))
 

@@ -1,0 +1,70 @@
+"""What is known of a challenge: the challenger's results, what became of the copies, and how the two compare."""
+
+from typing import Any
+
+import msgspec
+
+from icestream import wire
+from icestream.event import InvalidEvent
+from icestream.result import Results
+from icestream.results.comparison import Comparison, Copies
+from icestream.streams import keys
+from icestream.streams.connection import Redis
+from icestream.streams.results import READ_BYTES, RECORD_BYTES
+from icestream.streams.scripts import load
+from icestream.streams.serving import Serving, read_serving
+from icestream.streams.status import read_status
+
+READ_AT_ONCE = 1000  # entries
+
+Challenge = tuple[Serving, Comparison, Copies]
+
+
+def read_challenges(redis: Redis, after: str) -> tuple[list[Results], str]:
+    """The challenger's results after an entry, and the last entry of them; what is none is left out. Raises RedisError."""
+    tail, found = redis.register_script(load("tail")), list[Results]()
+    arguments: list[str | int] = [after, READ_AT_ONCE, READ_BYTES, RECORD_BYTES, "XRANGE"]
+    while entries := list[Any](tail(keys=[keys.CHALLENGE.directions], args=arguments)):
+        arguments[0] = entries[-1][0].decode()
+        for _, fields in entries:
+            try:
+                found.append(
+                    wire.decode_results(dict(zip(fields[::2], fields[1::2], strict=True)).get(wire.FIELD, b""))
+                )
+            except InvalidEvent:
+                continue
+    return found, str(arguments[0])
+
+
+def read_copies(redis: Redis) -> Copies:
+    """What became of the copies. Raises RedisError."""
+    status, dropped = read_status(redis, keys.CHALLENGE), redis.get(keys.DROPPED)
+    return Copies(
+        copied=status.emitted_total,
+        answered=status.stored_total,
+        refused=status.rejected_total,
+        dropped=int(str(dropped, "ascii")) if isinstance(dropped, bytes) and keys.INTEGER.fullmatch(dropped) else 0,
+    )
+
+
+def read_comparison(redis: Redis, epoch: int) -> Comparison | None:
+    """How the two compare since the serving state of this epoch; None if nothing is known. Raises RedisError."""
+    text: Any = redis.get(keys.COMPARISON)
+    try:
+        found = msgspec.json.decode(text or b"", type=Comparison)
+    except msgspec.DecodeError:
+        return None
+    return found if found.epoch == epoch else None
+
+
+def write_comparison(redis: Redis, comparison: Comparison) -> None:
+    """Keep it, and delete the results that it counts. Raises RedisError."""
+    redis.set(keys.COMPARISON, msgspec.json.encode(comparison))
+    redis.xtrim(keys.CHALLENGE.directions, minid=comparison.read_to, approximate=False)
+
+
+def read_challenge(redis: Redis) -> Challenge | None:
+    """The challenge under way; None if there is none, or nothing was compared yet. Raises RedisError."""
+    serving = read_serving(redis)
+    found = read_comparison(redis, serving.epoch) if serving and serving.challenger else None
+    return (serving, found, read_copies(redis)) if serving and found else None

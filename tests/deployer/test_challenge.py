@@ -1,0 +1,225 @@
+"""A challenger answers copies of the stream's events, is compared, and promoted; a champion that fails is withdrawn."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from mlflow import MlflowClient
+
+from deployer.models import ModelsError
+from icestream.inference import known_answers
+from icestream.inference.known_answers import KnownAnswer
+from icestream.inference.model_config import parse_config
+from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS
+from icestream.results import comparison
+from icestream.streams.challenge import read_copies
+from icestream.streams.serving import read_report
+from icestream.tensors import pad
+from tests.deployer.conftest import System
+from tests.deployer.test_deployer import asks, begin, swap_axes
+from tests.events import event, put, results
+from tests.models import make_picky
+from tests.servers import Program
+from tests.waiting import wait_until
+
+FEW = 500  # pairs that are enough here
+NOISE = 0.05  # of each component: some two degrees
+REFUSED = 13.0  # charge of an event that the model of tests/models.py refuses
+
+
+def change_direction(folder: Path, add: Callable[[onnx.ModelProto], None]) -> None:
+    """Another network, with known answers of its own. `add` makes `direction` of `plain`."""
+    path = folder / "1" / "model.onnx"
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.output[:] = ["plain" if name == "direction" else name for name in node.output]
+    add(model)
+    onnx.save(model, path)
+    config = parse_config((folder / "config.pbtxt").read_text())
+    stored = config.parameters["self_test"]
+    asked = onnxruntime.InferenceSession(path)
+    made = []
+    for known in known_answers.decode(stored.string_value):
+        direction, kappa = asked.run(["direction", "kappa"], pad([known.event], 16))
+        made.append(KnownAnswer(known.event, tuple(direction[0].tolist()), float(kappa[0, 0])))
+    stored.string_value = known_answers.encode(made)
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config, as_utf8=True))
+
+
+def node(model: onnx.ModelProto, kind: str, inputs: list[str], output: str, **attributes: object) -> None:
+    model.graph.node.append(onnx.helper.make_node(kind, inputs, [output], **attributes))
+
+
+def constant(model: onnx.ModelProto, name: str, value: object, kind: type = np.float32) -> str:
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, kind), name))
+    return name
+
+
+def add_noise(folder: Path) -> None:
+    """Directions that are some two degrees away, differently for each event."""
+
+    def add(model: onnx.ModelProto) -> None:
+        scale = constant(model, "noise_scale", [[12989.8, 78233.1, 37719.3]])
+        node(model, "Mul", ["kappa", scale], "noise_phase")
+        node(model, "Sin", ["noise_phase"], "noise_sin")
+        node(model, "Mul", ["noise_sin", constant(model, "noise_size", NOISE)], "noise")
+        node(model, "Add", ["plain", "noise"], "noisy")
+        node(model, "LpNormalization", ["noisy"], "direction", axis=1, p=2)
+
+    change_direction(folder, add)
+
+
+def challenge(system: System, version: str, share: float = 1.0) -> None:
+    """Begin a challenge, and wait until events are copied."""
+    [said] = system.models.challenge(version, share)
+    assert f"version {version} answers {share:.0%} of the events as well" in said
+
+    def copied() -> int:
+        system.send(1)
+        system.all_answered()
+        return read_copies(system.redis).answered
+
+    wait_until(copied, "events are copied and answered", 30)
+
+
+def compare(system: System) -> None:
+    """Send events, and wait until all that were copied, which the largest are not, were answered by both."""
+    system.send_simulated(FEW + 20)
+    system.all_answered()
+
+    def over() -> bool:
+        copies = read_copies(system.redis)
+        return (
+            copies.copied == copies.answered
+            and system.compared is not None
+            and system.compared.pairs == copies.answered
+        )
+
+    wait_until(over, "all are compared", 60)
+
+
+def start_all(system: System) -> tuple[Program, Program]:
+    begin(system)
+    system.bridge()
+    return system.challenger(), system.recorder()
+
+
+def test_an_equal_network_is_promoted_and_one_with_two_degrees_of_noise_is_not(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "NEEDED", FEW)
+    challenger, recorder = start_all(system)
+    equal, noisy = system.register(), system.register(add_noise)
+    with pytest.raises(ModelsError, match=f"version {equal} was not compared with the champion"):
+        system.models.promote(equal, "")
+    with pytest.raises(ModelsError, match="there is no challenger"):
+        system.models.compare()
+    with pytest.raises(ModelsError, match="version 1 is the champion"):
+        system.models.challenge("1", 0.5)
+    challenge(system, equal)
+    wait_until(lambda: system.compared, "the recorder compares", 30)
+    with pytest.raises(ModelsError, match=f"events were answered by both; at least {FEW}"):
+        system.models.promote(equal, "")
+    compare(system)
+    assert not [line for line in system.models.compare() if line.startswith("FAILED")]
+    assert system.compared is not None
+    assert system.compared.difference == pytest.approx((0, 0), abs=1e-4)  # batches differ, and so do the last bits
+    [said] = system.models.promote(equal, "")
+    assert "is served as icemix-v2" in said
+    assert challenger.metric("icestream_challenger_events_total", outcome="stored") >= FEW
+    assert challenger.metric("icestream_bridge_events_total") == 0
+    # The next one, against the new champion.
+    challenge(system, noisy)
+    compare(system)
+    with pytest.raises(ModelsError, match="stays the challenger: opening angle"):
+        system.models.promote(noisy, "")
+    assert recorder.metric("icestream_recorder_challenge_difference_degrees", bound="low") > 0
+    wait_until(lambda: run_of(system, noisy), "the challenge is a run of MLflow", 60)
+    run = run_of(system, noisy)
+    assert run.data.metrics["difference/low_deg"] > 0
+    assert run.data.tags["challenger"] == f"models:/{system.registry.model}/{noisy}"
+    assert run_of(system, equal).info.status == "FINISHED"
+    aliases = {one.version: one.aliases for one in system.registry.versions()}
+    assert aliases == {"1": (PREVIOUS,), equal: (CHAMPION,), noisy: (CHALLENGER,)}
+    system.models.end()
+    assert system.serving is not None
+    assert system.serving.challenger is None
+    with pytest.raises(ModelsError, match="there is no challenger"):
+        system.models.end()
+    assert set(system.answered_by()) == {"icemix", "icemix-v2"}
+
+
+def run_of(system: System, version: str) -> object:
+    """The MLflow run of the latest challenge by a version."""
+    client = MlflowClient(system.registry.url)
+    tags = client.get_model_version(system.registry.model, version).tags
+    return client.get_run(tags["challenge.run"]) if "challenge.run" in tags else None
+
+
+def test_a_champion_that_refuses_events_is_withdrawn_and_stays_so_until_somebody_looks(system: System) -> None:
+    """As challenger it harms nothing; promoted for a reason, the one before it is served again."""
+    start_all(system)
+    picky = system.register(make_picky)
+    challenge(system, picky)
+    put_events(system, 5, REFUSED)
+    system.all_answered()
+    wait_until(lambda: read_copies(system.redis).refused == 5, "the challenger has refused them", 60)
+    assert set(system.answered_by()) == {"icemix"}
+    system.models.promote(picky, "it is so new")
+    wait_until(lambda: asks(system, "icemix-v2"), "it answers")
+    put_events(system, 30, REFUSED)
+    wait_until(system.serves("icemix"), "the one before is served again", 60)
+    problem = wait_until(lambda: read_report(system.redis).problems.get(CHAMPION), "it is said why", 30)
+    assert "it was withdrawn: of the latest" in problem
+    assert "refused" in problem
+    system.models.rollback()
+    wait_until(lambda: not read_report(system.redis).problems, "all is well", 30)
+    assert system.serves("icemix")()
+
+
+def put_events(system: System, number: int, charge: float) -> None:
+    put(system.redis, *(event(system.emitted + one, charge=charge) for one in range(number)))
+    system.emitted += number
+
+
+def test_a_champion_whose_known_answers_are_wrong_is_withdrawn(system: System) -> None:
+    """Its files are changed on the disk, and Triton is restarted."""
+    deployer = begin(system)
+    system.bridge()
+    system.models.promote(system.register(), "a test")
+    [folder] = system.deployed.iterdir()
+    system.triton.kill()
+    swap_axes(folder)
+    system.triton.start()
+    wait_until(system.serves("icemix"), "the one before is served again", 120)
+    assert deployer.metric("icestream_deployer_withdrawals_total") == 1
+    wait_until(lambda: asks(system, "icemix"), "it answers", 60)
+    assert set(system.answered_by()) == {"icemix"}
+
+
+def test_whatever_dies_meanwhile_a_challenge_counts_no_event_twice_and_the_stream_loses_none(system: System) -> None:
+    challenger, recorder = start_all(system)
+    challenge(system, system.register(), 0.5)
+    for round_ in range(3):
+        system.send_simulated(100)
+        challenger.kill()
+        recorder.kill()
+        system.send_simulated(50)
+        if round_ == 1:
+            system.triton.kill()
+            system.triton.start()
+        challenger, recorder = system.challenger(), system.recorder()
+    system.all_answered()
+    wait_until(lambda: system.compared and system.compared.pairs > 0, "some are compared", 60)
+    before = system.compared
+    system.send_simulated(100)
+    wait_until(lambda: system.compared and before and system.compared.pairs > before.pairs + 20, "and more", 60)
+    assert system.compared is not None
+    copies = read_copies(system.redis)
+    assert system.compared.pairs <= copies.answered <= copies.copied <= system.emitted
+    assert len(system.answered_by()) == len(results(system.redis)) == system.emitted
+    assert set(system.answered_by()) == {"icemix"}

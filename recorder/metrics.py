@@ -36,9 +36,9 @@ TABLE = (
     Metric("recorder_challenge_copies", "gauge", "Copies of events for the challenger, by what became of them", label="outcome", values=("answered", "refused", "dropped")),
     Metric("recorder_challenge_difference_degrees", "gauge", "Opening angle of the challenger minus that of the champion: mean, and its 95 % interval", label="bound", values=BOUNDS),
     Metric("recorder_challenge_opening_angle_degrees", "gauge", "Mean opening angle to the truth of those events", label="by", values=SIDES),
-    Metric("recorder_challenge_within_50_ratio", "gauge", "Share of the truths within the 50 % radius", label="by", values=SIDES),
-    Metric("recorder_challenge_within_90_ratio", "gauge", "Share of the truths within the 90 % radius", label="by", values=SIDES),
-    Metric("recorder_challenge_p99_seconds", "gauge", "Seconds within which 99 % of the answers came from Triton", label="by", values=SIDES),
+    Metric("recorder_challenge_within_half_ratio", "gauge", "Share of the truths within the 50 % radius", label="by", values=SIDES),
+    Metric("recorder_challenge_within_most_ratio", "gauge", "Share of the truths within the 90 % radius", label="by", values=SIDES),
+    Metric("recorder_challenge_answer_seconds", "gauge", "Seconds within which 99 % of the answers came from Triton", label="by", values=SIDES),
     Metric("recorder_challenge_between_degrees", "gauge", "Median angle between the two directions"),
     Metric("recorder_collect_failures_total", "counter", "Times that results could not be read or written to disk"),
 )  # fmt: skip
@@ -108,6 +108,6 @@ class RecorderMetrics(ProcessMetrics):
         for name in SIDES:
             side, truths = getattr(found, name), found.truths or math.nan
             self.metrics["recorder_challenge_opening_angle_degrees", name].set(side.opening_angle_deg / truths)
-            self.metrics["recorder_challenge_within_50_ratio", name].set(side.within_50 / truths)
-            self.metrics["recorder_challenge_within_90_ratio", name].set(side.within_90 / truths)
-            self.metrics["recorder_challenge_p99_seconds", name].set(side.p99_s)
+            self.metrics["recorder_challenge_within_half_ratio", name].set(side.within_50 / truths)
+            self.metrics["recorder_challenge_within_most_ratio", name].set(side.within_90 / truths)
+            self.metrics["recorder_challenge_answer_seconds", name].set(side.p99_s)

@@ -193,8 +193,8 @@ def _challenge() -> Row:
         lines(
             "Challenger, held by the radii",
             [
-                (f"max by (by) ({challenge}_within_50_ratio)", "{{by}}, 50 %"),
-                (f"max by (by) ({challenge}_within_90_ratio)", "{{by}}, 90 %"),
+                (f"max by (by) ({challenge}_within_half_ratio)", "{{by}}, 50 %"),
+                (f"max by (by) ({challenge}_within_most_ratio)", "{{by}}, 90 %"),
                 ("vector(0.5)", "reference: 50 %"),
                 ("vector(0.9)", "reference: 90 %"),
             ],
@@ -213,7 +213,7 @@ def _challenge() -> Row:
         ),
         lines(
             "Challenger, time of an answer",
-            [(f"max by (by) ({challenge}_p99_seconds)", "{{by}}, p99")],
+            [(f"max by (by) ({challenge}_answer_seconds)", "{{by}}, p99")],
             "s",
             "Seconds within which Triton gave 99 % of the answers that are compared.",
         ),

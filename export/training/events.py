@@ -80,7 +80,7 @@ class SimulatedPools(Pools):
 class RecordedPools(Pools):
     """Events that are held in memory; each pass over them is in another order."""
 
-    def __init__(self, events: list[Event], truth: NDArray[np.float64], seed: int, batch: int, limit: int):
+    def __init__(self, events: list[Event], truth: NDArray[np.float64], *, seed: int, batch: int, limit: int):
         super().__init__(seed, batch, limit)
         self._events, self._truth = events, truth.astype(np.float32)
 

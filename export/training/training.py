@@ -142,7 +142,7 @@ class Training:
         """Batches from where the training stands, made on the GPU or by worker processes: inputs, truth, the place behind."""
         detector, progress, batch = nominal_icecube86(), self.progress, self.recipe.batch
         if found := self.recorded:
-            pools = RecordedPools(found.events, found.truth, progress.seed, batch, self.limit)
+            pools = RecordedPools(found.events, found.truth, seed=progress.seed, batch=batch, limit=self.limit)
             return batches(pools, progress.place, workers=0)  # the events are here
         if self.device.type == "cuda":
             return device_batches(

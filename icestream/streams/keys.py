@@ -41,7 +41,16 @@ class Queue(NamedTuple):
     alone: str
 
 
-STREAM = Queue(EVENTS, DIRECTIONS, REJECTED, REJECTED_BYTES, SHOWN, DONE, STORED, ALONE)
+STREAM = Queue(
+    events=EVENTS,
+    directions=DIRECTIONS,
+    rejected=REJECTED,
+    rejected_bytes=REJECTED_BYTES,
+    shown=SHOWN,
+    done=DONE,
+    stored=STORED,
+    alone=ALONE,
+)
 # The same again for copies of some events, which a bridge of its own answers by the challenger; the recorder reads the results.
 CHALLENGE = Queue(*(key.replace("{icestream}:", "{icestream}:challenge:") for key in STREAM))
 

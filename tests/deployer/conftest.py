@@ -45,7 +45,7 @@ class System:
         (folder / "key").write_text(KEY)
         self.triton = TritonProcess(folder, ModelControlOptions(first="icemix", repository=self.deployed, key=KEY))
         self.registry = Registry(mlflow_url, f"icemix-{uuid.uuid4().hex}")
-        self.models = Models(self.registry, redis.url, None)
+        self.models = Models(self.registry, redis.url, None, budget_s=60)  # speed is for the benchmarks
         self._numbers = count(1)
         self.emitted = 0
         self._simulated = simulated_events(nominal_icecube86(), 77, 6)

@@ -83,14 +83,39 @@ async def answer_stream(bridge: Bridge, stopping: asyncio.Event) -> None:
 
 
 async def challenge(bridge: Bridge, stopping: asyncio.Event) -> None:
-    """Answer copies by the challenger, while there is one; one serving state after the other."""
-    now: Serving | None = None
-    changed = asyncio.Event()  # the state, or a stop is requested
+    """Answer copies by the challenger, while there is one; one serving state after the other.
 
-    def follow(serving: Serving) -> None:
-        nonlocal now
-        if now is None or serving.epoch != now.epoch:
-            now = serving
+    A challenger that does not answer an event, again and again and alone, is not asked again: it may end Triton, and the champion's.
+    """
+    queue, checked, over = EventQueue(bridge.redis, bridge.settings.consumer, bridge.settings.claim_idle_s), False, 0
+    while not stopping.is_set():
+        bridge.metrics.beat("challenger")
+        try:
+            if not checked:
+                await queue.check_server()
+                checked = True
+            serving = await read_serving_asyncio(bridge.redis)
+        except RedisError as error:
+            if is_away(error):
+                bridge.metrics.beat("redis")
+            bridge.metrics.retry("redis")
+            bridge.log.warning("Redis does not say whether there is a challenger, asking again", error=str(error))
+            serving = None
+        if serving and serving.challenger and serving.epoch != over:
+            if await _answer_copies(bridge, serving, serving.challenger.name, stopping):
+                over = serving.epoch
+                bridge.log.error("the challenger does not answer: it is asked no more", model=serving.challenger.name)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), REDIS_LOOK_S)
+
+
+async def _answer_copies(bridge: Bridge, serving: Serving, name: str, stopping: asyncio.Event) -> bool:
+    """Answer copies until the serving state is another one, or a stop is requested; True if the challenger has given no answer."""
+    changed = asyncio.Event()
+
+    def follow(now: Serving) -> None:
+        if now.epoch != serving.epoch:
             changed.set()
 
     async def stop() -> None:
@@ -98,21 +123,14 @@ async def challenge(bridge: Bridge, stopping: asyncio.Event) -> None:
         changed.set()
 
     tasks = [asyncio.create_task(follow_serving(bridge.redis, follow)), asyncio.create_task(stop())]
+    model = _connect(bridge, name)
     try:
-        while not stopping.is_set():
-            changed.clear()
-            if now and now.challenger:
-                model = _connect(bridge, now.challenger.name)
-                try:
-                    await _work(bridge, model, keys.CHALLENGE, copying=Copying(), stopping=changed)
-                finally:
-                    await model.close()
-            else:
-                bridge.metrics.beat("challenger")
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), REDIS_LOOK_S)
+        names = keys.challenge(serving.epoch)
+        await _work(bridge, model, names, copying=Copying(), stopping=changed, last_reason="no_answer")
     finally:
         await cancel(tasks)
+        await model.close()
+    return not changed.is_set()
 
 
 def _connect(bridge: Bridge, name: str) -> FollowedModel:
@@ -164,7 +182,13 @@ async def _first_proof(model: FollowedModel, metrics: BridgeMetrics, stopping: a
 
 
 async def _work(
-    bridge: Bridge, model: FollowedModel, names: keys.Queue, *, copying: Copying, stopping: asyncio.Event
+    bridge: Bridge,
+    model: FollowedModel,
+    names: keys.Queue,
+    *,
+    copying: Copying,
+    stopping: asyncio.Event,
+    last_reason: str = "",
 ) -> None:
     """Answer a queue of events from the moment the model is proved until stopped."""
     settings, redis, metrics, log = bridge.settings, bridge.redis, bridge.metrics, bridge.log
@@ -187,7 +211,9 @@ async def _work(
         metrics=metrics,
         log=log,
     )
-    worker = Worker(settings, queue, inference, lease, copying=copying, metrics=metrics, log=log)
+    worker = Worker(
+        settings, queue, inference, lease, copying=copying, last_reason=last_reason, metrics=metrics, log=log
+    )
 
     async def stop_worker() -> None:
         await stopping.wait()

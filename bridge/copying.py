@@ -12,9 +12,11 @@ class Copying:
 
     def __init__(self) -> None:
         self._champion, self._share = "", 0.0
+        self.epoch = 0  # of the serving state
 
     def follow(self, serving: Serving) -> None:
         self._champion, self._share = serving.champion.name, serving.share if serving.challenger else 0.0
+        self.epoch = serving.epoch
 
     def pick(self, results: Results) -> list[int]:
         """Indices of results; none of another model than the one that the challenger is compared with."""

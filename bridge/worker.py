@@ -39,7 +39,11 @@ T = TypeVar("T")
 
 
 class Worker:
-    """One bridge at work. `stop()` ends `run()` once everything in flight is stored."""
+    """One bridge at work. `stop()` ends `run()` once everything in flight is stored.
+
+    Args:
+        last_reason: once an entry is rejected for it, the work ends.
+    """
 
     def __init__(
         self,
@@ -49,11 +53,12 @@ class Worker:
         lease: LeaseKeeper,
         *,
         copying: Copying,
+        last_reason: str = "",
         metrics: BridgeMetrics,
         log: Log,
     ):
         self._settings, self._queue, self._inference, self._copying = settings, queue, inference, copying
-        self._metrics, self._log = metrics, log
+        self._metrics, self._log, self._last_reason = metrics, log, last_reason
         self._waiting = LengthQueues[PendingEvent](1, settings.max_batch)
         self._showcase = Showcase() if settings.show else None
         self._held = lease.held
@@ -198,8 +203,11 @@ class Worker:
         results = self._inference.results(batch, inferred)
         entries = [queued.entry for queued in batch.queued]
         shown = self._showcase.pick(results, [entry.payload for entry in entries]) if self._showcase else None
-        ids, copied = [entry.entry_id for entry in entries], self._copying.pick(results)
-        outcomes = await self._retry(lambda: self._queue.complete(ids, results, shown, copied))
+        ids = [entry.entry_id for entry in entries]
+        copied, epoch = self._copying.pick(results), self._copying.epoch
+        outcomes = await self._retry(
+            lambda: self._queue.complete(ids, results, shown=shown, copied=copied, epoch=epoch)
+        )
         stored_ns = time.time_ns()  # after the reply: Redis may have been away meanwhile
         self._metrics.store_took(time.monotonic() - started)
         self._metrics.completed(results, outcomes, stored_ns)
@@ -209,6 +217,8 @@ class Worker:
         if await self._retry(lambda: self._queue.reject(rejection)):
             self._metrics.rejected(rejection.reason)
             entry_id = rejection.entry.entry_id.decode()
+            if rejection.reason == self._last_reason:
+                self.stop()
             self._log.warning("rejected an entry", entry_id=entry_id, reason=rejection.reason, detail=rejection.detail)
         self._release([rejection.entry.entry_id])
 

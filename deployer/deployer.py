@@ -23,6 +23,7 @@ from deployer.metrics import ALIASES, DeployerMetrics
 from deployer.refusals import Refusals
 from deployer.repository import Repository
 from deployer.settings import DeployerSettings
+from icestream.event import InvalidEvent
 from icestream.inference.addresses import resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.control import ModelControl
@@ -40,8 +41,10 @@ from icestream.streams.serving import (
     write_report,
 )
 from icestream.tasks import cancel, in_thread
+from icestream.wire import decode_event
 
 PENDING_S = 0.5  # between two looks while a version is on its way
+WRONG_S = 5.0  # for which no Triton proves the champion, before it is withdrawn
 AGAIN_S = 30.0  # after which a version that could not be fetched or loaded is tried again
 Loaded = dict[str, set[str]]  # the models that each server has loaded, by address
 
@@ -77,7 +80,8 @@ class Deployer:
         self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # when and why the last of those failed
         self._unwanted: dict[str, float] = {}  # name → since when
         self._began = False  # the model that Triton has from the start is registered
-        self._refusals, self._unproved = Refusals(redis), ""  # a champion that no Triton proved at the last look
+        self._refusals = Refusals(redis)
+        self._wrong: tuple[str, float] | None = None  # a champion that no Triton proves, since when
         self._told: Report | None = None
         self._told_s = 0.0  # when the problems in it were others
 
@@ -156,7 +160,9 @@ class Deployer:
         withdrawn = dict[str, str]()
         if version := wanted.get(CHALLENGER):
             share = version.share
-            if before and before.challenger and before.challenger.name == self._repository.name(version):
+            if math.isnan(share):
+                challenger = None
+            elif before and before.challenger and before.challenger.name == self._repository.name(version):
                 challenger = before.challenger  # also while a Triton that was restarted loads it again
         if before:
             previous = before.previous if before.champion == champion else before.champion
@@ -178,13 +184,13 @@ class Deployer:
     async def _withdraw(self, before: Serving, loaded: Loaded) -> Serving:
         """The state, with the champion before in the place of one that fails; nothing but hard facts count."""
         champion, previous = before.champion, before.previous
-        why = await self._refusals.too_many(champion.name)
+        refused = await self._refusals.too_many(champion.name)
         if previous is None or not loaded:
+            self._wrong = None
             return before
-        proof, earlier = self._proof(champion.name), self._unproved
-        self._unproved = champion.name if proof.is_wrong_at(loaded) else ""
-        if self._unproved and self._unproved == earlier:
-            why = f"no Triton proves it: {proof.reason}"
+        why = await self._wrong_answers(champion.name, loaded)
+        if not why and refused and await self._answers(previous.name):
+            why = refused
         if not why:
             return before
         with suppress(NotServed):
@@ -199,6 +205,34 @@ class Deployer:
                 self._log.error("the champion was withdrawn, the one before is it again", model=champion.name, why=why)
                 return await read_serving_asyncio(self._redis) or before
         return before
+
+    async def _wrong_answers(self, name: str, loaded: Loaded) -> str:
+        """In words, if no Triton has proved a model for WRONG_S; otherwise empty."""
+        proof = self._proof(name)
+        if not proof.is_wrong_at(loaded):
+            self._wrong = None
+            return ""
+        if self._wrong is None or self._wrong[0] != name:
+            self._wrong = (name, time.monotonic())
+        if time.monotonic() - self._wrong[1] < WRONG_S:
+            return ""
+        await proof.prove()
+        return f"no Triton proves it: {proof.reason}" if proof.is_wrong_at(loaded) else ""
+
+    async def _answers(self, name: str) -> bool:
+        """Whether a model answers most of what the champion has refused: otherwise the events are to blame."""
+        asked = answered = 0
+        for payload in self._refusals.payloads:
+            try:
+                event = decode_event(payload).within_readout()
+                asked += 1
+                await self._proof(name).infer([event])
+                answered += 1
+            except InvalidEvent:  # what was kept of it is only its beginning
+                continue
+            except InferenceError:
+                continue
+        return 2 * answered > asked
 
     async def _replace(self, before: Serving | None, after: Serving) -> bool:
         """Change the serving state, if it is another one; whether it was changed."""

@@ -70,7 +70,9 @@ class Models:
 
     def challenge(self, version: str, share: float) -> list[str]:
         """Have a version answer a share of the events as well, and wait until it does."""
-        if CHAMPION in self._known(version).aliases:
+        self._known(version)
+        now = self._serving()
+        if (now.champion.version if now else self._holder(CHAMPION)) == version:
             raise ModelsError(f"version {version} is the champion: it answers every event")
         self._in_registry(lambda: self._registry.tag(version, SHARE_TAG, str(share)))
         self._in_registry(lambda: self._registry.set_alias(CHALLENGER, version))
@@ -140,7 +142,9 @@ class Models:
 
     def rollback(self) -> list[str]:
         """Make the version champion that was it before, and wait until it is served."""
-        before = self._holder(PREVIOUS)
+        now = self._serving()
+        # After a withdrawal what is served is the one before.
+        before = now.champion.version if now and now.withdrawn else self._holder(PREVIOUS)
         if before is None:
             raise ModelsError("no version was the champion before this one: icestream models promote VERSION")
         return self._change(before)
@@ -174,7 +178,7 @@ class Models:
         found = self._in_redis(lambda: read_comparison(self._redis, epoch))
         if found is None:
             raise ModelsError("nothing was compared yet: the recorder does that every few seconds")
-        copies = self._in_redis(lambda: read_copies(self._redis))
+        copies = self._in_redis(lambda: read_copies(self._redis, epoch))
         return found, gate(found, copies, self._budget_s)
 
     def _known(self, version: str) -> Version:

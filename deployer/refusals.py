@@ -4,11 +4,12 @@ from collections import deque
 
 from icestream.event import REASONS_OF_MODEL
 from icestream.streams.connection import AsyncRedis
-from icestream.streams.rejected import RejectedReasons
+from icestream.streams.rejected import NewRejections
 from icestream.streams.results import count_stored_asyncio
 
 LATEST = 1000  # events
 MOST = LATEST // 100  # of them that may be refused
+KEPT = 5  # of the refused ones
 
 
 class Refusals:
@@ -16,23 +17,27 @@ class Refusals:
 
     def __init__(self, redis: AsyncRedis):
         self._redis, self._champion = redis, ""
-        self._reasons = RejectedReasons(redis)
+        self._rejections = NewRejections(redis)
         self._refused = 0
-        self._looks = deque[tuple[int, int]]()  # (results ever stored, refused so far)
+        self.payloads = deque[bytes](maxlen=KEPT)  # of the latest refused events
+        self._looks = deque[tuple[int, int]]()  # (results ever stored, refused so far), rising
 
     async def too_many(self, champion: str) -> str:
         """Look, and say in words if it has refused too many; otherwise empty. Raises RedisError."""
-        reasons = await self._reasons.new()
-        if champion != self._champion:
-            self._champion, self._refused = champion, 0
+        rejected, stored = await self._rejections.read(), await count_stored_asyncio(self._redis)
+        if champion != self._champion or (self._looks and stored < self._looks[-1][0]):  # or Redis has lost something
+            self._champion, self._refused, rejected = champion, 0, []
             self._looks.clear()
-            reasons = []
-        self._refused += sum(reason in REASONS_OF_MODEL for reason in reasons)
-        self._looks.append((await count_stored_asyncio(self._redis), self._refused))
-        stored, refused = self._looks[-1]
+            self.payloads.clear()
+        refused = [payload for reason, payload in rejected if reason in REASONS_OF_MODEL]
+        self._refused += len(refused)
+        self.payloads += refused
+        now = (stored, self._refused)
+        if not self._looks or now != self._looks[-1]:
+            self._looks.append(now)
         while len(self._looks) > 2 and stored - self._looks[1][0] >= LATEST:
             self._looks.popleft()
-        stored, refused = stored - self._looks[0][0], refused - self._looks[0][1]
-        if refused > MOST and refused * LATEST > MOST * (stored + refused):
-            return f"of the latest {stored + refused} events it refused {refused}"
+        answered, lost = stored - self._looks[0][0], self._refused - self._looks[0][1]
+        if lost > MOST and lost * LATEST > MOST * (answered + lost):
+            return f"of the latest {answered + lost} events it refused {lost}"
         return ""

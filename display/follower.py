@@ -20,7 +20,7 @@ from icestream.event import Event, InvalidEvent
 from icestream.result import Result, Results
 from icestream.streams import keys
 from icestream.streams.challenge import Challenge, read_challenge
-from icestream.streams.connection import Redis, RedisError, is_away
+from icestream.streams.connection import Redis, RedisError, ResponseError, is_away
 from icestream.streams.publisher import read_description
 from icestream.streams.rejected import DeadLetter, DeadLetters
 from icestream.streams.results import Tail
@@ -133,7 +133,7 @@ class StreamFollower:
         self._directions = Tail(redis, keys.DIRECTIONS, READ_AT_ONCE)
         self._truth_tail = Tail(redis, keys.TRUTH, READ_AT_ONCE)
         self._shown_tail = Tail(redis, keys.SHOWN, READ_AT_ONCE, keys.SHOWN_BYTES)
-        self._challenge_tail = Tail(redis, keys.CHALLENGE.directions, READ_AT_ONCE)
+        self._challenge_tail: Tail | None = None
         self._challenges: OrderedDict[EventKey, Result] = OrderedDict()  # the challenger's results
         self.challenge: Challenge | None = None  # the one under way
         self._unmatched: list[dict[bytes, bytes]] = []  # results that were read, whose truths are still to be read
@@ -165,13 +165,12 @@ class StreamFollower:
                     self._add_shown(shown)
                 self._add_results(self._unmatched)
                 self._unmatched = []
-                while challenges := self._challenge_tail.read():
-                    self._add_challenges(challenges)
+                self._follow_challenge()
                 if self._clock() - status_read > STATUS_S:
                     status_read = self._clock()
                     if serving := read_serving(self._redis):
                         self._follow_model(serving.champion.name)
-                    self.challenge = read_challenge(self._redis)
+                    self._look_for_challenge()
                     stream = read_status(self._redis)
                     self._status = self._summarise(stream)
                     self._list_rejected(stream)
@@ -259,6 +258,23 @@ class StreamFollower:
                     self._shown[event] = (cached, fields.get(wire.FIELD, b""))
                     if len(self._shown) > keys.SHOWN_KEPT:
                         self._shown.popitem(last=False)
+
+    def _look_for_challenge(self) -> None:
+        before = self.challenge and self.challenge[0].epoch
+        try:
+            self.challenge = read_challenge(self._redis)
+        except ResponseError:  # a key of another type, or no permission: the page shows the rest
+            self.challenge = None
+        if self.challenge and self.challenge[0].epoch != before:
+            directions = keys.challenge(self.challenge[0].epoch).directions
+            self._challenge_tail = Tail(self._redis, directions, READ_AT_ONCE)
+
+    def _follow_challenge(self) -> None:
+        if self.challenge is None or self._challenge_tail is None:
+            return
+        with suppress(ResponseError):
+            while challenges := self._challenge_tail.read():
+                self._add_challenges(challenges)
 
     def _add_challenges(self, entries: list[dict[bytes, bytes]]) -> None:
         for fields in entries:

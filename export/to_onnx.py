@@ -227,7 +227,7 @@ def main() -> None:
                 key: float(value) for key, value in exported.card.get("held_out", {}).items() if key.endswith("_deg")
             }
             version = Registry(options.register, REGISTERED).register(exported.folder, held_out)
-            print(f"registered version {version} of {REGISTERED}; serve it: icestream models promote {version}")
+            print(f"registered version {version} of {REGISTERED}; compare it: icestream models challenge {version}")
         print(f"serve it: ICESTREAM_BRIDGE_MODEL={exported.folder.name} icestream up")
     except (CheckpointError, DetectorFileError, RegistryError, ValueError) as error:
         sys.exit(f"to_onnx: {error}")

@@ -58,10 +58,16 @@ def train(training: Training, options: argparse.Namespace, console: Console) -> 
 
     Raises:
         SourceError: there are too few recorded events.
+        CheckpointError: what was interrupted was trained on others.
     """
     resume, held_out, calibrating = resume_path(options.output), None, None
     if options.kaggle:
         training.recorded, held_out, calibrating = recorded(options.kaggle, options.events, training.recipe.batch)
+    if training.resumed_on not in ("", training.trained_on):
+        raise CheckpointError(
+            f"{resume} is of a training on {training.resumed_on}, not on {training.trained_on}: give the same --kaggle and "
+            "--events, or another --output"
+        )
     held_out = held_out or Sample.simulated(options.check_events, HELD_OUT_SEED)
     try:
         while training.share < 1:

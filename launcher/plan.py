@@ -180,7 +180,7 @@ class Plan:
             "TRITON_URL": self.triton_url,
             "CHALLENGER": "true",
             "IN_FLIGHT": "1",
-            "MAX_BATCH": "32",
+            "MAX_BATCH": "8",
             "MAX_HELD": "128",
             "METRICS_PORT": str(self.ports["challenger_metrics"]),
         }

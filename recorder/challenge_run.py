@@ -4,11 +4,12 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric
+from mlflow.entities import LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
 
 from icestream.results.comparison import Comparison, Copies
 from icestream.results.mlflow_names import EXPERIMENT_TAGS, MODELS_EXPERIMENT
+from icestream.service.logs import Log
 from icestream.streams.challenge import Challenge
 from icestream.streams.serving import Serving
 
@@ -23,13 +24,23 @@ class ChallengeRun:
         read: what is known of it; None where there is none.
     """
 
-    def __init__(self, client: MlflowClient, read: Callable[[], Challenge | None]):
-        self._client, self._read = client, read
+    def __init__(self, client: MlflowClient, read: Callable[[], Challenge | None], log: Log):
+        self._client, self._read, self._log = client, read, log
         self._epoch, self._run_id, self._pairs = 0, "", 0
 
-    def upload(self) -> None:
-        """Log what was compared since the last call; raises MlflowException, RedisError."""
+    def upload(self, closing: bool) -> None:
+        """Log what was compared since the last call; `closing` ends the run, which another recorder continues. Raises RedisError.
+
+        What somebody has deleted in MLflow is made again; nothing else waits for it.
+        """
         challenge = self._read()
+        try:
+            self._upload(challenge, closing)
+        except MlflowException as error:
+            self._log.warning("the challenge is not logged to MLflow now", error=str(error)[:300])
+            self._run_id = ""
+
+    def _upload(self, challenge: Challenge | None, closing: bool) -> None:
         epoch = challenge[0].epoch if challenge else 0
         if self._run_id and epoch != self._epoch:
             self._client.set_terminated(self._run_id)
@@ -47,6 +58,8 @@ class ChallengeRun:
             points = [Metric(name, value, when, found.pairs) for name, value in metrics.items()]
             self._client.log_batch(self._run_id, metrics=points)
             self._pairs = found.pairs
+        if closing:
+            self._client.set_terminated(self._run_id)
 
     def _begin(self, serving: Serving, found: Comparison) -> str:
         """The run of this challenge; one that an earlier recorder has begun goes on."""
@@ -56,6 +69,8 @@ class ChallengeRun:
             if experiment
             else self._client.create_experiment(MODELS_EXPERIMENT, tags=EXPERIMENT_TAGS)
         )
+        if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:  # its name is still taken
+            self._client.restore_experiment(experiment_id)
         words = f"tags.`{EPOCH_TAG}` = '{serving.epoch}' and attributes.start_time > {(serving.since_s - 60) * 1000}"
         if made := self._client.search_runs([experiment_id], words):
             return str(made[0].info.run_id)

@@ -22,8 +22,9 @@ from recorder.metrics import RecorderMetrics
 from recorder.spool import EventKey
 
 KEPT = 20_000  # answers of either that wait for the other; more than there are copies under way
+READS = 10  # of the challenger's answers, at a time: the recorder's lease must be renewed between
 
-Waiting = dict[EventKey, NDArray[np.void]]  # half of a pair each, oldest first
+Waiting = dict[EventKey, np.void]  # half of a pair each, oldest first
 
 
 class Judge:
@@ -45,6 +46,8 @@ class Judge:
             self._judge(read_serving(self._redis), recorded)
         except RedisError as error:
             self._log.warning("the challenger cannot be compared now", error=str(error))
+        except Exception as error:  # what nobody has thought of must not end the recording
+            self._log.error("comparing the challenger failed unexpectedly", exc_info=error)
 
     def _judge(self, serving: Serving | None, recorded: pa.Table | None) -> None:
         if serving is None or serving.challenger is None:
@@ -62,13 +65,21 @@ class Judge:
         if recorded is not None:
             rows = recorded.filter(pc.equal(recorded["model"], serving.champion.name))
             self._champion.update(_answers_of_champion(rows, serving.share))
-        results, found.read_to = read_challenges(self._redis, found.read_to)
-        self._challenger.update(_answers_of_challenger(one for one in results if one.model == serving.challenger.name))
-        found.add(self._take_pairs())
-        _drop_oldest(self._champion)
-        found.unpaired += _drop_oldest(self._challenger)
+            _drop_oldest(self._champion, KEPT)
+        for _ in range(READS):
+            if len(self._challenger) >= KEPT:  # their events are still to be recorded
+                break
+            results, found.read_to = read_challenges(self._redis, serving.epoch, found.read_to)
+            if not results:
+                break
+            mine = (one for one in results if one.model == serving.challenger.name)
+            self._challenger.update(_answers_of_challenger(mine))
+        pairs = self._take_pairs()
+        found.add(pairs)
+        if recorded is not None and not len(pairs):  # what was recorded meanwhile has no answer: nor will the oldest
+            found.unpaired += _drop_oldest(self._challenger, KEPT // 2)
         write_comparison(self._redis, found)
-        self._metrics.compared((found, read_copies(self._redis)))
+        self._metrics.compared((found, read_copies(self._redis, serving.epoch)))
 
     def _take_pairs(self) -> NDArray[np.void]:
         """What was answered by both."""
@@ -99,7 +110,7 @@ def _answers_of_champion(rows: pa.Table, share: float) -> Waiting:
         answers[name] = column[name]
     answers["seconds"] = (column["answered_ns"] - column["sent_ns"]) * 1e-9
     found["truth"] = direction.to_vector(column["true_azimuth"], column["true_zenith"])
-    return dict(zip(ids.tolist(), found, strict=True))
+    return {event: row.copy() for event, row in zip(ids.tolist(), found, strict=True)}  # a view would hold all of them
 
 
 def _answers_of_challenger(results: Iterable[Results]) -> Waiting:
@@ -110,13 +121,13 @@ def _answers_of_challenger(results: Iterable[Results]) -> Waiting:
         for name in ("direction", "kappa", "radius_50_deg", "radius_90_deg"):
             answers[name] = one.rows[name]
         answers["seconds"] = (one.answered_ns - one.sent_ns) * 1e-9
-        found |= dict(zip(one.events, pairs, strict=True))
+        found |= {event: row.copy() for event, row in zip(one.events, pairs, strict=True)}
     return found
 
 
-def _drop_oldest(waiting: Waiting) -> int:
+def _drop_oldest(waiting: Waiting, kept: int) -> int:
     """Drop what is more than may wait; returns how many."""
-    dropped = list(waiting)[: max(0, len(waiting) - KEPT)]
+    dropped = list(waiting)[: max(0, len(waiting) - kept)]
     for event in dropped:
         del waiting[event]
     return len(dropped)

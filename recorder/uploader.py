@@ -66,7 +66,7 @@ class Uploader:
         self._undrawn = False  # and whether there are some that are in no picture
         self._tagged: set[tuple[str, str, str]] = set()  # models it is tagged with: name, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
-        self._challenge = ChallengeRun(self._client, read_challenge)
+        self._challenge = ChallengeRun(self._client, read_challenge, log)
         self._retention = Retention(self._client, settings.experiment, settings.keep_days, log)
 
     def upload(self, closing: bool = False) -> None:
@@ -79,8 +79,8 @@ class Uploader:
                     self._forget_deleted(recorder_run)
                     raise
             if not closing:
-                self._challenge.upload()
                 self._retention.apply()
+            self._challenge.upload(closing)
         finally:  # while MLflow is away, too: that is when the spool grows
             self._metrics.spool(*self._spool.size())
 

@@ -10,6 +10,7 @@ from export.calibration import coverage
 from export.evaluation.parity import Parity
 from export.evaluation.sample import Answers, Sample, table
 from export.icemix import IceMix
+from export.training.training import SIMULATION
 from icestream.results.markdown import wrap
 from icestream.tensors import RADIUS_SHARES
 
@@ -170,11 +171,26 @@ def _origin(card: dict[str, Any]) -> str:
     if calibration := card.get("calibration"):
         on = calibration.get("sample") or f"{calibration['events']} simulated events, seed {calibration['seed']}"
         calibrated = f"κ and radii were calibrated on {on}; all below are other events."
+    if recorded := _recorded(card):
+        return (
+            f"Trained by `export/train.py`, the latest first, on {', '.join(recorded)}; the rest on this project's own simulation, "
+            f"version {card['simulation_version']}.\n\n{markdown(rows)}\n{calibrated}\n"
+        )
     return (
         f"Trained by `export/train.py` on this project's own simulation, version {card['simulation_version']}, of {card['detector']}; event "
         f"stream of seed {card['seed']}, each event seen once.\n\n{markdown(rows)}\n"
         f"{calibrated} No event of the experiment or of the competition was used.\n"
     )
+
+
+def _recorded(card: dict[str, Any]) -> list[str]:
+    """The recorded events of a network's sittings, the latest first."""
+    found, sitting = list[str](), card
+    while sitting:
+        if sitting.get("trained_on", SIMULATION) != SIMULATION:
+            found.append(sitting["trained_on"])
+        sitting = sitting.get("started_from") or {}
+    return found
 
 
 def _score(sample: Sample, answers: Answers) -> str:
@@ -193,6 +209,8 @@ def _parity(parity: Parity) -> str:
 def _limits(card: dict[str, Any]) -> str:
     if not card:
         return "Nothing is known of its training."
+    if recorded := _recorded(card):
+        return f"It has seen {recorded[0]}, and it is of no use where events are others."
     return (
         "It has seen nothing but a light simulation: nominal positions, rounded ice without tilt or anisotropy, no waveforms, no "
         "coincident muons, no systematic uncertainties."

@@ -19,6 +19,7 @@ from icestream.sources.simulation import simulator
 
 WARM_UP_STEPS, WEIGHT_DECAY, BETAS = 150, 0.02, (0.9, 0.98)
 EMA_DECAY = 0.999
+SIMULATION = "simulation"
 ANGLE_FROM, VMF_SHARE = 0.7, 0.15
 PLATEAU_STEPS, PLATEAU_DEG = 625, 80.0  # 40 000 events in batches of 64
 
@@ -83,6 +84,7 @@ class Training:
     """A network, its optimiser, its moving average and its progress."""
 
     recorded: Sample | None = None  # what it trains on instead of simulated events
+    resumed_on = ""  # what the part before an interruption was trained on
 
     def __init__(self, recipe: Recipe, seed: int, start: tuple[IceMix, dict[str, Any]] | None = None):
         self.recipe = recipe
@@ -181,6 +183,7 @@ class Training:
             "recipe": asdict(self.recipe),
             "progress": asdict(self.progress),
             "started_from": self.started_from,
+            "trained_on": self.trained_on,
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
@@ -196,7 +199,13 @@ class Training:
         training.optimiser.load_state_dict(state["optimiser"])
         training.progress = Progress(**{**state["progress"], "place": Place(**state["progress"]["place"])})
         training.started_from = state["started_from"]
+        training.resumed_on = state.get("trained_on", SIMULATION)
         return training
+
+    @property
+    def trained_on(self) -> str:
+        """The events, in words."""
+        return self.recorded.name if self.recorded else SIMULATION
 
     def card(self, held_out: Sample, found: dict[str, float]) -> dict[str, Any]:
         """The metadata of the checkpoint: how it was made."""
@@ -208,7 +217,7 @@ class Training:
             "minutes": round(self.progress.seconds / 60, 1),
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU",
             "jitter_ns": JITTER_NS,
-            "trained_on": self.recorded.name if self.recorded else "simulation",
+            "trained_on": self.trained_on,
             "held_out": {"sample": held_out.name, "events": len(held_out.events), **found},
             "started_from": self.started_from,
         }

@@ -30,6 +30,7 @@ NEEDED = 2000  # pairs, before there is a verdict
 Z_95 = 1.96  # standard errors: the sums of 2000 pairs are normal
 # Of the champion's mean opening angle: by the one the challenger surely is not worse, by the other it is not surely worse.
 WORSE_SHARE, SURELY_SHARE = 0.01, 0.001
+KNOWN_SHARE = 0.01  # of the pairs whose truth is known, above which accuracy is what counts
 RADIUS_SHARE = 0.02  # by which a radius may hold more or fewer events than it says
 AGREEING_SHARE = 0.5  # of the challenger's directions are within the champion's 50 % radius, where no truth is known
 KAPPA_FACTOR = 2.0  # between the geometric means of κ, where no truth is known
@@ -185,17 +186,19 @@ def gate(found: Comparison, copies: Copies, budget_s: float) -> list[Check]:
             f"{copies.dropped} of {copies.copied} copies were dropped, for it did not keep up; at most {DROPPED_SHARE:.0%}",
         ),
     ]
-    return checks + (_accuracy(found) if found.truths >= NEEDED else _agreement(found))
+    known = found.truths > max(1, KNOWN_SHARE * found.pairs)
+    return checks + (_accuracy(found) if known else _agreement(found))
 
 
 def _accuracy(found: Comparison) -> list[Check]:
     (mean, half), angle = found.difference, found.champion.opening_angle_deg / found.truths
     checks = [
+        Check(found.truths >= NEEDED, f"the truth of {found.truths} of them is known; at least {NEEDED}"),
         Check(
             mean + half < WORSE_SHARE * angle and mean - half <= SURELY_SHARE * angle,
             f"opening angle {mean:+.3f}° ± {half:.3f}° against the champion's {angle:.2f}°, in the mean; surely not worse by "
             f"{WORSE_SHARE:.0%}, and not surely worse by {SURELY_SHARE:.1%}",
-        )
+        ),
     ]
     for share, within in ((0.5, found.challenger.within_50), (0.9, found.challenger.within_90)):
         held, error = within / found.truths, Z_95 * math.sqrt(share * (1 - share) / found.truths)
@@ -213,7 +216,7 @@ def _agreement(found: Comparison) -> list[Check]:
     return [
         Check(
             agreeing >= AGREEING_SHARE,
-            f"accuracy was not tested: the truth of {found.truths} events is known, {NEEDED} are needed. Instead: "
+            f"accuracy was not tested: the truth of {found.truths} events is known. Instead: "
             f"{agreeing:.0%} of its directions are within the champion's 50 % radius; at least {AGREEING_SHARE:.0%}",
         ),
         Check(

@@ -1,5 +1,6 @@
 """What is known of a challenge: the challenger's results, what became of the copies, and how the two compare."""
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,30 +16,26 @@ from icestream.streams.scripts import load
 from icestream.streams.serving import Serving, read_serving
 from icestream.streams.status import read_status
 
-READ_AT_ONCE = 1000  # entries
+READ_AT_ONCE = 1000  # entries, of one result at least
 
 Challenge = tuple[Serving, Comparison, Copies]
 
 
-def read_challenges(redis: Redis, after: str) -> tuple[list[Results], str]:
-    """The challenger's results after an entry, and the last entry of them; what is none is left out. Raises RedisError."""
+def read_challenges(redis: Redis, epoch: int, after: str) -> tuple[list[Results], str]:
+    """The challenger's results after an entry, as many as are read at once, and the last entry of them; what is none is left out.
+    Raises RedisError."""
     tail, found = redis.register_script(load("tail")), list[Results]()
     arguments: list[str | int] = [after, READ_AT_ONCE, READ_BYTES, RECORD_BYTES, "XRANGE"]
-    while entries := list[Any](tail(keys=[keys.CHALLENGE.directions], args=arguments)):
-        arguments[0] = entries[-1][0].decode()
-        for _, fields in entries:
-            try:
-                found.append(
-                    wire.decode_results(dict(zip(fields[::2], fields[1::2], strict=True)).get(wire.FIELD, b""))
-                )
-            except InvalidEvent:
-                continue
-    return found, str(arguments[0])
+    entries: Any = tail(keys=[keys.challenge(epoch).directions], args=arguments)
+    for _, fields in entries:
+        with suppress(InvalidEvent):
+            found.append(wire.decode_results(dict(zip(fields[::2], fields[1::2], strict=True)).get(wire.FIELD, b"")))
+    return found, entries[-1][0].decode() if entries else after
 
 
-def read_copies(redis: Redis) -> Copies:
+def read_copies(redis: Redis, epoch: int) -> Copies:
     """What became of the copies. Raises RedisError."""
-    status, dropped = read_status(redis, keys.CHALLENGE), redis.get(keys.DROPPED)
+    status, dropped = read_status(redis, keys.challenge(epoch)), redis.get(keys.dropped(epoch))
     return Copies(
         copied=status.emitted_total,
         answered=status.stored_total,
@@ -52,7 +49,7 @@ def read_comparison(redis: Redis, epoch: int) -> Comparison | None:
     text: Any = redis.get(keys.COMPARISON)
     try:
         found = msgspec.json.decode(text or b"", type=Comparison)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return found if found.epoch == epoch else None
 
@@ -60,11 +57,11 @@ def read_comparison(redis: Redis, epoch: int) -> Comparison | None:
 def write_comparison(redis: Redis, comparison: Comparison) -> None:
     """Keep it, and delete the results that it counts. Raises RedisError."""
     redis.set(keys.COMPARISON, msgspec.json.encode(comparison))
-    redis.xtrim(keys.CHALLENGE.directions, minid=comparison.read_to, approximate=False)
+    redis.xtrim(keys.challenge(comparison.epoch).directions, minid=comparison.read_to, approximate=False)
 
 
 def read_challenge(redis: Redis) -> Challenge | None:
     """The challenge under way; None if there is none, or nothing was compared yet. Raises RedisError."""
     serving = read_serving(redis)
     found = read_comparison(redis, serving.epoch) if serving and serving.challenger else None
-    return (serving, found, read_copies(redis)) if serving and found else None
+    return (serving, found, read_copies(redis, serving.epoch)) if serving and found else None

@@ -85,7 +85,7 @@ class EventQueue:
     def __init__(self, redis: AsyncRedis, consumer: str, claim_idle_s: float, names: keys.Queue = keys.STREAM):
         self._redis, self._consumer, self._idle_ms = redis, consumer, int(claim_idle_s * 1000)
         self._names = names
-        self._count_runs = names == keys.STREAM  # a copy of an event is none of its run
+        self._is_stream = names == keys.STREAM  # a copy of an event is none of its run, and is not kept
         self._complete = redis.register_script(load("complete"))
         self._reject = redis.register_script(load("reject"))
         self._leave = redis.register_script(load("leave"))
@@ -191,6 +191,9 @@ class EventQueue:
             keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS, keys.UNASKED_BYTES,
         ]  # fmt: skip
         found, trimmed = await self._tidy(keys=[self._names.events, self._names.directions, keys.TRUTH], args=arguments)
+        if not self._is_stream:
+            for name in set(self._names) - {keys.ALONE}:
+                await self._redis.expire(name, keys.CHALLENGE_KEPT_S)
         return int(found), int(trimmed)
 
     async def renew(self, held: Iterable[bytes]) -> None:
@@ -207,15 +210,18 @@ class EventQueue:
         self,
         entry_ids: Sequence[bytes],
         results: Results,
+        *,
         shown: tuple[int, bytes] | None = None,
         copied: Sequence[int] = (),
+        epoch: int = 0,
     ) -> list[Outcome]:
         """Store results and remove the entries of their events.
 
         Args:
             entry_ids: of the event of each result.
             shown: an event to show: the index of its result, and its payload.
-            copied: the indices of the results whose events the challenger is to answer, too.
+            copied: the indices of the results whose events the challenger is to answer, too,
+            epoch: of the serving state that names it.
         """
         names, events = self._names, results.events
         runs = {run_id: number for number, run_id in enumerate(dict.fromkeys(run_id for run_id, _ in events), 1)}
@@ -223,24 +229,19 @@ class EventQueue:
         arguments: list[bytes | str | int] = [
             keys.BRIDGE_GROUP, wire.FIELD, keys.REMEMBERED_MS, keys.REMEMBERED_MOST, keys.SHOWN_KEPT, keys.RUN_KEPT_S,
             wire.results_head(results), results.rows.tobytes(), event, index + 1,
-            " ".join(str(number + 1) for number in copied), keys.COPIES_KEPT, keys.COPY_BYTES,
+            " ".join(str(number + 1) for number in copied), keys.COPIES_KEPT, keys.COPY_BYTES, keys.CHALLENGE_KEPT_S,
         ]  # fmt: skip
         for entry_id, (run_id, event_id) in zip(entry_ids, events, strict=True):
             arguments += (entry_id, f"{run_id}:{event_id}", runs[run_id])
+        challenge = keys.challenge(epoch)
         outcomes = await self._complete(
             keys=[
-                names.events,
-                names.directions,
-                names.shown,
-                names.done,
-                names.stored,
-                keys.CHALLENGE.events,
-                keys.DROPPED,
-                keys.CHALLENGE.stored,
-                *(keys.run(run_id) for run_id in runs if self._count_runs),
+                names.events, names.directions, names.shown, names.done, names.stored,
+                challenge.events, keys.dropped(epoch), challenge.stored,
+                *(keys.run(run_id) for run_id in runs if self._is_stream),
             ],
             args=arguments,
-        )
+        )  # fmt: skip
         return [OUTCOMES[outcome] for outcome in outcomes]
 
     async def reject(self, rejection: Rejection) -> bool:
@@ -251,7 +252,7 @@ class EventQueue:
             keys.REJECTED_KEPT, keys.REJECTED_KEPT_BYTES, keys.REJECTED_PAYLOAD_BYTES,
             rejection.reason, rejection.detail[:DETAIL_CHARACTERS], entry.tries, "" if run_id is None else run_id,
         ]  # fmt: skip
-        run = [keys.run(run_id)] if run_id is not None and self._count_runs else []
+        run = [keys.run(run_id)] if run_id is not None and self._is_stream else []
         return bool(
             await self._reject(
                 keys=[self._names.events, self._names.rejected, self._names.rejected_bytes, *run], args=arguments

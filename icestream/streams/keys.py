@@ -24,7 +24,6 @@ RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS
 ALONE = "{icestream}:alone"  # lease of the bridge that asks Triton alone, to see which event is to blame
 SERVING = "{icestream}:serving"  # hash: which model is served; deployer → bridges
 COMPARISON = "{icestream}:comparison"  # how champion and challenger compare; recorder → everybody
-DROPPED = "{icestream}:challenge:dropped"  # counter: copies that were dropped for newer ones
 EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
 
 
@@ -51,8 +50,21 @@ STREAM = Queue(
     stored=STORED,
     alone=ALONE,
 )
-# The same again for copies of some events, which a bridge of its own answers by the challenger; the recorder reads the results.
-CHALLENGE = Queue(*(key.replace("{icestream}:", "{icestream}:challenge:") for key in STREAM))
+
+
+def challenge(epoch: int) -> Queue:
+    """The same again for copies of some events, which a bridge of its own answers by the challenger of a serving state; the recorder
+    reads the results. A name for each state: whoever has not heard yet that it is over writes where nobody reads."""
+    names = {
+        name: key.replace("{icestream}:", f"{{icestream}}:challenge:{epoch}:") for name, key in STREAM._asdict().items()
+    }
+    return Queue(**names | {"alone": ALONE})  # both ask the same Tritons
+
+
+def dropped(epoch: int) -> str:
+    """Counter: copies that were dropped for newer ones."""
+    return f"{{icestream}}:challenge:{epoch}:dropped"
+
 
 BRIDGE_GROUP = "bridge"  # reads the events of a queue
 RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
@@ -71,6 +83,7 @@ UNASKED_BYTES = 128 * 2**20  # of results, and of truths, that stay where no rec
 SHOWN_KEPT = 500  # entries, some minutes
 SHOWN_BYTES = 128 * 2**10  # of the payload of one: some 10 000 pulses
 COPIES_KEPT = 1000  # copies of events that wait for the challenger; the oldest are dropped for newer ones
+CHALLENGE_KEPT_S = 86_400  # that the keys of a challenge outlive its last event
 COPY_BYTES = 64 * 2**10  # of the payload of one: some 5000 pulses; larger events are not copied
 RUN_KEPT_S = 604_800  # that the hash of a run outlives its last write
 

@@ -98,22 +98,23 @@ def _dead_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     )
 
 
-class RejectedReasons:
-    """The reasons of what is rejected from now on."""
+class NewRejections:
+    """What is rejected from now on."""
 
     def __init__(self, redis: AsyncRedis):
         self._redis, self._read_to = redis, b""
 
-    async def new(self) -> list[str]:
-        """Of the entries since the last call; the first call finds none. Raises RedisError."""
+    async def read(self) -> list[tuple[str, bytes]]:
+        """Reasons, and payloads as far as they were kept, since the last call; the first call finds none. Raises RedisError."""
         if not self._read_to:
             latest: Any = await self._redis.xrevrange(keys.REJECTED, count=1)
             self._read_to = latest[0][0] if latest else b"0-0"
             return []
-        reasons: list[str] = []
+        found: list[tuple[str, bytes]] = []
         while True:
             page: Any = await self._redis.xrange(keys.REJECTED, b"(" + self._read_to, count=PAGE)
             if not page:
-                return reasons
+                return found
             self._read_to = page[-1][0]
-            reasons += [fields.get(b"reason", b"").decode(errors="replace") for _, fields in page]
+            for _, fields in page:
+                found.append((fields.get(b"reason", b"").decode(errors="replace"), fields.get(wire.FIELD, b"")))

@@ -14,7 +14,6 @@ from icestream.streams.scripts import load
 LOOK_S = 1.0
 _SCRIPT = load("serve")
 _FIELDS = ["epoch", "state", "since_s"]
-_COMPARED = (*keys.CHALLENGE, keys.DROPPED, keys.COMPARISON)  # begins anew with each state
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,13 +80,14 @@ async def read_epoch_asyncio(redis: AsyncRedis) -> int:
 async def replace_serving(redis: AsyncRedis, epoch: int, after: Serving) -> bool:
     """Change the state with this number; False if somebody else has changed it meanwhile. Raises RedisError."""
     state = msgspec.json.encode(msgspec.structs.replace(after, epoch=0, since_s=0))
-    return bool(await redis.register_script(_SCRIPT)(keys=[keys.SERVING, *_COMPARED], args=[epoch, state]))
+    over = {*keys.challenge(epoch), keys.dropped(epoch), keys.COMPARISON} - {keys.ALONE}
+    return bool(await redis.register_script(_SCRIPT)(keys=[keys.SERVING, *over], args=[epoch, state]))
 
 
 def read_report(redis: Redis) -> Report:
     """Raises RedisError."""
     text: Any = redis.hget(keys.SERVING, "report")
-    with suppress(msgspec.DecodeError):
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode(text or b"{}", type=Report)
     return Report()
 

@@ -15,10 +15,10 @@ from deployer.models import Models
 from icestream import wire
 from icestream.detector import nominal_icecube86
 from icestream.registry import Registry
-from icestream.results.comparison import Comparison
+from icestream.results.comparison import Comparison, Copies
 from icestream.sources.simulation.simulator import simulated_events
 from icestream.streams import keys
-from icestream.streams.challenge import read_comparison
+from icestream.streams.challenge import read_comparison, read_copies
 from icestream.streams.serving import Serving, read_serving
 from tests.events import event, put, results, stored
 from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
@@ -65,6 +65,9 @@ class System:
         given = {"redis_url": self._redis.url, "triton_url": self.triton.url, "claim_idle_s": 1, **settings}
         return self._program("bridge", **given)
 
+    def emitter(self, **settings: object) -> Program:
+        return self._program("emitter", redis_url=self._redis.url, **settings)
+
     def challenger(self) -> Program:
         """The bridge that answers copies by the challenger."""
         return self.bridge(challenger=True, in_flight=1, max_batch=32, max_held=128)
@@ -108,6 +111,11 @@ class System:
             self.redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth])})
             self.redis.xadd(keys.EVENTS, {wire.FIELD: wire.encode_event(one, time.time_ns())})
             self.emitted += 1
+
+    @property
+    def copies(self) -> Copies:
+        """What became of the copies for the challenger."""
+        return read_copies(self.redis, self.serving.epoch if self.serving else 0)
 
     @property
     def compared(self) -> Comparison | None:

@@ -17,7 +17,7 @@ from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model_config import parse_config
 from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS
 from icestream.results import comparison
-from icestream.streams.challenge import read_copies
+from icestream.streams import keys
 from icestream.streams.serving import read_report
 from icestream.tensors import pad
 from tests.deployer.conftest import System
@@ -27,9 +27,9 @@ from tests.models import make_picky
 from tests.servers import Program
 from tests.waiting import wait_until
 
-FEW = 500  # pairs that are enough here
+FEW = 300  # pairs that are enough here
 NOISE = 0.05  # of each component: some two degrees
-REFUSED = 13.0  # charge of an event that the model of tests/models.py refuses
+REFUSED, KILLS = 13.0, 19.0  # charge of an event that the model of tests/models.py refuses, or at which it ends Triton
 
 
 def change_direction(folder: Path, add: Callable[[onnx.ModelProto], None]) -> None:
@@ -82,7 +82,7 @@ def challenge(system: System, version: str, share: float = 1.0) -> None:
     def copied() -> int:
         system.send(1)
         system.all_answered()
-        return read_copies(system.redis).answered
+        return system.copies.answered
 
     wait_until(copied, "events are copied and answered", 30)
 
@@ -93,7 +93,7 @@ def compare(system: System) -> None:
     system.all_answered()
 
     def over() -> bool:
-        copies = read_copies(system.redis)
+        copies = system.copies
         return (
             copies.copied == copies.answered
             and system.compared is not None
@@ -169,7 +169,7 @@ def test_a_champion_that_refuses_events_is_withdrawn_and_stays_so_until_somebody
     challenge(system, picky)
     put_events(system, 5, REFUSED)
     system.all_answered()
-    wait_until(lambda: read_copies(system.redis).refused == 5, "the challenger has refused them", 60)
+    wait_until(lambda: system.copies.refused == 5, "the challenger has refused them", 60)
     assert set(system.answered_by()) == {"icemix"}
     system.models.promote(picky, "it is so new")
     wait_until(lambda: asks(system, "icemix-v2"), "it answers")
@@ -181,6 +181,27 @@ def test_a_champion_that_refuses_events_is_withdrawn_and_stays_so_until_somebody
     system.models.rollback()
     wait_until(lambda: not read_report(system.redis).problems, "all is well", 30)
     assert system.serves("icemix")()
+
+
+def test_a_challenger_that_ends_triton_is_asked_no_more_and_costs_the_stream_no_event(system: System) -> None:
+    challenger, _ = start_all(system)
+    challenge(system, system.register(make_picky))
+    put_events(system, 1, KILLS)
+
+    def asked_no_more() -> bool:
+        if not system.triton.alive:
+            system.triton.revive()
+            system.send(5)
+        return "it is asked no more" in challenger.log
+
+    wait_until(asked_no_more, "it is asked no more", 240)
+    system.triton.revive()
+    system.send(20)
+    system.all_answered()
+    assert set(system.answered_by()) == {"icemix"}
+    assert system.redis.xlen(keys.REJECTED) == 0
+    assert system.copies.refused == 1
+    assert challenger.process.poll() is None
 
 
 def put_events(system: System, number: int, charge: float) -> None:
@@ -221,7 +242,7 @@ def test_whatever_dies_meanwhile_a_challenge_counts_no_event_twice_and_the_strea
     system.send_simulated(100)
     wait_until(lambda: system.compared and before and system.compared.pairs > before.pairs + 20, "and more", 60)
     assert system.compared is not None
-    copies = read_copies(system.redis)
+    copies = system.copies
     assert system.compared.pairs <= copies.answered <= copies.copied <= system.emitted
     assert len(system.answered_by()) == len(results(system.redis)) == system.emitted
     assert set(system.answered_by()) == {"icemix"}

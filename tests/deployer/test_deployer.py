@@ -11,8 +11,10 @@ import pytest
 
 from deployer.models import Models, ModelsError
 from icestream.registry import CHAMPION, Registry
+from icestream.streams.publisher import count_run
 from icestream.streams.serving import read_report
 from tests.deployer.conftest import SHIPPED, System, plain
+from tests.events import stored
 from tests.servers import MlflowProcess, Program
 from tests.waiting import wait_until
 
@@ -175,6 +177,39 @@ def test_the_same_end_is_reached_whatever_dies_meanwhile(frail_system: System, o
     system.send(10)
     system.triton.start()
     wait_until(lambda: asks(system, "icemix-v2"), "version 2 answers again, without MLflow", 60)
+
+
+CHANGES = 4  # 20 were run by hand
+
+
+def test_the_model_is_changed_again_and_again_under_load_whatever_is_killed(system: System) -> None:
+    """Nothing is lost or doubled, every result is of a model that was served, and epochs only rise."""
+    deployer = begin(system)
+    two = system.register()
+    emitter, bridges = system.emitter(rate=40, run_id=5), [system.bridge(), system.bridge()]
+    epochs = [system.serving and system.serving.epoch]
+    for number in range(CHANGES):
+        version, name = (two, "icemix-v2") if number % 2 == 0 else ("1", "icemix")
+        system.registry.set_alias(CHAMPION, version)
+        match number % 3:
+            case 0:
+                deployer.kill()
+                deployer = system.deployer()
+            case 1:
+                bridges.pop(0).kill()
+                bridges.append(system.bridge())
+            case _:
+                system.triton.kill()
+                system.triton.start()
+        wait_until(system.serves(name), f"{name} is served", 120)
+        epochs.append(system.serving and system.serving.epoch)
+    assert epochs == sorted(set(epochs), key=lambda epoch: epoch or 0)
+    assert emitter.stop() == 0
+    emitted = count_run(system.redis, 5).emitted
+    wait_until(lambda: stored(system.redis) >= emitted, "all events have results", 120)
+    answered = system.answered_by()
+    assert len(answered) == stored(system.redis) == emitted > 0
+    assert set(answered) == {"icemix", "icemix-v2"}
 
 
 def test_files_that_are_not_those_that_were_registered_are_not_served(

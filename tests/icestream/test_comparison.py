@@ -50,6 +50,11 @@ def made_pairs(number: int, noise_deg: float = 0.0, known: bool = True, **challe
     return pairs
 
 
+def half_known(pairs: NDArray[np.void]) -> NDArray[np.void]:
+    pairs["truth"][::2] = np.nan
+    return pairs
+
+
 def verdict(pairs: NDArray[np.void], **copies: int) -> list[str]:
     """The words of what stands against a promotion."""
     found = empty()
@@ -109,6 +114,8 @@ def test_an_equal_network_passes_and_one_with_two_degrees_of_noise_does_not() ->
         (made_pairs(NEEDED, radius_90_deg=1.5), {}, "its 90% radius holds"),
         (made_pairs(NEEDED), {"refused": 1}, "1 events were refused"),
         (made_pairs(NEEDED), {"dropped": 21}, "21 of 2000 copies were dropped"),
+        (half_known(made_pairs(NEEDED, 10.0)), {}, "the truth of 1000 of them is known"),
+        (half_known(made_pairs(NEEDED, 10.0)), {}, "opening angle +"),
         (made_pairs(NEEDED, 60.0, known=False), {}, "accuracy was not tested: the truth of 0 events"),
         (made_pairs(NEEDED, known=False, kappa=3), {}, "its κ is 3.00 times"),
     ],

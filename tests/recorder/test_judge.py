@@ -37,10 +37,10 @@ def serve(server: RedisProcess, epoch: int = 0, share: float = 1.0) -> None:
     asyncio.run(replace())
 
 
-def put_challenges(redis: Any, *numbers: int, model: str = CHALLENGER) -> None:
+def put_challenges(redis: Any, *numbers: int, model: str = CHALLENGER, epoch: int = 1) -> None:
     for number in numbers:
         result = made_result(number, model=model, direction=(0.6, 0.0, 0.8))
-        redis.xadd(keys.CHALLENGE.directions, {wire.FIELD: encoded(result)})
+        redis.xadd(keys.challenge(epoch).directions, {wire.FIELD: encoded(result)})
 
 
 def judge(redis: Any) -> Judge:
@@ -61,12 +61,12 @@ def test_answers_are_paired_in_whatever_order_they_come(redis: Any, redis_server
     record(one, judged)
     put_challenges(redis, *range(4), 7, 8)
     put_challenges(redis, 3, model="of an earlier challenge")
-    redis.xadd(keys.CHALLENGE.directions, {wire.FIELD: b"noise"})
+    redis.xadd(keys.challenge(1).directions, {wire.FIELD: b"noise"})
     judged.judge(None)
     found = read_comparison(redis, 1)
     assert found is not None
     assert (found.pairs, found.truths) == (4, 4)
-    assert redis.xlen(keys.CHALLENGE.directions) == 1  # the last that was counted
+    assert redis.xlen(keys.challenge(1).directions) == 1  # the last that was counted
     put_challenges(redis, 5)
     put_results(redis, 7)
     record(one, judged)
@@ -94,7 +94,7 @@ def test_a_restart_counts_nothing_twice_and_another_state_begins_anew(
     assert found.pairs == 8
     serve(redis_server, 1)
     put_results(redis, 9)
-    put_challenges(redis, 9)
+    put_challenges(redis, 9, epoch=2)
     record(one, second)
     found = read_comparison(redis, 2)
     assert found is not None
@@ -103,12 +103,12 @@ def test_a_restart_counts_nothing_twice_and_another_state_begins_anew(
 
 def test_its_troubles_hold_up_no_recording(redis: Any, redis_server: RedisProcess, tmp_path: Path) -> None:
     serve(redis_server)
-    redis.set(keys.CHALLENGE.directions, "of another type")
+    redis.set(keys.challenge(1).directions, "of another type")
     one, judged = collector(redis, tmp_path), judge(redis)
     put_results(redis, 1)
     record(one, judged)
     assert one.read(None) == 0
-    redis.delete(keys.CHALLENGE.directions)
+    redis.delete(keys.challenge(1).directions)
     put_results(redis, 2)
     put_challenges(redis, 2)
     record(one, judged)

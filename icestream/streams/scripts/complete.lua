@@ -6,9 +6,9 @@
 -- ARGV: group, field, ms within which two entries of one event are one, most events to remember, shown entries to keep,
 --       seconds to keep the hash of a run, the results without the time at which they are stored (wire.py), their rows, event to
 --       show ('' for none), number of its row, numbers of the rows whose events are copied, most copies to keep, most bytes of
---       one; then for each row entry id, "run_id:event_id", number of its run
+--       one, seconds that they are kept; then for each row entry id, "run_id:event_id", number of its run
 -- Returns for each row: 0 another bridge has dealt with the entry, 1 stored, 2 duplicate.
-local FIRST, RUNS = 14, 8 -- the first argument of the first row, keys before those of runs
+local FIRST, RUNS = 15, 8 -- the first argument of the first row, keys before those of runs
 local count = (#ARGV - FIRST + 1) / 3
 local size = #ARGV[8] / count -- of a row
 local window, most = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -128,6 +128,7 @@ local function drop_oldest() -- of the copies that no bridge has read: what is b
     for _, entry in ipairs(unread) do redis.call('XDEL', KEYS[6], entry[1]) end
     -- What waits for the challenger's first answer is no sign that it is too slow.
     if (tonumber(redis.pcall('GET', KEYS[8])) or 0) > 0 then redis.pcall('INCRBY', KEYS[7], #unread) end
+    redis.call('EXPIRE', KEYS[7], ARGV[14])
 end
 
 local kind = ARGV[11] ~= '' and redis.call('TYPE', KEYS[6]).ok
@@ -136,6 +137,7 @@ if kind == 'none' or kind == 'stream' then
         if outcomes[tonumber(number)] == 1 then copy(tonumber(number)) end
     end
     drop_oldest()
+    redis.call('EXPIRE', KEYS[6], ARGV[14])
 end
 redis.call('XDEL', KEYS[1], unpack(entries))
 

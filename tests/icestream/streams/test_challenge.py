@@ -18,11 +18,12 @@ from tests.events import event, made_result, put, results
 from tests.icestream.streams.queues import queue_of, with_client
 from tests.servers import RedisProcess
 
+CHALLENGE = keys.challenge(1)
 CHAMPION, CHALLENGER = Served(version="1", name="icemix"), Served(version="2", name="icemix-v2")
 
 
 def challengers_queue(client: Any) -> EventQueue:
-    return EventQueue(client, "challenger", 10, keys.CHALLENGE)
+    return EventQueue(client, "challenger", 10, CHALLENGE)
 
 
 async def answer(client: Any, redis: Any, *numbers: int, copied: Any = None) -> list[Outcome]:
@@ -31,7 +32,9 @@ async def answer(client: Any, redis: Any, *numbers: int, copied: Any = None) -> 
     queue = queue_of(client)
     entries = await queue.read(len(numbers))
     found = pack([made_result(number) for number in numbers])
-    return await queue.complete([entry.entry_id for entry in entries], found, None, copied or range(len(numbers)))
+    return await queue.complete(
+        [entry.entry_id for entry in entries], found, copied=copied or range(len(numbers)), epoch=1
+    )
 
 
 def test_a_copy_is_made_of_what_is_stored_and_the_stream_does_not_see_it(
@@ -48,9 +51,9 @@ def test_a_copy_is_made_of_what_is_stored_and_the_stream_does_not_see_it(
         ids = [entry.entry_id for entry in entries]
         assert await queue.complete(ids[:1], pack([made_result(1)])) == [Outcome.STORED]
         assert await queue.reject(Rejection(entry=entries[1], reason="refused_by_model", detail="no"))
-        copies = read_copies(redis)
+        copies = read_copies(redis, 1)
         assert (copies.copied, copies.answered, copies.refused, copies.dropped) == (2, 1, 1, 0)
-        [found], _ = read_challenges(redis, "0-0")
+        [found], _ = read_challenges(redis, 1, "0-0")
         assert found.events == [(7, 1)]
         assert len(results(redis)) == 3
         assert redis.xlen(keys.REJECTED) == 0
@@ -67,13 +70,13 @@ def test_copies_are_bounded_and_those_that_came_too_fast_are_counted(
 
     async def use(client: Any) -> None:
         await answer(client, redis, *range(100))
-        assert (redis.xlen(keys.CHALLENGE.events), read_copies(redis).dropped) == (10, 0)  # it is not there yet
+        assert (redis.xlen(CHALLENGE.events), read_copies(redis, 1).dropped) == (10, 0)  # it is not there yet
         queue = challengers_queue(client)
         await queue.join()
         one, *held = await queue.read(4)
         assert await queue.complete([one.entry_id], pack([made_result(90)])) == [Outcome.STORED]
         await answer(client, redis, *range(100, 105))
-        assert (redis.xlen(keys.CHALLENGE.events), read_copies(redis).dropped) == (10, 4)
+        assert (redis.xlen(CHALLENGE.events), read_copies(redis, 1).dropped) == (10, 4)
         # What it holds is not dropped, however long it takes.
         await answer(client, redis, *range(105, 150))
         await queue.renew([entry.entry_id for entry in held])
@@ -81,17 +84,17 @@ def test_copies_are_bounded_and_those_that_came_too_fast_are_counted(
         assert (
             await queue.complete(ids, pack([made_result(91 + number) for number in range(3)])) == [Outcome.STORED] * 3
         )
-        assert (redis.xlen(keys.CHALLENGE.events), read_copies(redis).dropped) == (7, 49)
+        assert (redis.xlen(CHALLENGE.events), read_copies(redis, 1).dropped) == (7, 49)
         large = event(1000, pulses=10_000)
         put(redis, large)
         [entry] = await queue_of(client).read(1)
-        await queue_of(client).complete([entry.entry_id], pack([made_result(1000)]), None, [0])
-        assert read_copies(redis).copied == 150
+        await queue_of(client).complete([entry.entry_id], pack([made_result(1000)]), copied=[0], epoch=1)
+        assert read_copies(redis, 1).copied == 150
 
     with_client(redis_server, use)
 
 
-@pytest.mark.parametrize("key", [keys.CHALLENGE.events, keys.DROPPED, keys.CHALLENGE.stored])
+@pytest.mark.parametrize("key", [CHALLENGE.events, keys.dropped(1), CHALLENGE.stored])
 def test_a_copy_that_cannot_be_made_holds_up_no_result(redis: Any, redis_server: RedisProcess, key: str) -> None:
     async def use(client: Any) -> None:
         redis.hset(key, "of another", "type")
@@ -107,8 +110,8 @@ def test_an_entry_that_somebody_deleted_is_stored_without_a_copy(redis: Any, red
         queue = queue_of(client)
         [entry] = await queue.read(1)
         redis.xdel(keys.EVENTS, entry.entry_id)
-        assert await queue.complete([entry.entry_id], pack([made_result(1)]), None, [0]) == [Outcome.STORED]
-        assert read_copies(redis).copied == 0
+        assert await queue.complete([entry.entry_id], pack([made_result(1)]), copied=[0], epoch=1) == [Outcome.STORED]
+        assert read_copies(redis, 1).copied == 0
 
     with_client(redis_server, use)
 
@@ -135,9 +138,9 @@ def test_another_state_begins_another_comparison(redis: Any, redis_server: Redis
         assert (serving.epoch, serving.champion, serving.previous) == (2, CHALLENGER, CHAMPION)
         assert serving.since_s > 0
         assert await queue.complete([second.entry_id], pack([made_result(2)])) == [Outcome.WAS_DONE]
-        assert read_challenges(redis, "0-0") == ([], "0-0")
+        assert read_challenges(redis, 1, "0-0") == ([], "0-0")
         assert read_comparison(redis, 2) is None
-        copies = read_copies(redis)
+        copies = read_copies(redis, 1)
         assert (copies.copied, copies.answered) == (0, 0)
         await client.aclose()
 

@@ -4,6 +4,7 @@ All have the hash tag `{icestream}`, so that one script may use several of them 
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 # emitter → bridge; an entry is deleted when its result is stored, so its length is the backlog
@@ -52,6 +53,7 @@ STREAM = Queue(
 )
 
 
+@lru_cache(maxsize=4)
 def challenge(epoch: int) -> Queue:
     """The same again for copies of some events, which a bridge of its own answers by the challenger of a serving state; the recorder
     reads the results. A name for each state: whoever has not heard yet that it is over writes where nobody reads."""

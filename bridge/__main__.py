@@ -27,6 +27,7 @@ from icestream.service.garbage import collect_rarely
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
 from icestream.streams import keys
+from icestream.streams.challenge import gave_no_answer_asyncio
 from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio, is_away
 from icestream.streams.event_queue import EventQueue
 from icestream.streams.serving import Serving, follow_serving, read_serving_asyncio
@@ -95,6 +96,8 @@ async def challenge(bridge: Bridge, stopping: asyncio.Event) -> None:
                 await queue.check_server()
                 checked = True
             serving = await read_serving_asyncio(bridge.redis)
+            if serving and serving.epoch != over and await gave_no_answer_asyncio(bridge.redis, serving.epoch):
+                over = serving.epoch  # a bridge before this one has asked
         except RedisError as error:
             if is_away(error):
                 bridge.metrics.beat("redis")
@@ -123,13 +126,14 @@ async def _answer_copies(bridge: Bridge, serving: Serving, name: str, stopping: 
         changed.set()
 
     tasks = [asyncio.create_task(follow_serving(bridge.redis, follow)), asyncio.create_task(stop())]
-    model = _connect(bridge, name)
+    model, names = _connect(bridge, name), keys.challenge(serving.epoch)
     try:
-        names = keys.challenge(serving.epoch)
         await _work(bridge, model, names, copying=Copying(), stopping=changed, last_reason="no_answer")
     finally:
         await cancel(tasks)
         await model.close()
+        with suppress(RedisError):
+            await EventQueue(bridge.redis, bridge.settings.consumer, bridge.settings.claim_idle_s, names).expire()
     return not changed.is_set()
 
 

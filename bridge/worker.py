@@ -195,6 +195,8 @@ class Worker:
             if isinstance(inferred, RequestRefused):
                 entry = part.queued[0].entry
                 await self._reject(Rejection(entry=entry, reason=inferred.reason, detail=str(inferred)))
+                if self._closed:
+                    return
             else:
                 await self._complete(part, inferred)
 
@@ -218,6 +220,7 @@ class Worker:
             self._metrics.rejected(rejection.reason)
             entry_id = rejection.entry.entry_id.decode()
             if rejection.reason == self._last_reason:
+                self._closed = True  # at once: what is held stays unanswered
                 self.stop()
             self._log.warning("rejected an entry", entry_id=entry_id, reason=rejection.reason, detail=rejection.detail)
         self._release([rejection.entry.entry_id])

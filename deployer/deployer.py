@@ -44,6 +44,7 @@ from icestream.tasks import cancel, in_thread
 from icestream.wire import decode_event
 
 PENDING_S = 0.5  # between two looks while a version is on its way
+ASKED_S = 5.0  # for the answers of the one before to what the champion refused
 WRONG_S = 5.0  # for which no Triton proves the champion, before it is withdrawn
 AGAIN_S = 30.0  # after which a version that could not be fetched or loaded is tried again
 Loaded = dict[str, set[str]]  # the models that each server has loaded, by address
@@ -81,6 +82,9 @@ class Deployer:
         self._unwanted: dict[str, float] = {}  # name → since when
         self._began = False  # the model that Triton has from the start is registered
         self._refusals = Refusals(redis)
+        self._asked: tuple[str, tuple[bytes, ...]] | None = (
+            None  # a model for events that the champion refused, in vain
+        )
         self._wrong: tuple[str, float] | None = None  # a champion that no Triton proves, since when
         self._told: Report | None = None
         self._told_s = 0.0  # when the problems in it were others
@@ -221,17 +225,19 @@ class Deployer:
 
     async def _answers(self, name: str) -> bool:
         """Whether a model answers most of what the champion has refused: otherwise the events are to blame."""
+        payloads = tuple(self._refusals.payloads)
+        if self._asked == (name, payloads):
+            return False
         asked = answered = 0
-        for payload in self._refusals.payloads:
-            try:
-                event = decode_event(payload).within_readout()
-                asked += 1
-                await self._proof(name).infer([event])
-                answered += 1
-            except InvalidEvent:  # what was kept of it is only its beginning
-                continue
-            except InferenceError:
-                continue
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ASKED_S):
+                for payload in payloads:
+                    with suppress(InvalidEvent, InferenceError):
+                        event = decode_event(payload).within_readout()
+                        asked += 1
+                        await self._proof(name).infer([event])
+                        answered += 1
+        self._asked = (name, payloads)
         return 2 * answered > asked
 
     async def _replace(self, before: Serving | None, after: Serving) -> bool:

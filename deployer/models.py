@@ -72,7 +72,7 @@ class Models:
         """Have a version answer a share of the events as well, and wait until it does."""
         self._known(version)
         now = self._serving()
-        if (now.champion.version if now else self._holder(CHAMPION)) == version:
+        if version in (now and now.champion.version, self._holder(CHAMPION)):
             raise ModelsError(f"version {version} is the champion: it answers every event")
         self._in_registry(lambda: self._registry.tag(version, SHARE_TAG, str(share)))
         self._in_registry(lambda: self._registry.set_alias(CHALLENGER, version))

@@ -1,8 +1,7 @@
-"""Whether the champion refuses too many events."""
+"""Whether the champion refuses too many events. Those that end Triton, or get no answer, are none of it: the event may be to blame."""
 
 from collections import deque
 
-from icestream.event import REASONS_OF_MODEL
 from icestream.streams.connection import AsyncRedis
 from icestream.streams.rejected import NewRejections
 from icestream.streams.results import count_stored_asyncio
@@ -10,6 +9,7 @@ from icestream.streams.results import count_stored_asyncio
 LATEST = 1000  # events
 MOST = LATEST // 100  # of them that may be refused
 KEPT = 5  # of the refused ones
+REASON = "refused_by_model"
 
 
 class Refusals:
@@ -19,7 +19,7 @@ class Refusals:
         self._redis, self._champion = redis, ""
         self._rejections = NewRejections(redis)
         self._refused = 0
-        self.payloads = deque[bytes](maxlen=KEPT)  # of the latest refused events
+        self.payloads = deque[bytes](maxlen=KEPT)  # of the latest refused events that were kept whole
         self._looks = deque[tuple[int, int]]()  # (results ever stored, refused so far), rising
 
     async def too_many(self, champion: str) -> str:
@@ -29,9 +29,9 @@ class Refusals:
             self._champion, self._refused, rejected = champion, 0, []
             self._looks.clear()
             self.payloads.clear()
-        refused = [payload for reason, payload in rejected if reason in REASONS_OF_MODEL]
+        refused = [payload for reason, payload in rejected if reason == REASON]
         self._refused += len(refused)
-        self.payloads += refused
+        self.payloads += filter(None, refused)
         now = (stored, self._refused)
         if not self._looks or now != self._looks[-1]:
             self._looks.append(now)

@@ -19,7 +19,6 @@ REASONS = (
     "undecodable", "wrong_version", "ragged", "empty", "too_large", "unknown_sensor", "not_finite", "no_charge", "outside_readout",
     "too_many_tries", "refused_by_model", "no_answer",
 )  # fmt: skip
-REASONS_OF_MODEL = ("refused_by_model", "no_answer")  # those for which a model is to blame
 
 
 class InvalidEvent(ValueError):

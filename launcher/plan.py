@@ -182,6 +182,7 @@ class Plan:
             "IN_FLIGHT": "1",
             "MAX_BATCH": "8",
             "MAX_HELD": "128",
+            "REQUEST_TIMEOUT_S": "10",
             "METRICS_PORT": str(self.ports["challenger_metrics"]),
         }
         return Service(

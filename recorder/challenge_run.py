@@ -6,11 +6,13 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from icestream.results.comparison import Comparison, Copies
 from icestream.results.mlflow_names import EXPERIMENT_TAGS, MODELS_EXPERIMENT
 from icestream.service.logs import Log
 from icestream.streams.challenge import Challenge
+from icestream.streams.connection import RedisError
 from icestream.streams.serving import Serving
 
 EPOCH_TAG = "icestream.challenge"  # of a run: the epoch of the serving state
@@ -33,12 +35,18 @@ class ChallengeRun:
 
         What somebody has deleted in MLflow is made again; nothing else waits for it.
         """
-        challenge = self._read()
+        try:
+            challenge = self._read()
+        except RedisError:
+            if closing:  # a stop waits for no Redis; another recorder continues the run
+                return
+            raise
         try:
             self._upload(challenge, closing)
         except MlflowException as error:
             self._log.warning("the challenge is not logged to MLflow now", error=str(error)[:300])
-            self._run_id = ""
+            if self._is_deleted():
+                self._run_id = ""
 
     def _upload(self, challenge: Challenge | None, closing: bool) -> None:
         epoch = challenge[0].epoch if challenge else 0
@@ -60,6 +68,13 @@ class ChallengeRun:
             self._pairs = found.pairs
         if closing:
             self._client.set_terminated(self._run_id)
+
+    def _is_deleted(self) -> bool:
+        try:
+            deleted: bool = self._client.get_run(self._run_id).info.lifecycle_stage == LifecycleStage.DELETED
+        except MlflowException as error:
+            deleted = error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+        return deleted
 
     def _begin(self, serving: Serving, found: Comparison) -> str:
         """The run of this challenge; one that an earlier recorder has begun goes on."""

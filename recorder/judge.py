@@ -65,7 +65,6 @@ class Judge:
         if recorded is not None:
             rows = recorded.filter(pc.equal(recorded["model"], serving.champion.name))
             self._champion.update(_answers_of_champion(rows, serving.share))
-            _drop_oldest(self._champion, KEPT)
         for _ in range(READS):
             if len(self._challenger) >= KEPT:  # their events are still to be recorded
                 break
@@ -76,6 +75,7 @@ class Judge:
             self._challenger.update(_answers_of_challenger(mine))
         pairs = self._take_pairs()
         found.add(pairs)
+        _drop_oldest(self._champion, KEPT)
         if recorded is not None and not len(pairs):  # what was recorded meanwhile has no answer: nor will the oldest
             found.unpaired += _drop_oldest(self._challenger, KEPT // 2)
         write_comparison(self._redis, found)

@@ -78,9 +78,9 @@ class Uploader:
                 except MlflowException:
                     self._forget_deleted(recorder_run)
                     raise
+            self._challenge.upload(closing)
             if not closing:
                 self._retention.apply()
-            self._challenge.upload(closing)
         finally:  # while MLflow is away, too: that is when the spool grows
             self._metrics.spool(*self._spool.size())
 

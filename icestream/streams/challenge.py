@@ -10,12 +10,13 @@ from icestream.event import InvalidEvent
 from icestream.result import Results
 from icestream.results.comparison import Comparison, Copies
 from icestream.streams import keys
-from icestream.streams.connection import Redis
+from icestream.streams.connection import AsyncRedis, Redis
 from icestream.streams.results import READ_BYTES, RECORD_BYTES
 from icestream.streams.scripts import load
 from icestream.streams.serving import Serving, read_serving
 from icestream.streams.status import read_status
 
+LOOKED_AT = 20  # latest rejected copies: the one without an answer was the last
 READ_AT_ONCE = 1000  # entries, of one result at least
 
 Challenge = tuple[Serving, Comparison, Copies]
@@ -54,9 +55,17 @@ def read_comparison(redis: Redis, epoch: int) -> Comparison | None:
     return found if found.epoch == epoch else None
 
 
+async def gave_no_answer_asyncio(redis: AsyncRedis, epoch: int) -> bool:
+    """Whether the challenger has left an event, asked alone and again, without an answer. Raises RedisError."""
+    latest: Any = await redis.xrevrange(keys.challenge(epoch).rejected, count=LOOKED_AT)
+    return any(fields.get(b"reason") == b"no_answer" for _, fields in latest)
+
+
 def write_comparison(redis: Redis, comparison: Comparison) -> None:
-    """Keep it, and delete the results that it counts. Raises RedisError."""
+    """Keep it and what belongs to it, and delete the results that it counts. Raises RedisError."""
     redis.set(keys.COMPARISON, msgspec.json.encode(comparison))
+    for name in {*keys.challenge(comparison.epoch), keys.dropped(comparison.epoch)} - {keys.ALONE}:
+        redis.expire(name, keys.CHALLENGE_KEPT_S)
     redis.xtrim(keys.challenge(comparison.epoch).directions, minid=comparison.read_to, approximate=False)
 
 

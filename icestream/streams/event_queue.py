@@ -192,9 +192,13 @@ class EventQueue:
         ]  # fmt: skip
         found, trimmed = await self._tidy(keys=[self._names.events, self._names.directions, keys.TRUTH], args=arguments)
         if not self._is_stream:
-            for name in set(self._names) - {keys.ALONE}:
-                await self._redis.expire(name, keys.CHALLENGE_KEPT_S)
+            await self.expire()
         return int(found), int(trimmed)
+
+    async def expire(self) -> None:
+        """Let the keys of a challenge end by themselves, if nobody writes there any more."""
+        for name in set(self._names) - {keys.ALONE}:
+            await self._redis.expire(name, keys.CHALLENGE_KEPT_S)
 
     async def renew(self, held: Iterable[bytes]) -> None:
         """Extend the lease on entries that this bridge still works on."""

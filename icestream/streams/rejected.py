@@ -105,7 +105,7 @@ class NewRejections:
         self._redis, self._read_to = redis, b""
 
     async def read(self) -> list[tuple[str, bytes]]:
-        """Reasons, and payloads as far as they were kept, since the last call; the first call finds none. Raises RedisError."""
+        """Reasons, and payloads that were kept whole, since the last call; the first call finds none. Raises RedisError."""
         if not self._read_to:
             latest: Any = await self._redis.xrevrange(keys.REJECTED, count=1)
             self._read_to = latest[0][0] if latest else b"0-0"
@@ -117,4 +117,6 @@ class NewRejections:
                 return found
             self._read_to = page[-1][0]
             for _, fields in page:
-                found.append((fields.get(b"reason", b"").decode(errors="replace"), fields.get(wire.FIELD, b"")))
+                payload = fields.get(wire.FIELD, b"")
+                whole = fields.get(b"bytes") == str(len(payload)).encode()
+                found.append((fields.get(b"reason", b"").decode(errors="replace"), payload if whole else b""))

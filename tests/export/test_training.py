@@ -13,7 +13,7 @@ import torch
 
 from export.checkpoint import SHIPPED, load_checkpoint
 from export.evaluation.sample import Sample
-from export.train import WORSE_THAN_LINEFIT
+from export.train import WORSE_THAN_LINEFIT, recorded
 from export.training import device_events
 from export.training.device_events import TorchDraws, device_batches, padded
 from export.training.events import HELD_OUT_SEED, Place, SimulatedPools, batches
@@ -23,6 +23,7 @@ from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.culling import CpuIce
 from icestream.sources.simulation.light import Ice
 from icestream.sources.simulation.simulator import events_of, numpy_chunk, simulate_chunk, simulated_events
+from icestream.sources.source import SourceError
 from tests.waiting import ROOT, wait_until
 
 
@@ -201,11 +202,8 @@ def test_recorded_events_are_trained_on_and_others_of_them_judge(tmp_path: Path,
     _, card = load_checkpoint(tmp_path / "weights.safetensors")
     assert card["trained_on"] == "1200 of 1500 events of recorded"
     assert card["held_out"]["sample"] == card["calibration"]["sample"] == "150 of 1500 events of recorded"
-    (tmp_path / "weights.safetensors").unlink()
-    few = subprocess.run([*started, "--events", "100"], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert few.returncode == 1
-    assert "the truth of 100 events is known, at least 1280 are needed" in few.stderr
-    assert "Traceback" not in few.stderr
+    with pytest.raises(SourceError, match="the truth of 100 events is known, at least 1280 are needed"):
+        recorded(folder, 100, 64)
 
 
 def test_the_events_that_a_network_is_judged_by_are_not_for_training(tmp_path: Path, command: list[str]) -> None:

@@ -5,6 +5,7 @@ The stream of a seed is a row of pools. A pool is a fixed number of events, sort
 it depends on the seed and its number alone, not on how many processes make it or where a reader begins.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Place:
     batch: int = 0  # of the pool
 
 
-class Pools(Dataset[Batches]):
+class Pools(Dataset[Batches], ABC):
     """Pool number → its batches.
 
     Args:
@@ -60,9 +61,9 @@ class Pools(Dataset[Batches]):
             made.append((pad([events[row] for row in rows], length), truth[rows]))
         return made
 
+    @abstractmethod
     def events(self, pool: int) -> tuple[list[Event], NDArray[np.float32]]:
         """The events of a pool and their true unit vectors."""
-        raise NotImplementedError
 
 
 class SimulatedPools(Pools):

@@ -68,16 +68,22 @@ def test_three_bridges_share_the_work_and_prometheus_finds_them(system: System) 
     system.up("--scale", "bridge=1")
 
 
+MODELS = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
+
+
+def register_again(system: System, folder: Path) -> str:
+    """The same weights as another version; returns its number."""
+    shutil.copytree(ROOT / "model_repository" / "icemix", folder)
+    (folder / "README").write_text(f"so that the files are others: {folder}")
+    return Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, {})
+
+
 def test_the_model_is_changed_and_changed_back(system: System, tmp_path: Path) -> None:
     """The same weights as a version of another name, promoted while events come."""
-    folder = tmp_path / "icemix"
-    shutil.copytree(ROOT / "model_repository" / "icemix", folder)
-    (folder / "README").write_text("so that the files are others")
-    version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, {})
-    models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
+    version = register_again(system, tmp_path / "icemix")
     for action, name in ((["promote", version, "--because", "a test"], f"icemix-v{version}"), (["rollback"], "icemix")):
         began = time.monotonic()
-        assert f"is served as {name}" in system.compose(*models, *action)
+        assert f"is served as {name}" in system.compose(*MODELS, *action)
         print(f"\n    {' '.join(action)} after {time.monotonic() - began:.0f} s")
         wait_until(lambda name=name: system.get("DISPLAY", "/v1/status")["model"].startswith(name), "it answers", 60)  # type: ignore[misc]
     balance(system)
@@ -85,20 +91,16 @@ def test_the_model_is_changed_and_changed_back(system: System, tmp_path: Path) -
 
 def test_a_challenger_is_compared_and_promoted(system: System, tmp_path: Path) -> None:
     """The same weights once more; the gate is passed within a minute or two."""
-    folder = tmp_path / "icemix"
-    shutil.copytree(ROOT / "model_repository" / "icemix", folder)
-    (folder / "README").write_text("so that the files are others again")
-    version = Registry(f"http://{HOST}:{system.port['MLFLOW']}", REGISTERED).register(folder, {})
-    models = ["exec", "-T", "deployer", "python", "-m", "deployer.models"]
+    version = register_again(system, tmp_path / "icemix")
     assert f"version {version} answers 50% of the events as well" in system.compose(
-        *models, "challenge", version, "--share", "0.5"
+        *MODELS, "challenge", version, "--share", "0.5"
     )
     wait_until(
         lambda: system.ask("icestream_recorder_challenge_pairs >= 2000"), "2000 events are answered by both", 300
     )
-    print("\n" + system.compose(*models, "compare", "--budget", "5"))
-    assert f"is served as icemix-v{version}" in system.compose(*models, "promote", version, "--budget", "5")
-    system.compose(*models, "rollback")
+    print("\n" + system.compose(*MODELS, "compare", "--budget", "5"))
+    assert f"is served as icemix-v{version}" in system.compose(*MODELS, "promote", version, "--budget", "5")
+    system.compose(*MODELS, "rollback")
     balance(system)
 
 

@@ -143,6 +143,8 @@ class Deployer:
         for alias in ALIASES:  # the champion first
             if version := wanted.get(alias):
                 try:
+                    if alias == CHALLENGER and math.isnan(version.share):
+                        raise NotServed(f"its tag {SHARE_TAG} is no number above 0 and at most 1")
                     served[alias] = self._served(version, loaded, withdrawn if alias == CHAMPION else {})
                 except NotServed as error:
                     problems[alias] = f"version {version.version}: {error}"
@@ -226,7 +228,7 @@ class Deployer:
     async def _answers(self, name: str) -> bool:
         """Whether a model answers most of what the champion has refused: otherwise the events are to blame."""
         payloads = tuple(self._refusals.payloads)
-        if self._asked == (name, payloads):
+        if self._asked == (name, payloads) or self._proof(name).model is None:
             return False
         asked = answered = 0
         with suppress(TimeoutError):
@@ -237,8 +239,10 @@ class Deployer:
                         asked += 1
                         await self._proof(name).infer([event])
                         answered += 1
+        if 2 * answered > asked:
+            return True
         self._asked = (name, payloads)
-        return 2 * answered > asked
+        return False
 
     async def _replace(self, before: Serving | None, after: Serving) -> bool:
         """Change the serving state, if it is another one; whether it was changed."""
@@ -297,8 +301,6 @@ class Deployer:
         name = self._repository.name(version)
         if why := withdrawn.get(name):
             raise NotServed(f"{why} (icestream models rollback makes the one that is served the champion)")
-        if math.isnan(version.share):
-            raise NotServed(f"its tag {SHARE_TAG} is no number above 0 and at most 1")
         checkpoint = self._proved(name, loaded, version)
         if checkpoint != version.checkpoint:
             raise NotServed(f"Triton serves as {name} what is made of {checkpoint}: restart the deployer")

@@ -15,7 +15,7 @@ from deployer.models import ModelsError
 from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model_config import parse_config
-from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS
+from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS, SHARE_TAG
 from icestream.results import comparison
 from icestream.streams import keys
 from icestream.streams.serving import read_report
@@ -202,6 +202,21 @@ def test_a_challenger_that_ends_triton_is_asked_no_more_and_costs_the_stream_no_
     assert system.redis.xlen(keys.REJECTED) == 0
     assert system.copies.refused == 1
     assert challenger.process.poll() is None
+
+
+def test_a_share_that_is_no_number_ends_the_challenge_and_nothing_else(system: System) -> None:
+    begin(system)
+    system.bridge()
+    version = system.register()
+    system.models.challenge(version, 0.5)
+    for one in ("1", version):
+        system.registry.tag(one, SHARE_TAG, "a fifth")
+    words = "is no number above 0 and at most 1"
+    wait_until(lambda: words in read_report(system.redis).problems.get(CHALLENGER, ""), "it is said", 30)
+    wait_until(lambda: system.serving and system.serving.challenger is None, "there is no challenger", 30)
+    assert CHAMPION not in read_report(system.redis).problems
+    assert system.serves("icemix")()
+    assert asks(system, "icemix")
 
 
 def put_events(system: System, number: int, charge: float) -> None:

@@ -42,15 +42,23 @@ def test_an_event_at_which_triton_fails_is_tried_again_and_then_rejected(redis: 
     assert process.metric("icestream_bridge_retries_total") >= 2
 
 
-def test_an_event_that_kills_triton_is_rejected_and_no_other(redis: Any, bridge: Start, triton: TritonProcess) -> None:
+@pytest.fixture
+def picky(tmp_path: Path) -> Iterator[TritonProcess]:
+    """A Triton of the picky model alone, that a test may kill often."""
+    process = TritonProcess(tmp_path, only="picky")
+    yield process
+    process.close()
+
+
+def test_an_event_that_kills_triton_is_rejected_and_no_other(redis: Any, bridge: Start, picky: TritonProcess) -> None:
     put(redis, *(event(number, charge=19.0 if number == 7 else 1.0) for number in range(40)))
-    process, deaths = bridge(model="picky"), 0
+    process, deaths = bridge(model="picky", triton_url=picky.url), 0
     while not finished(redis, 40)():
-        wait_until(lambda: not triton.alive or finished(redis, 40)(), "Triton dies, or all are dealt with")
-        if not triton.alive:
+        wait_until(lambda: not picky.alive or finished(redis, 40)(), "Triton dies, or all are dealt with")
+        if not picky.alive:
             deaths += 1
-            triton.kill()
-            triton.start()
+            picky.kill()
+            picky.start()
     assert rejected(redis) == {7: b"no_answer"}
     assert sorted(one.event_id for one in results(redis)) == [number for number in range(40) if number != 7]
     assert MAX_LOST < deaths <= MAX_LOST + 7  # with others, alone, in each half, by itself

@@ -47,7 +47,19 @@ def test_after_ten_minutes_every_event_has_its_result_and_nothing_alarms(system:
     assert system.unwell() == []
     targets = system.get("PROMETHEUS", "/api/v1/targets")["data"]["activeTargets"]
     assert {target["labels"]["job"]: target["health"] for target in targets} == dict.fromkeys(
-        ("emitter", "bridge", "deployer", "recorder", "display", "triton", "redis", "prometheus", "alertmanager"), "up"
+        (
+            "emitter",
+            "bridge",
+            "challenger",
+            "deployer",
+            "recorder",
+            "display",
+            "triton",
+            "redis",
+            "prometheus",
+            "alertmanager",
+        ),
+        "up",
     )
     assert system.firing() == set()
     restarts = {container["Name"]: container["RestartCount"] for container in system.containers()}

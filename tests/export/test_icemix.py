@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -15,6 +16,7 @@ from export.evaluation.parity import example_inputs
 from export.icemix import VARIANTS, Features, IceMix, IceMixConfig
 from export.served import ServedIceMix
 from export.to_onnx import export_onnx
+from export.to_tensorrt import unknown_operators
 from export.training.training import angle_loss, vmf_loss
 from icestream.detector import Detector, nominal_icecube86
 from icestream.direction import opening_angle
@@ -66,10 +68,17 @@ def test_the_network_answers_as_the_authors_own(kind: str) -> None:
     np.testing.assert_allclose(vector, EXPECTED[kind], atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_onnx_runtime_answers_as_the_authors_own_with_x_and_y_swapped_back(kind: str) -> None:
-    model = export_onnx(served(kind), 64).SerializeToString()
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request: pytest.FixtureRequest) -> tuple[str, onnx.ModelProto]:
+    """A kind of network, and its graph."""
+    return request.param, export_onnx(served(request.param), 64)
+
+
+def test_onnx_runtime_answers_as_the_authors_own_with_x_and_y_swapped_back(
+    exported: tuple[str, onnx.ModelProto],
+) -> None:
+    kind, model = exported
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def vectors(inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
         direction, kappa = session.run(["direction", "kappa"], inputs)
@@ -84,6 +93,11 @@ def test_onnx_runtime_answers_as_the_authors_own_with_x_and_y_swapped_back(kind:
             for name, array in together.items()
         }
         np.testing.assert_allclose(vectors(alone), EXPECTED[kind][row : row + 1], atol=1e-4)
+
+
+def test_tensorrt_has_every_operator_of_the_published_networks(exported: tuple[str, onnx.ModelProto]) -> None:
+    _, model = exported
+    assert unknown_operators(model) == set()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from export.icemix import VARIANTS, IceMix, IceMixConfig
@@ -17,6 +18,8 @@ from icestream.detector import nominal_icecube86
 from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model_config import parse_config
+from icestream.registry import REGISTERED, Registry, RegistryError
+from tests.servers import UNMEASURED
 from tests.waiting import ROOT
 
 COMMITTED = ROOT / "model_repository" / "icemix"
@@ -29,20 +32,54 @@ def read(path: Path) -> tuple[Any, list[KnownAnswer]]:
     return config, known
 
 
-def test_the_committed_model_is_what_the_exporter_makes_of_the_committed_checkpoint(tmp_path: Path) -> None:
-    exported = export(icemix(SHIPPED, nominal_icecube86()), tmp_path)
-    assert exported.folder == tmp_path / "icemix"
-    assert exported.parity.confident_deg < 1e-3
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, mlflow_url: str) -> tuple[Path, str]:
+    """The folder that the exporter makes of the shipped weights and registers, and what it says."""
+    repository = tmp_path_factory.mktemp("exported")
+    command = [ROOT / "export" / "to_onnx.py", "--output", repository, "--register", mlflow_url]
+    done = subprocess.run([*UNMEASURED, sys.executable, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return repository / "icemix", done.stdout
+
+
+def test_the_committed_model_is_what_the_exporter_makes_of_the_committed_checkpoint(exported: tuple[Path, str]) -> None:
+    folder, _ = exported
     for name in ("config.pbtxt", "configs/gpu.pbtxt"):
-        (made_config, made_known), (config, known) = (read(folder / name) for folder in (exported.folder, COMMITTED))
+        (made_config, made_known), (config, known) = (read(one / name) for one in (folder, COMMITTED))
         assert made_config == config
         for one, other in zip(made_known, known, strict=True):  # another processor, other last digits
             assert one.event.sensor_id.tolist() == other.event.sensor_id.tolist()
             assert one.direction == pytest.approx(other.direction, abs=1e-5)
             assert one.kappa == pytest.approx(other.kappa, rel=1e-3)
-    made, committed = (onnx.load(folder / "1" / "model.onnx") for folder in (tmp_path / "icemix", COMMITTED))
+    made, committed = (onnx.load(one / "1" / "model.onnx") for one in (folder, COMMITTED))
     assert made == committed
     assert (COMMITTED / "1" / "model.onnx").stat().st_size < 10e6
+
+
+def test_an_exported_model_becomes_a_version_with_its_files_and_metrics(
+    exported: tuple[Path, str], mlflow_url: str, tmp_path: Path
+) -> None:
+    folder, said = exported
+    registry = Registry(mlflow_url, REGISTERED)
+    version = registry.versions()[0]
+    assert f"registered version {version.version} of icemix" in said
+    assert version.aliases == ()  # what is served does not change by it
+    assert version.checkpoint in (folder / "config.pbtxt").read_text()
+    _, card = load_checkpoint(SHIPPED)
+    metrics = MlflowClient(mlflow_url).get_run(version.run_id).data.metrics
+    assert metrics["all_mean_deg"] == card["held_out"]["all_mean_deg"]
+    registry.fetch(version, tmp_path / "got")
+    assert _files(tmp_path / "got") == _files(folder)
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_registry_that_is_away_is_named() -> None:
+    url = "http://127.0.0.1:1"
+    with pytest.raises(RegistryError, match=f"the MLflow server at {url} does not do as asked"):
+        Registry(url, REGISTERED).register(COMMITTED, {})
 
 
 def test_the_model_names_no_place_it_was_made_at() -> None:

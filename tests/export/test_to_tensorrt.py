@@ -8,11 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
-from export.icemix import IceMix, IceMixConfig
-from export.served import ServedIceMix
-from export.to_onnx import export_onnx
 from export.to_tensorrt import shapes, trt_config, trtexec_command, unknown_operators
-from icestream.detector import nominal_icecube86
 from icestream.inference.model import ModelDescription
 from icestream.inference.model_config import parse_config
 from icestream.tensors import INPUTS, OUTPUTS, length_buckets, padded_length
@@ -62,12 +58,6 @@ def test_an_engines_configuration_names_all_its_profiles() -> None:
     assert list(config.instance_group[0].profile) == [str(number) for number in range(len(shapes(128)))]
     command = trtexec_command(Path("m.onnx"), Path("m.plan"), 128)
     assert sum(part.startswith("--optShapes=sensor_id:64x") for part in command) == len(shapes(128))
-
-
-@pytest.mark.parametrize("dynedge", ["", "xyzt"])  # "xyz" has the same operators
-def test_tensorrt_has_every_operator_of_the_published_networks(dynedge: str) -> None:
-    network = IceMix(IceMixConfig(dim=64, dim_base=32, depth=1, head_size=16, n_rel=2, dynedge=dynedge))
-    assert unknown_operators(export_onnx(ServedIceMix(network, nominal_icecube86()).eval(), 192)) == set()
 
 
 def test_tensorrt_has_every_operator_of_the_shipped_network() -> None:

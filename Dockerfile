@@ -56,3 +56,8 @@ FROM runtime AS display
 COPY --from=display-packages /opt/venv /opt/venv
 COPY --chown=icestream display display
 CMD ["python", "-m", "display"]
+
+# The model repository as an image, for machines that share no disk (deploy/kubernetes).
+FROM base AS models
+COPY --chown=10001 model_repository /model_repository
+USER 10001

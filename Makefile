@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test coverage test-compose check chaos bench perf-analyzer gpu lock clean
+.PHONY: help demo up test coverage test-compose test-cluster check chaos bench perf-analyzer gpu lock clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ coverage: .venv/.develops  ## the same, and which lines they run; slower
 
 test-compose: .venv/.develops  ## compose.yaml on the Docker engine that answers: some 40 minutes
 	$(BIN)/pytest -v -s -m compose tests/compose
+
+test-cluster: .venv/.develops  ## Redis that fails over, a Triton behind TLS and tokens: some 15 minutes
+	$(BIN)/pytest -v -m cluster tests/cluster
 
 check: .venv/.develops  ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
@@ -67,4 +70,5 @@ clean:  ## remove what was installed and what runs have left
 .venv/.develops: .venv/.runs
 	@echo 'installing PyTorch and the tools of the tests into .venv; some minutes'
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]'
+	@UV_TOOL_DIR=.venv/tools UV_TOOL_BIN_DIR=$(BIN) $(BIN)/uv tool install --quiet --no-progress checkov==3.3.30 # its pins do not fit beside ours
 	@touch $@

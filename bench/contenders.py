@@ -19,6 +19,7 @@ from bench.page import follow_page
 from bench.perf_analyzer import throughput
 from export.triton_config import CPU_INSTANCES, MAX_BATCH, THREADS_PER_INSTANCE
 from icestream.detector import nominal_icecube86
+from icestream.inference.access import TritonAccess
 from icestream.inference.client import TritonClient
 from icestream.sources.kaggle import write_folder
 from icestream.sources.simulation.simulator import simulated_events
@@ -74,7 +75,7 @@ def our_client(url: str) -> float:
     order = iter(np.random.default_rng(1).permutation(len(work)).tolist())
 
     async def ask() -> float:
-        triton = TritonClient(url, "icemix", 60)
+        triton = TritonClient(TritonAccess(url=url), "icemix", 60)
 
         async def one() -> None:
             for index in order:

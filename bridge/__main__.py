@@ -22,10 +22,12 @@ from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.worker import Worker
 from icestream.detector import nominal_icecube86
+from icestream.inference.access import TritonAccess
 from icestream.inference.followed_model import FollowedModel
 from icestream.service.garbage import collect_rarely
 from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
+from icestream.service.tracing import Tracing, tracing
 from icestream.streams import keys
 from icestream.streams.challenge import gave_no_answer_asyncio
 from icestream.streams.connection import AsyncRedis, RedisError, connect_asyncio, is_away
@@ -33,7 +35,7 @@ from icestream.streams.event_queue import EventQueue
 from icestream.streams.serving import Serving, follow_serving, read_serving_asyncio
 from icestream.streams.status import read_status_asyncio
 from icestream.streams.suitability import UnsuitableRedis
-from icestream.tasks import cancel
+from icestream.tasks import cancel, in_thread
 
 PROOF_LOOK_S = 0.1
 REDIS_LOOK_S = 1.0
@@ -48,15 +50,18 @@ async def run(settings: BridgeSettings, log: Log) -> None:
         loop.add_signal_handler(number, stopping.set)
     collect_rarely()
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
-    bridge = Bridge(settings, redis, metrics, log)
+    traces = tracing("challenger" if settings.challenger else "bridge")
+    bridge = Bridge(settings=settings, redis=redis, metrics=metrics, log=log, tracing=traces)
     try:
         await (challenge if settings.challenger else answer_stream)(bridge, stopping)
     finally:
         await redis.aclose()
+        if traces:
+            await in_thread(traces.close)
     log.info("stopped")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bridge:
     """What a bridge needs, whichever queue it answers."""
 
@@ -64,6 +69,7 @@ class Bridge:
     redis: AsyncRedis
     metrics: BridgeMetrics
     log: Log
+    tracing: Tracing | None
 
 
 async def answer_stream(bridge: Bridge, stopping: asyncio.Event) -> None:
@@ -153,7 +159,9 @@ def _connect(bridge: Bridge, name: str) -> FollowedModel:
                 **states,
             )
 
-    model = FollowedModel(bridge.settings.triton_url, name, bridge.settings.request_timeout_s, changed=report)
+    traceparent = bridge.tracing.traceparent if bridge.tracing else None
+    access = TritonAccess(**bridge.settings.triton_access, traceparent=traceparent)
+    model = FollowedModel(access, name, bridge.settings.request_timeout_s, changed=report)
     return model
 
 
@@ -216,7 +224,15 @@ async def _work(
         log=log,
     )
     worker = Worker(
-        settings, queue, inference, lease, copying=copying, last_reason=last_reason, metrics=metrics, log=log
+        settings,
+        queue,
+        inference,
+        lease,
+        copying=copying,
+        last_reason=last_reason,
+        tracing=bridge.tracing,
+        metrics=metrics,
+        log=log,
     )
 
     async def stop_worker() -> None:

@@ -134,8 +134,9 @@ class BatchInference:
                         raise TritonUnavailable(self._model.reason, asked=False)
                     try:
                         yield
-                    except TritonUnavailable:
-                        await self._until_well(length)
+                    except TritonUnavailable as error:
+                        if not error.overloaded:  # nothing was computed
+                            await self._until_well(length)
                         raise
             finally:
                 with suppress(RedisError):  # it ends by itself
@@ -177,6 +178,9 @@ class BatchInference:
             except TritonUnavailable as error:
                 self._metrics.retry("triton")
                 self._log.warning("request failed, retrying when Triton is well", error=str(error), alone=suspect)
+                if error.overloaded:  # known answers would be too many as well
+                    await asyncio.sleep(pause_s)
+                    continue
                 if error.timed_out:
                     self.limit.timed_out(len(batch.queued))
                 await self._until_well(batch.length)

@@ -6,18 +6,14 @@ import socket
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.service.settings import StreamSettings
+from icestream.service.settings import TritonSettings
 
 
-class BridgeSettings(StreamSettings):
+class BridgeSettings(TritonSettings):
     """Reconstruct the stream's events with a model that Triton serves."""
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_BRIDGE_")
 
-    triton_url: str = Field(
-        "127.0.0.1:8001",
-        description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
-    )
     model: str = Field("icemix", description="the model's name in Triton, until a deployer says which one is served")
     max_batch: int = Field(
         256,

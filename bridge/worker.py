@@ -23,10 +23,12 @@ from bridge.metrics import BridgeMetrics
 from bridge.settings import BridgeSettings
 from bridge.showcase import Showcase
 from bridge.suspects import in_order
+from icestream.event import Event
 from icestream.inference.batching import Batch, LengthQueues, infer_bisecting
 from icestream.inference.errors import RequestRefused
 from icestream.service.logs import Log
 from icestream.service.retry import retry_asyncio
+from icestream.service.tracing import Tracing
 from icestream.streams.connection import RedisError, is_away
 from icestream.streams.event_queue import Entry, EventQueue, Rejection
 from icestream.tasks import cancel
@@ -43,6 +45,7 @@ class Worker:
 
     Args:
         last_reason: once an entry is rejected for it, the work ends.
+        tracing: of what is stored.
     """
 
     def __init__(
@@ -54,9 +57,11 @@ class Worker:
         *,
         copying: Copying,
         last_reason: str = "",
+        tracing: Tracing | None = None,
         metrics: BridgeMetrics,
         log: Log,
     ):
+        self._tracing = tracing
         self._settings, self._queue, self._inference, self._copying = settings, queue, inference, copying
         self._metrics, self._log, self._last_reason = metrics, log, last_reason
         self._waiting = LengthQueues[PendingEvent](1, settings.max_batch)
@@ -194,7 +199,8 @@ class Worker:
         async for part, inferred in infer_bisecting(batch, self._inference.infer):
             if isinstance(inferred, RequestRefused):
                 entry = part.queued[0].entry
-                await self._reject(Rejection(entry=entry, reason=inferred.reason, detail=str(inferred)))
+                rejection = Rejection(entry=entry, reason=inferred.reason, detail=str(inferred))
+                await self._reject(rejection, part.events[0])
                 if self._closed:
                     return
             else:
@@ -213,16 +219,23 @@ class Worker:
         stored_ns = time.time_ns()  # after the reply: Redis may have been away meanwhile
         self._metrics.store_took(time.monotonic() - started)
         self._metrics.completed(results, outcomes, stored_ns)
+        if self._tracing:
+            self._tracing.answered(results, stored_ns)
         self._release(ids)
 
-    async def _reject(self, rejection: Rejection) -> None:
+    async def _reject(self, rejection: Rejection, event: Event | None = None) -> None:
         if await self._retry(lambda: self._queue.reject(rejection)):
             self._metrics.rejected(rejection.reason)
             entry_id = rejection.entry.entry_id.decode()
             if rejection.reason == self._last_reason:
                 self._closed = True  # at once: what is held stays unanswered
                 self.stop()
-            self._log.warning("rejected an entry", entry_id=entry_id, reason=rejection.reason, detail=rejection.detail)
+            named: dict[str, object] = {} if event is None else {"run_id": event.run_id, "event_id": event.event_id}
+            if event and self._tracing:
+                named["trace_id"] = self._tracing.trace_id(event.run_id, event.event_id)
+            self._log.warning(
+                "rejected an entry", entry_id=entry_id, reason=rejection.reason, detail=rejection.detail, **named
+            )
         self._release([rejection.entry.entry_id])
 
     def _release(self, entry_ids: Iterable[bytes]) -> None:

@@ -16,6 +16,7 @@ from deployer.deployer import Deployer
 from deployer.metrics import DeployerMetrics
 from deployer.repository import Repository
 from deployer.settings import DeployerSettings
+from icestream.inference.access import TritonAccess
 from icestream.inference.checked_model import CheckedModel
 from icestream.registry import Registry
 from icestream.service.logs import Log, configure_logs
@@ -37,7 +38,7 @@ async def run(settings: DeployerSettings, log: Log) -> None:
         Registry(settings.mlflow_url, settings.registered_model),
         Repository(settings.repository, settings.shipped / settings.model),
         redis,
-        connect=lambda name: CheckedModel(settings.triton_url, name, KNOWN_ANSWERS_S),
+        connect=lambda name: CheckedModel(TritonAccess(url=settings.triton_url), name, KNOWN_ANSWERS_S),
         metrics=metrics,
         log=log,
     )

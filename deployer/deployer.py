@@ -76,6 +76,7 @@ class Deployer:
         self._connect, self._metrics, self._log = connect, metrics, log
         self._proofs: dict[str, CheckedModel] = {}  # by name in Triton
         self._controls: dict[str, ModelControl] = {}  # by address
+        self._own: frozenset[str] | None = None  # addresses that it loads models into; all, if None
         self._away = "no Triton was asked yet"  # or why the last one that is away is
         self._steps: dict[tuple[str, str], asyncio.Task[None]] = {}  # (name, address) being loaded, (name, "") fetched
         self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # when and why the last of those failed
@@ -134,6 +135,7 @@ class Deployer:
             if await in_thread(lambda: self._begin(versions)):
                 versions = await in_thread(self._registry.versions)
             self._began = True
+        self._hold_what_is_used(before, versions, loaded)
         wanted = {alias: one for one in versions for alias in one.aliases}
         if wanted.get(CHALLENGER) == wanted.get(CHAMPION):
             wanted.pop(CHALLENGER, None)
@@ -157,6 +159,14 @@ class Deployer:
             used = (after.champion, after.challenger, after.previous)
             keep = {self._repository.name(wanted[alias]) for alias in ALIASES if alias in wanted}
             await self._unload_unwanted(keep | {one.name for one in used if one}, loaded)
+
+    def _hold_what_is_used(self, before: Serving | None, versions: list[Version], loaded: Loaded) -> None:
+        """Have the champion, and the one before it, loaded by a Triton that lacks their files as well, whatever the aliases say."""
+        for used in filter(None, (before.champion, before.previous) if before else ()):
+            for version in versions:
+                if self._repository.name(version) == used.name:
+                    with suppress(NotServed):
+                        self._hold(used.name, loaded, version)
 
     def _after(
         self, before: Serving | None, champion: Served, wanted: dict[str, Version], served: dict[str, Served]
@@ -283,7 +293,9 @@ class Deployer:
 
     async def _loaded(self) -> Loaded:
         """The models that each server has loaded, without servers that are away; raises OSError."""
-        addresses = await resolve(self._settings.triton_url)
+        addresses = await self._addresses(self._settings.triton_url)
+        if self._settings.triton_own:
+            self._own = frozenset(map(_without_scheme, await self._addresses(self._settings.triton_own)))
         for address in self._controls.keys() - set(addresses):
             await self._controls.pop(address).close()
         found = {}
@@ -295,6 +307,13 @@ class Deployer:
             except InferenceError as error:  # it is away, or does not take the key
                 self._away = str(error)
         return found
+
+    @staticmethod
+    async def _addresses(url: str) -> list[str]:
+        servers, failed = await resolve(url)
+        if failed:  # one that is not known may lack what is to be served
+            raise OSError("; ".join(f"{name} has no address: {reason}" for name, reason in failed.items()))
+        return list(dict.fromkeys(server.address for server in servers))
 
     def _served(self, version: Version, loaded: Loaded, withdrawn: dict[str, str]) -> Served:
         """The version, if every server that is there has loaded and proved it; otherwise a step towards that, and NotServed."""
@@ -333,10 +352,13 @@ class Deployer:
             self._take_step((name, ""), lambda: in_thread(lambda: self._repository.add(version, self._registry)))
             raise NotServed("its files are being fetched")
         lacking = [address for address, models in loaded.items() if name not in models]
-        for address in lacking:
+        for address in filter(self._loads_into, lacking):
             self._take_step((name, address), lambda address=address: self._controls[address].load(name))  # type: ignore[misc]
         if lacking:
             raise NotServed("it is being loaded")
+
+    def _loads_into(self, address: str) -> bool:
+        return self._own is None or _without_scheme(address) in self._own
 
     def _take_step(self, key: tuple[str, str], begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin a step in the background unless it is under way; raises NotServed if it has failed lately."""
@@ -355,14 +377,15 @@ class Deployer:
     async def _unload_unwanted(self, wanted: set[str], loaded: Loaded) -> None:
         """Unload and delete what no alias has wanted for a while. The model that Triton has from the start stays."""
         self._unwanted = {name: since_s for name, since_s in self._unwanted.items() if name not in wanted}
-        if len(loaded) < len(self._controls):
+        own = set(filter(self._loads_into, self._controls))
+        if not own or own - loaded.keys():
             return  # one that is away may have loaded what would be deleted
         for name in self._repository.names() - wanted:
             if time.monotonic() - self._unwanted.setdefault(name, time.monotonic()) < self._settings.grace_s:
                 continue
             if name in self._proofs:
                 await self._proofs.pop(name).close()
-            if having := [address for address, models in loaded.items() if name in models]:
+            if having := [address for address in own if name in loaded[address]]:
                 for address in having:
                     await self._controls[address].unload(name)
             else:  # at a later look: unloading takes seconds
@@ -388,3 +411,7 @@ class Deployer:
     def _failed(self, target: str, error: Exception) -> None:
         self._metrics.failed(target)
         self._log.warning("looking again later", error=str(error), failed=target)
+
+
+def _without_scheme(address: str) -> str:
+    return address.removeprefix("ipv4:").removeprefix("ipv6:")

@@ -20,6 +20,10 @@ class DeployerSettings(StreamSettings):
         "127.0.0.1:8001",
         description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
     )
+    triton_own: str = Field(
+        "",
+        description="host:port of the server whose models this deployer loads, where each has a deployer of its own (default: all)",
+    )
     triton_key_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         None, description="a file that holds the key of Triton's model control, where that is restricted"
     )

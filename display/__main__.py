@@ -23,6 +23,7 @@ from display.live import MAX_PAGES
 from display.metrics import DisplayMetrics
 from display.rest import MAX_BODY_BYTES
 from display.settings import DisplaySettings, networks
+from icestream.inference.access import TritonAccess
 from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
@@ -55,9 +56,8 @@ def main() -> None:
         log.info("Tritons", **states, **({"reason": reason} if reason else {}))
 
     redis = connect(settings.redis_url, settings.redis_password)
-    inference = InferenceClient(
-        settings.triton_url, _model(redis, settings.model), settings.request_timeout_s, changed=report
-    )
+    access = TritonAccess(**settings.triton_access)
+    inference = InferenceClient(access, _model(redis, settings.model), settings.request_timeout_s, changed=report)
     follower = StreamFollower(redis, metrics, follow_model=inference.follow)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
     app = make_app(services, settings.token, settings.requests_per_s, networks(settings.trusted_proxies))

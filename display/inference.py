@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from icestream.event import Event
 from icestream.inference import checked_model
+from icestream.inference.access import TritonAccess
 from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
 from icestream.inference.errors import RequestRefused, TritonUnavailable
 from icestream.inference.followed_model import FollowedModel
@@ -40,15 +41,17 @@ class InferenceClient:
     """A client of one model for many threads. Every method may be called from any thread.
 
     Args:
-        url: of Triton's gRPC service.
+        access: to Triton.
         timeout_s: of one call, waiting included.
         changed: as of CheckedModel.
     """
 
-    def __init__(self, url: str, model: str, timeout_s: float, *, changed: Callable[[dict[str, int], str], None]):
+    def __init__(
+        self, access: TritonAccess, model: str, timeout_s: float, *, changed: Callable[[dict[str, int], str], None]
+    ):
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._model = self._run(self._connect(url, model, timeout_s, changed))
+        self._model = self._run(self._connect(access, model, timeout_s, changed))
         self._slots, self._timeout_s = asyncio.Semaphore(IN_FLIGHT), timeout_s
         self._calls = threading.BoundedSemaphore(MAX_WAITING)
 
@@ -118,9 +121,9 @@ class InferenceClient:
             return await self._model.infer(batch.events)
 
     async def _connect(
-        self, url: str, model: str, timeout_s: float, changed: Callable[[dict[str, int], str], None]
+        self, access: TritonAccess, model: str, timeout_s: float, changed: Callable[[dict[str, int], str], None]
     ) -> FollowedModel:
-        return FollowedModel(url, model, timeout_s, changed=changed)
+        return FollowedModel(access, model, timeout_s, changed=changed)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

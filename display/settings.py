@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from icestream.service.settings import HttpUrl, StreamSettings, readable
+from icestream.service.settings import HttpUrl, TritonSettings, readable
 
 
 def _not_empty(path: Path) -> Path:
@@ -26,15 +26,11 @@ def networks(text: str) -> list[IPv4Network | IPv6Network]:
     return [ip_network(part.strip()) for part in text.split(",") if part.strip()]
 
 
-class DisplaySettings(StreamSettings):
+class DisplaySettings(TritonSettings):
     """Show the stream on a page, and answer by REST."""
 
     model_config = SettingsConfigDict(env_prefix="ICESTREAM_DISPLAY_")
 
-    triton_url: str = Field(
-        "127.0.0.1:8001",
-        description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
-    )
     model: str = Field("icemix", description="the model's name in Triton, until a deployer says which one is served")
     host: str = Field("127.0.0.1", description="address of the page and of REST; 0.0.0.0 for all interfaces")
     port: int = Field(8080, ge=0, le=65535, description="port of the page and of REST")

@@ -20,8 +20,10 @@ from emitter.settings import EmitterSettings
 from icestream.detector import DetectorFileError, load_detector
 from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
+from icestream.service.redis_url import Several
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
+from icestream.service.tracing import tracing
 from icestream.sources.replay import Replay, open_files
 from icestream.sources.simulation.simulator import Simulation
 from icestream.sources.source import Source, SourceError
@@ -33,7 +35,7 @@ from icestream.streams.suitability import UnsuitableRedis
 def main() -> None:
     settings = load(EmitterSettings, "emitter")
     stop = stop_event()
-    log = configure_logs("emitter")
+    log, traces = configure_logs("emitter"), tracing("emitter")
     metrics = EmitterMetrics(CollectorRegistry())
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     collect_rarely()
@@ -43,11 +45,17 @@ def main() -> None:
     try:
         source = _source(settings)
         emission = Emission(
-            Publisher(connect(settings.redis_url, settings.redis_password), run_id),
+            Publisher(
+                connect(settings.redis_url, settings.redis_password),
+                run_id,
+                replicated=settings.durability == "replicated",
+                fails_over=Several.of(settings.redis_url) is not None,
+            ),
             Pacing(rate, np.random.default_rng(settings.seed)),
             metrics=metrics,
             log=log,
             stop=stop,
+            tracing=traces,
         )
         backlog = Backlog(settings.max_backlog, settings.max_backlog_mb * 2**20)
         metrics.left_out(lambda: source.left_out)
@@ -55,7 +63,11 @@ def main() -> None:
         description = {
             "source": settings.source, "rate": str(settings.rate), "seed": str(settings.seed), "truth": source.truth,
         }  # fmt: skip
-        emission.run(source, run_id, limit=settings.count, max_backlog=backlog, description=description)
+        try:
+            emission.run(source, run_id, limit=settings.count, max_backlog=backlog, description=description)
+        finally:
+            if traces:
+                traces.close()
     except (SourceError, DetectorFileError, UnsuitableRedis) as error:
         sys.exit(f"emitter: {error}")
     except AnotherSource as error:

@@ -11,6 +11,7 @@ from emitter.pacing import Pacing
 from emitter.prefetcher import Prefetcher
 from icestream.service.logs import Log
 from icestream.service.retry import Stopped, retry
+from icestream.service.tracing import Tracing
 from icestream.sources.source import EventAndTruth, Source
 from icestream.streams.connection import RedisError, is_away
 from icestream.streams.publisher import Backlog, PositionLost, Publisher
@@ -57,11 +58,20 @@ class Emission:
 
     Args:
         stop: set from outside to end after the current write.
+        tracing: of what was written.
     """
 
     def __init__(
-        self, publisher: Publisher, pacing: Pacing, *, metrics: EmitterMetrics, log: Log, stop: threading.Event
+        self,
+        publisher: Publisher,
+        pacing: Pacing,
+        *,
+        metrics: EmitterMetrics,
+        log: Log,
+        stop: threading.Event,
+        tracing: Tracing | None = None,
     ):
+        self._tracing = tracing
         self._publisher, self._pacing, self._metrics, self._log, self._stop = publisher, pacing, metrics, log, stop
 
     def run(
@@ -143,9 +153,11 @@ class Emission:
                 raise Stopped
 
     def _publish(self, first: int, batch: list[EventAndTruth]) -> int:
-        started = time.monotonic()
+        started, began_ns = time.monotonic(), time.time_ns()
         backlog = self._retry(lambda: self._publisher.publish(first, batch, time.time_ns()))
         self._metrics.published(len(batch), sum(event.n_pulses for event, _ in batch), time.monotonic() - started)
+        if self._tracing:
+            self._tracing.emitted(((event.run_id, event.event_id) for event, _ in batch), began_ns, time.time_ns())
         return backlog
 
     def _retry(self, call: Callable[[], T]) -> T:

@@ -57,4 +57,8 @@ class EmitterSettings(StreamSettings):
     max_backlog_mb: int = Field(
         256, ge=1, description="MB of the stream in Redis at which the emitter waits; below Redis's maxmemory"
     )
+    durability: Literal["primary", "replicated"] = Field(
+        "primary",
+        description="replicated: an event counts as written when a replica of Redis has it as well, so that a failover loses none",
+    )
     metrics_port: int = Field(9101, ge=0, le=65535, description="port of /metrics")

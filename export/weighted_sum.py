@@ -32,6 +32,7 @@ from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model import ModelDescription
 from icestream.inference.model_config import parse_config
+from icestream.registry import REGISTERED, Registry, RegistryError
 from icestream.tensors import INPUTS, OUTPUTS
 
 NAME, ADDER = "icemix_sum", "icemix_sum_adder"
@@ -169,10 +170,14 @@ def adder_config(names: list[str], max_batch: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=REPOSITORY, help="the model repository")
+    parser.add_argument(
+        "--register", metavar="URL", help="also register it, with its members, with the MLflow server at URL"
+    )
     options = parser.parse_args()
     try:
         weights = write_sum(options.output)
-    except (ValueError, OSError) as error:
+        version = options.register and Registry(options.register, REGISTERED).register(options.output / NAME, {})
+    except (RegistryError, ValueError, OSError) as error:
         sys.exit(f"weighted_sum: {error}")
     for name, published in WEIGHTS.items():
         print(
@@ -183,6 +188,8 @@ def main() -> None:
         f"wrote {options.output / NAME}: {len(weights)} of {len(WEIGHTS)} networks"
         + ("" if len(weights) == len(WEIGHTS) else ", weights scaled to sum to 1")
     )
+    if version:
+        print(f"registered version {version} of {REGISTERED}; compare it: icestream models challenge {version}")
 
 
 if __name__ == "__main__":

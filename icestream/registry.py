@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from icestream.inference.model_files import CONFIG, checkpoint, digest
+from icestream.inference.model_files import CONFIG, MEMBERS, checkpoint, digest, members
 from icestream.results.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS, MODELS_EXPERIMENT
 
 # The client would hold a call for minutes while its server is away.
@@ -97,20 +97,22 @@ class Registry:
             metrics: how good it is on events that were held out.
         """
         with _words(self.url):
-            weights = checkpoint(folder) if (folder / CONFIG).exists() else ""
+            weights, files = checkpoint(folder) if (folder / CONFIG).exists() else "", digest(folder)
             # That of the stream first: the page's link to it has the number of the first experiment.
             _, experiment_id = (self._experiment(name) for name in (EXPERIMENT, MODELS_EXPERIMENT))
             run_id = self._client.create_run(experiment_id, run_name=weights or folder.name).info.run_id
             for name, value in metrics.items():
                 self._client.log_metric(run_id, name, value)
             self._client.log_artifacts(run_id, str(folder), FILES)
+            for member in members(folder):
+                self._client.log_artifacts(run_id, str(member), f"{FILES}/{MEMBERS}/{member.name}")
             self._client.set_terminated(run_id)
             try:
                 self._client.create_registered_model(self.model)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            tags = {CHECKPOINT_TAG: weights, DIGEST_TAG: digest(folder)}
+            tags = {CHECKPOINT_TAG: weights, DIGEST_TAG: files}
             made = self._client.create_model_version(
                 self.model, f"runs:/{run_id}/{FILES}", run_id, tags=tags, await_creation_for=0
             )

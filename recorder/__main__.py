@@ -23,6 +23,7 @@ from icestream.service.garbage import collect_rarely
 from icestream.service.logs import configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
+from icestream.service.tracing import tracing
 from icestream.streams.challenge import read_challenge
 from icestream.streams.connection import connect
 from icestream.streams.publisher import read_description
@@ -39,7 +40,7 @@ from recorder.uploader import Uploader
 
 def main() -> None:
     settings = load(RecorderSettings, "recorder")
-    log = configure_logs("recorder")
+    log, traces = configure_logs("recorder"), tracing("recorder")
     stop, collected = stop_event(), threading.Event()
     try:
         metrics = RecorderMetrics(CollectorRegistry(), settings.reference)
@@ -81,7 +82,7 @@ def main() -> None:
     uploading.start()
     refused: str | None = None
     try:
-        collector = Collector(GroupReader(redis), spool, metrics)
+        collector = Collector(GroupReader(redis), spool, metrics, traces)
         collect(collector, Judge(redis, metrics, log), settings.window_s, stop=stop, metrics=metrics, log=log)
     except AnotherReader as error:
         log.error("stopping", error=str(error))
@@ -91,6 +92,8 @@ def main() -> None:
     finally:
         collected.set()
         uploading.join()
+        if traces:
+            traces.close()
     log.info("stopped")
     sys.exit(refused or (0 if faults.empty() else 1))
 

@@ -5,6 +5,7 @@ their event (Spool.has), as are results that are stored a second time because Re
 written before its event, so reading results first and truths second misses none.
 """
 
+import time
 from collections import deque
 from itertools import islice
 
@@ -14,6 +15,7 @@ from icestream import wire
 from icestream.event import InvalidEvent
 from icestream.result import Results
 from icestream.results.table import table
+from icestream.service.tracing import Tracing
 from icestream.streams import keys
 from icestream.streams.results import GroupReader
 from icestream.truth import Truth
@@ -36,8 +38,8 @@ class Collector:
     read: then `forget` has to be called before `prepare`.
     """
 
-    def __init__(self, reader: GroupReader, spool: Spool, metrics: RecorderMetrics):
-        self._reader, self._spool, self._metrics = reader, spool, metrics
+    def __init__(self, reader: GroupReader, spool: Spool, metrics: RecorderMetrics, tracing: Tracing | None = None):
+        self._reader, self._spool, self._metrics, self._tracing = reader, spool, metrics, tracing
         # Entries of the open window, with what is to be recorded of them; None where it is nothing.
         self._results: dict[bytes, Results | None] = {}
         self._open: set[EventKey] = set()  # events of the open window
@@ -127,6 +129,9 @@ class Collector:
             rows = table(results, [pair and pair[1] for pair in known])
             self._spool.write(rows, confirm=self._reader.renew)
             self._metrics.spooled(rows)
+            if self._tracing:
+                for found in results:
+                    self._tracing.recorded(found, time.time_ns())
             for event, pair in zip(events, known, strict=True):
                 if pair:
                     self._settle(event)

@@ -182,6 +182,17 @@ def test_the_gpu_overlay_changes_triton_and_nothing_else() -> None:
         assert (config.parent / "configs" / "gpu.pbtxt").exists()
 
 
+def test_the_overlay_for_traces_adds_where_they_go_and_nothing_else() -> None:
+    overlay = yaml.safe_load((ROOT / "compose.trace.yaml").read_text())["services"]
+    jaeger = overlay.pop("jaeger")
+    assert (jaeger["cap_drop"], jaeger["read_only"]) == (["ALL"], True)
+    assert re.search(r":\d+\.\d+\.\d+$", jaeger["image"])
+    for name, service in overlay.items():
+        assert service.keys() == {"environment"}
+        asked = set(re.findall(r"//(\w+):|^(\w+):\d", " ".join(map(str, SERVICES[name]["environment"].values()))))
+        assert {one or other for one, other in asked} <= set(service["environment"]["NO_PROXY"].split(","))
+
+
 def test_nothing_that_the_dockerfile_copies_is_ignored() -> None:
     allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = re.findall(r"^COPY (?!--from)(?:--chown=\S+ )?(\S+)", DOCKERFILE, re.MULTILINE)
@@ -276,7 +287,9 @@ def test_passwords_are_made_once_and_only_their_owner_may_read_them(tmp_path: Pa
     assert {path: path.read_text() for path in made} == made
 
 
-@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=str)
+@pytest.mark.parametrize(
+    "files", [["compose.yaml"], *(["compose.yaml", f"compose.{one}.yaml"] for one in ("gpu", "trace"))], ids=str
+)
 def test_compose_understands_the_files(files: list[str]) -> None:
     compose = composer()
     if compose is None:

@@ -3,28 +3,53 @@
 import asyncio
 import ipaddress
 import socket
+from typing import NamedTuple
 
 
-async def resolve(url: str) -> list[str]:
-    """An address for each server: the parts of ipv4:host:port,host:port, or all addresses of the name in host:port.
+class Server(NamedTuple):
+    """One server: its address, and the name that it was looked up by (empty if it has none)."""
 
-    Raises:
-        OSError: the name has no address.
+    address: str
+    host: str
+
+
+async def resolve(url: str) -> tuple[list[Server], dict[str, str]]:
+    """The servers, and the names that have no address now, each with the reason.
+
+    Args:
+        url: host:port, or several with commas; a name stands for all of its addresses. Also dns:///host:port, ipv4:host:port,host:port
+            and unix:path.
     """
     scheme, _, rest = url.partition(":")
     if scheme in ("ipv4", "ipv6"):
-        return [f"{scheme}:{part}" for part in rest.split(",")]
+        return [Server(f"{scheme}:{part.removeprefix(f'{scheme}:')}", "") for part in rest.split(",")], {}
     if scheme == "unix":
-        return [url]
-    host, _, port = url.removeprefix("dns:///").removeprefix("dns:").rpartition(":")
-    host = host.strip("[]")
+        return [Server(url, "")], {}
+    found: dict[Server, None] = {}
+    failed: dict[str, str] = {}
+    for part in url.split(","):
+        name = part.strip().removeprefix("dns:///").removeprefix("dns:")
+        try:
+            found |= dict.fromkeys(await _servers(name))
+        except (OSError, UnicodeError) as error:
+            failed[_host(name)] = str(error)
+    return list(found), failed
+
+
+def _host(name: str) -> str:
+    return name.rpartition(":")[0].strip("[]")
+
+
+async def _servers(name: str) -> list[Server]:
+    host, port = _host(name), name.rpartition(":")[2]
     try:
-        ipaddress.ip_address(host)
-        return [url.removeprefix("dns:///")]
+        ip = ipaddress.ip_address(host)
     except ValueError:
-        pass
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = {(family, str(address[0])) for family, _, _, _, address in found}
-    return sorted(
-        f"ipv6:[{ip}]:{port}" if family == socket.AF_INET6 else f"ipv4:{ip}:{port}" for family, ip in addresses
-    )
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    else:
+        return [Server(f"ipv6:[{ip}]:{port}" if ip.version == 6 else name, "")]
+    addresses = sorted({(family, str(address[0])) for family, _, _, _, address in found})
+    return [
+        Server(f"ipv6:[{ip}]:{port}" if family == socket.AF_INET6 else f"ipv4:{ip}:{port}", host)
+        for family, ip in addresses
+    ]

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from icestream.event import Event
-from icestream.inference.addresses import resolve
+from icestream.inference.access import TritonAccess
+from icestream.inference.addresses import Server, resolve
 from icestream.inference.client import Answer, TritonClient
 from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
 from icestream.inference.model import ModelDescription
@@ -19,6 +20,7 @@ from icestream.tasks import cancel
 from icestream.tensors import Arrays, pad, padded_length
 
 LOOK_S = 1.0  # between two looks at a server
+OVERLOADED_S = 16.0  # at most, while it turns requests away
 RESOLVE_S = 10.0  # between two looks at the addresses of a name
 PROVED_S = 30.0  # after which the known answers are asked for again
 STATES = ("proved", "away", "wrong")
@@ -39,7 +41,7 @@ class Endpoint:
     def __init__(self, client: TritonClient):
         self.client = client
         self.proved: ModelDescription | None = None
-        self.responds = True
+        self.responds, self.overloaded = True, False
         self.state, self.reason = "away", "it was not asked yet"
         self._incarnation, self._proved_s = -1, 0.0
         self._looking = asyncio.Lock()
@@ -65,6 +67,9 @@ class Endpoint:
             try:
                 await self._look(prove)
             except TritonUnavailable as error:
+                self.overloaded = error.overloaded
+                if error.overloaded and self.proved and time.monotonic() - self._proved_s <= 2 * PROVED_S:
+                    return  # nothing was seen: what is proved stays so for a while
                 self.state, self.reason = "away", str(error)
                 if error.timed_out:
                     self.responds = False
@@ -88,29 +93,29 @@ class Endpoint:
                 raise TritonUnavailable("the connection was lost while the model was proved")
             self._incarnation, self._proved_s = incarnation, time.monotonic()
             self.proved = self.proved or model
-        self.state, self.reason, self.responds = "proved", "", True
+        self.state, self.reason, self.responds, self.overloaded = "proved", "", True, False
 
 
 class CheckedModel:
     """A model that is asked only where it is proved. Use inside a running event loop, and close it.
 
     Args:
-        url: of Triton's gRPC service: host:port, dns:///name:port, or ipv4:host:port,host:port for several.
+        model: its name, without the prefix of `access`.
         timeout_s: of one inference request.
         changed: called with how many servers are in each of STATES, and with what is wrong in words, when that changes.
     """
 
     def __init__(
         self,
-        url: str,
+        access: TritonAccess,
         model: str,
         timeout_s: float,
         *,
         changed: Callable[[dict[str, int], str], None] = lambda states, reason: None,  # noqa: ARG005
     ):
-        self._url, self._name, self._timeout_s, self._changed = url, model, timeout_s, changed
-        self._endpoints: dict[str, Endpoint] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._access, self._name, self._timeout_s, self._changed = access, model, timeout_s, changed
+        self._endpoints: dict[Server, Endpoint] = {}
+        self._tasks: dict[Server, asyncio.Task[None]] = {}
         self._unresolved = "it was not asked yet"
         self._reported: tuple[dict[str, int], str] | None = None
         self._turn = 0
@@ -133,11 +138,15 @@ class CheckedModel:
 
     def is_proved_at(self, addresses: Iterable[str]) -> bool:
         """Whether each of these servers has proved the model."""
-        return all(address in self._endpoints and self._endpoints[address].usable for address in addresses)
+        return all(self._at(address, lambda endpoint: endpoint.usable) for address in addresses)
 
     def is_wrong_at(self, addresses: Iterable[str]) -> bool:
         """Whether each of these servers serves something else under this name, or gives other answers than the known ones."""
-        return all(address in self._endpoints and self._endpoints[address].state == "wrong" for address in addresses)
+        return all(self._at(address, lambda endpoint: endpoint.state == "wrong") for address in addresses)
+
+    def _at(self, address: str, holds: Callable[[Endpoint], bool]) -> bool:
+        found = [endpoint for server, endpoint in self._endpoints.items() if server.address == address]
+        return bool(found) and all(map(holds, found))
 
     async def infer(self, events: Sequence[Event]) -> Inference:
         """The answer to a batch.
@@ -158,7 +167,8 @@ class CheckedModel:
         if len(events) > model.max_batch:
             raise RequestRefused(f"{len(events)} events, version {model.version} takes {model.max_batch}", final=False)
         inputs = pad(events, max(padded_length(event.n_pulses, model.max_pulses) for event in events))
-        answer = await self._ask(endpoint, inputs, model)
+        context = self._access.traceparent(events) if self._access.traceparent else ""
+        answer = await self._ask(endpoint, inputs, model, context)
         return Inference(inputs=inputs, answer=answer, model=model)
 
     async def prove(self, length: int = 0) -> bool:
@@ -188,8 +198,8 @@ class CheckedModel:
     def _usable(self) -> list[Endpoint]:
         return [endpoint for endpoint in self._endpoints.values() if endpoint.usable]
 
-    async def _ask(self, endpoint: Endpoint, inputs: Arrays, model: ModelDescription) -> Answer:
-        task = asyncio.create_task(endpoint.client.infer(inputs, model.version))
+    async def _ask(self, endpoint: Endpoint, inputs: Arrays, model: ModelDescription, context: str) -> Answer:
+        task = asyncio.create_task(endpoint.client.infer(inputs, model.version, context))
         endpoint.requests.add(task)
         try:
             answer = await asyncio.shield(task)
@@ -206,40 +216,51 @@ class CheckedModel:
         return answer
 
     async def _look_forever(self, endpoint: Endpoint) -> None:
+        pause_s = LOOK_S
         while True:
             await endpoint.look()
+            pause_s = min(2 * pause_s, OVERLOADED_S) if endpoint.overloaded else LOOK_S
             if not endpoint.responds and self._usable():  # its requests are asked again at another server
                 for task in list(endpoint.requests):
                     task.cancel()
             self._report()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(pause_s)
 
     async def _resolve_forever(self) -> None:
         while True:
             try:
-                addresses = await resolve(self._url)
-            except (OSError, UnicodeError) as error:
-                self._unresolved = f"{self._url} has no address: {error}"
-            else:
-                for address in [address for address in self._endpoints if address not in addresses]:
-                    self._tasks.pop(address).cancel()
-                    endpoint = self._endpoints.pop(address)
-                    endpoint.proved = None
-                    with suppress(Exception):
-                        await endpoint.client.close()
-                for address in addresses:
-                    if address not in self._endpoints:
-                        endpoint = Endpoint(TritonClient(address, self._name, self._timeout_s))
-                        self._endpoints[address] = endpoint
-                        self._tasks[address] = asyncio.create_task(self._look_forever(endpoint))
+                await self._follow_addresses()
+            except Exception as error:  # what nobody has thought of must not end it
+                self._unresolved = f"{self._access.url} cannot be used: {error!r}"
             self._report()
             await asyncio.sleep(RESOLVE_S if self._endpoints else LOOK_S)
+
+    async def _follow_addresses(self) -> None:
+        """Ask the servers that there are now. Those of a name that cannot be looked up stay."""
+        servers, failed = await resolve(self._access.url)
+        self._unresolved = "; ".join(f"{name} has no address: {reason}" for name, reason in failed.items())
+        for server in [one for one in self._endpoints if one not in servers and one.host not in failed]:
+            self._tasks.pop(server).cancel()
+            endpoint = self._endpoints.pop(server)
+            endpoint.proved = None
+            with suppress(Exception):
+                await endpoint.client.close()
+        for server in servers:
+            if server not in self._endpoints:
+                try:
+                    client = TritonClient(self._access, self._name, self._timeout_s, server=server)
+                except OSError as error:
+                    self._unresolved = f"{error.filename or self._access.url} cannot be used: {error.strerror or error}"
+                    continue
+                endpoint = self._endpoints[server] = Endpoint(client)
+                self._tasks[server] = asyncio.create_task(self._look_forever(endpoint))
 
     def _report(self) -> None:
         states = dict.fromkeys(STATES, 0)
         for endpoint in self._endpoints.values():
             states[endpoint.state] += 1
-        reason = "" if states["proved"] == len(self._endpoints) > 0 else self.reason
+        well = states["proved"] == len(self._endpoints) > 0 and not self._unresolved
+        reason = "" if well else self.reason or self._unresolved
         if (states, reason) != self._reported:
             self._reported = (states, reason)
             self._changed(states, reason)

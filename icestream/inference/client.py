@@ -1,6 +1,8 @@
 """A client of one model on one Triton, over gRPC."""
 
 import asyncio
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +13,21 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from icestream.inference.access import TritonAccess
+from icestream.inference.addresses import Server
 from icestream.inference.errors import ModelMismatch, RequestRefused, TritonUnavailable
 from icestream.inference.model import ModelDescription, describe
 from icestream.tensors import INPUTS, OUTPUTS, RADIUS_50, RADIUS_90, Arrays, pad, padded_length
 
 # gRPC status codes at which asking again later can help, whatever the request was.
-_UNAVAILABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED", "NOT_FOUND", "ABORTED"}
+_UNAVAILABLE = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "NOT_FOUND", "ABORTED"}
+# Those at which the request has reached no model: too many (a rate limit before Triton), or the token is none or has expired.
+_TURNED_AWAY = {"RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}
+# RESOURCE_EXHAUSTED as well: a proxy takes no request of this size.
+_TOO_LARGE = re.compile("larger than max|exceeds max", re.IGNORECASE)
+# UNAVAILABLE as well, which is what HTTP's 429 becomes: there are too many requests.
+_TOO_MANY = re.compile(r"rate.?limit|too many requests|\b429\b", re.IGNORECASE)
+OVERLOADED_PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2)  # between the tries of a question about the model
 UNIT_TOLERANCE = 1e-3  # of the length of a direction: half precision stays below it
 MAX_KAPPA = 1e30  # as on the wire
 MAX_RADIUS_DEG = 180.001  # rounded
@@ -47,16 +58,17 @@ class TritonClient:
     """A client of one model on one server. Use inside a running event loop.
 
     Args:
-        address: of the gRPC service, of one server: host:port, ipv4:host:port or unix:path.
         timeout_s: of one inference request.
+        server: which one; that of the address of `access`, if None.
 
     Attributes:
         incarnation: rises when the connection to the server is lost: behind another one there may be another model.
     """
 
-    def __init__(self, address: str, model: str, timeout_s: float):
-        self.address, self._model, self._timeout_s = address, model, timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL)
+    def __init__(self, access: TritonAccess, model: str, timeout_s: float, *, server: Server | None = None):
+        self.address, host = server or (access.url, "")
+        self._model, self._timeout_s = access.prefix + model, timeout_s
+        self._access, self._channel = access, access.channel(self.address, host, _CHANNEL)
         self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.incarnation = 0
         self._watching = asyncio.get_running_loop().create_task(self._watch())
@@ -82,20 +94,20 @@ class TritonClient:
         name = self._model
         try:
             for wanted in dict.fromkeys((version, "")):
-                if (await self._call(self._stub.ModelReady, pb.ModelReadyRequest(name=name, version=wanted))).ready:
+                if (await self._question(self._stub.ModelReady, pb.ModelReadyRequest(name=name, version=wanted))).ready:
                     break
             else:
                 raise TritonUnavailable(
                     f"Triton at {self.address} serves no model {name}: it is loading, or its repository or log says why"
                 )
-            metadata = await self._call(self._stub.ModelMetadata, pb.ModelMetadataRequest(name=name, version=wanted))
+            metadata = await self._question(
+                self._stub.ModelMetadata, pb.ModelMetadataRequest(name=name, version=wanted)
+            )
             if not wanted:
-                wanted = max(metadata.versions, key=int)
-            config = await self._call(self._stub.ModelConfig, pb.ModelConfigRequest(name=name, version=wanted))
+                wanted = _highest(metadata.versions, name)
+            config = await self._question(self._stub.ModelConfig, pb.ModelConfigRequest(name=name, version=wanted))
         except grpc.RpcError as error:
             raise _unavailable(error) from None
-        except ValueError:
-            raise ModelMismatch(f"model {name} has no version that is a number: {list(metadata.versions)}") from None
         found = (MessageToDict(message, preserving_proto_field_name=True) for message in (metadata, config.config))
         return describe(name, wanted, *found)
 
@@ -113,7 +125,7 @@ class TritonClient:
             try:
                 padded = max(padded_length(known.event.n_pulses, model.max_pulses), min(length, model.max_pulses))
                 inputs = pad([known.event], padded)
-                answer = await self.infer(inputs, model.version)
+                answer = await self._known_answer(inputs, model.version)
             except RequestRefused as error:
                 raise ModelMismatch(f"model {model.name} does not answer a known event: {error}") from None
             if difference := known.difference(answer.direction[0].tolist(), float(answer.kappa[0])):
@@ -123,8 +135,32 @@ class TritonClient:
                     "export/to_onnx.py (and weighted_sum.py, to_tensorrt.py)"
                 )
 
-    async def infer(self, inputs: Arrays, version: str = "") -> Answer:
+    async def _known_answer(self, inputs: Arrays, version: str) -> Answer:
+        for pause_s in OVERLOADED_PAUSES_S:
+            try:
+                return await self.infer(inputs, version)
+            except TritonUnavailable as error:
+                if not error.overloaded:
+                    raise
+            await asyncio.sleep(pause_s)
+        return await self.infer(inputs, version)
+
+    async def _question(self, method: Any, request: Any) -> Any:
+        """A reply about the model, asked for again while there are too many requests."""
+        for pause_s in OVERLOADED_PAUSES_S:
+            try:
+                return await self._call(method, request)
+            except grpc.RpcError as error:
+                if not _overloaded(error):
+                    raise
+            await asyncio.sleep(pause_s)
+        return await self._call(method, request)
+
+    async def infer(self, inputs: Arrays, version: str = "", traceparent: str = "") -> Answer:
         """The answer of a version to a padded batch.
+
+        Args:
+            traceparent: the trace context that Triton continues.
 
         Raises:
             TritonUnavailable: nothing was answered, or the connection was lost meanwhile; ask again.
@@ -132,9 +168,13 @@ class TritonClient:
         """
         incarnation = self.incarnation
         try:
-            reply = await self._call(self._stub.ModelInfer, _request(self._model, version, inputs), self._timeout_s)
+            request, context = (
+                _request(self._model, version, inputs),
+                [("traceparent", traceparent)] if traceparent else [],
+            )
+            reply = await self._call(self._stub.ModelInfer, request, self._timeout_s, context)
         except grpc.RpcError as error:
-            if error.code().name in _UNAVAILABLE:
+            if error.code().name in _UNAVAILABLE | _TURNED_AWAY and not _TOO_LARGE.search(str(error.details())):
                 raise _unavailable(error) from None
             raise RequestRefused(_words(error), final=error.code() is grpc.StatusCode.INVALID_ARGUMENT) from None
         if incarnation != self.incarnation:
@@ -145,15 +185,24 @@ class TritonClient:
         self._watching.cancel()
         await self._channel.close()
 
-    async def _call(self, method: Any, request: Any, timeout_s: float = METADATA_TIMEOUT_S) -> Any:
+    async def _call(
+        self, method: Any, request: Any, timeout_s: float = METADATA_TIMEOUT_S, context: Sequence[tuple[str, str]] = ()
+    ) -> Any:
         """A reply; raises RpcError, or TritonUnavailable if the channel was closed meanwhile."""
         try:
-            return await method(request, timeout=timeout_s)
+            return await method(request, timeout=timeout_s, metadata=[*self._access.metadata(), *context])
         except (grpc.aio.UsageError, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             raise TritonUnavailable(f"the connection to Triton at {self.address} was closed") from None
+
+
+def _highest(versions: Sequence[str], name: str) -> str:
+    try:
+        return max(versions, key=int)
+    except ValueError:
+        raise ModelMismatch(f"model {name} has no version that is a number: {list(versions)}") from None
 
 
 def _request(model: str, version: str, inputs: Arrays) -> Any:
@@ -202,7 +251,20 @@ def _fault(direction: NDArray[np.float32], kappa: NDArray[np.float32], radius: N
 
 
 def _unavailable(error: Any) -> TritonUnavailable:
-    return TritonUnavailable(_words(error), timed_out=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+    overloaded = _overloaded(error)
+    return TritonUnavailable(
+        _words(error),
+        timed_out=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED,
+        overloaded=overloaded,
+        asked=not overloaded and error.code().name not in _TURNED_AWAY,
+    )
+
+
+def _overloaded(error: Any) -> bool:
+    """Whether the server, or what is before it, turns requests away because there are too many."""
+    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or (
+        error.code() is grpc.StatusCode.UNAVAILABLE and bool(_TOO_MANY.search(str(error.details())))
+    )
 
 
 def _words(error: Any) -> str:

@@ -48,14 +48,15 @@ class ModelControl:
         return {model.name for model in reply.models if model.state == "READY"}
 
     async def load(self, name: str) -> None:
-        """Load a model of the server's repositories. Raises TritonUnavailable, ModelControlRefused."""
+        """Load a model of the server's repositories, and the members of an ensemble. Raises TritonUnavailable, ModelControlRefused."""
         request = pb.RepositoryModelLoadRequest(model_name=name)
         async with self._words(f"load {name}"):
             await self._stub.RepositoryModelLoad(request, timeout=LOAD_S, metadata=self._metadata)
 
     async def unload(self, name: str) -> None:
-        """Unload a model, some seconds later. Raises TritonUnavailable, ModelControlRefused."""
+        """Unload a model, and the members of an ensemble, some seconds later. Raises TritonUnavailable, ModelControlRefused."""
         request = pb.RepositoryModelUnloadRequest(model_name=name)
+        request.parameters["unload_dependents"].bool_param = True
         async with self._words(f"unload {name}"):
             await self._stub.RepositoryModelUnload(request, timeout=CALL_S, metadata=self._metadata)
 

@@ -18,12 +18,13 @@ class TritonUnavailable(InferenceError):
 
     Attributes:
         timed_out: it has not answered in time.
-        asked: a request was sent; False where there was no server to send it to.
+        overloaded: it turns requests away because there are too many.
+        asked: a request has reached a model, perhaps; False where it has not, so that no event is to blame.
     """
 
-    def __init__(self, message: str, *, timed_out: bool = False, asked: bool = True):
+    def __init__(self, message: str, *, timed_out: bool = False, overloaded: bool = False, asked: bool = True):
         super().__init__(message)
-        self.timed_out, self.asked = timed_out, asked
+        self.timed_out, self.overloaded, self.asked = timed_out, overloaded, asked
 
 
 class RequestRefused(InferenceError):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from icestream.event import Event
+from icestream.inference.access import TritonAccess
 from icestream.inference.checked_model import CheckedModel, Inference
 from icestream.inference.model import ModelDescription
 from icestream.tasks import cancel
@@ -18,12 +19,14 @@ class FollowedModel:
     Use inside a running event loop, and close it.
 
     Args:
-        url, timeout_s, changed: as of `CheckedModel`; what changes is told of the model that is asked now.
+        access, timeout_s, changed: as of `CheckedModel`; what changes is told of the model that is asked now.
         name: of the first model.
     """
 
-    def __init__(self, url: str, name: str, timeout_s: float, *, changed: Callable[[dict[str, int], str], None]):
-        self._url, self._timeout_s, self._changed = url, timeout_s, changed
+    def __init__(
+        self, access: TritonAccess, name: str, timeout_s: float, *, changed: Callable[[dict[str, int], str], None]
+    ):
+        self._access, self._timeout_s, self._changed = access, timeout_s, changed
         self.name, self._now = name, self._connect(name)
         self._next: tuple[str, CheckedModel] | None = None
         self._requests: Counter[CheckedModel] = Counter()  # under way
@@ -72,7 +75,7 @@ class FollowedModel:
             if self._now is model:
                 self._changed(states, reason)
 
-        model = CheckedModel(self._url, name, self._timeout_s, changed=tell)
+        model = CheckedModel(self._access, name, self._timeout_s, changed=tell)
         return model
 
     async def _take_over_forever(self) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from icestream.service import redis_url
+from icestream.service.redis_url import Several
 
 PREFIXES = (
     "ICESTREAM_EMITTER_", "ICESTREAM_BRIDGE_", "ICESTREAM_RECORDER_", "ICESTREAM_DISPLAY_", "ICESTREAM_DEPLOYER_",
@@ -27,12 +30,14 @@ KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)|_REDIS_PORT$|
 S = TypeVar("S", bound="Settings")
 
 
-SCHEMES = ("redis://", "rediss://", "unix://")
+SCHEMES = ("redis://", "rediss://", "unix://", *redis_url.SCHEMES)
 
 
 def _redis_url(text: str) -> str:
     if not text.startswith(SCHEMES):
         raise ValueError(f"must begin with one of {', '.join(SCHEMES)}")
+    if Several.of(text):
+        return text
     if not text.startswith("unix://"):
         parts = urlsplit(text)
         try:
@@ -76,7 +81,10 @@ class Settings(BaseSettings):
 class StreamSettings(Settings):
     """Settings that every process of the stream has."""
 
-    redis_url: RedisUrl = Field("redis://127.0.0.1:6379", description="the Redis server that holds the streams")
+    redis_url: RedisUrl = Field(
+        "redis://127.0.0.1:6379",
+        description="the Redis server that holds the streams; also redis+sentinel://host:port,host:port/NAME, redis+cluster://host:port,host:port",
+    )
     redis_password_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         None, description="a file that holds Redis's password, so that no address has to"
     )
@@ -86,6 +94,58 @@ class StreamSettings(Settings):
     def redis_password(self) -> str | None:
         """The content of the file."""
         return None if self.redis_password_file is None else self.redis_password_file.read_text().strip()
+
+
+def _headers(text: str) -> str:
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.strip().partition("=")
+        if (
+            not re.fullmatch(r"[a-z0-9_.-]+", name)
+            or name.endswith("-bin")
+            or not equals
+            or not re.fullmatch(r"[ -~]*", value)
+        ):
+            raise ValueError("must be name=value with commas, names in small letters and not of bytes (-bin)")
+    return text
+
+
+class TritonSettings(StreamSettings):
+    """Settings of a process that asks Triton for answers."""
+
+    triton_url: str = Field(
+        "127.0.0.1:8001",
+        description="host:port of Triton's gRPC service; for several, dns:///host:port, ipv4:host:port,host:port, or names with commas",
+    )
+    triton_tls: bool = Field(False, description="speak TLS with Triton; the system's authorities vouch for it")
+    triton_ca_file: Annotated[Path, AfterValidator(readable)] | None = Field(
+        None, description="the authority that vouches for Triton's certificate instead, PEM; implies TLS"
+    )
+    triton_token_file: Annotated[Path, AfterValidator(readable)] | None = Field(
+        None, description="a file that holds the bearer token of each request; it is read again, since tokens expire"
+    )
+    triton_headers: Annotated[str, AfterValidator(_headers)] = Field(
+        "", description="further metadata of each request, name=value with commas"
+    )
+    triton_prefix: str = Field("", description="what stands before the name of every model at that Triton")
+
+    @model_validator(mode="after")
+    def _no_token_in_the_clear(self) -> "TritonSettings":
+        if (self.triton_token_file or self.triton_headers) and not self.triton_access["tls"]:
+            raise ValueError("a token, or headers, go over TLS only: set TRITON_TLS or TRITON_CA_FILE as well")
+        return self
+
+    @property
+    def triton_access(self) -> dict[str, Any]:
+        """The arguments of `icestream.inference.access.TritonAccess`."""
+        headers = [part.strip().partition("=") for part in self.triton_headers.split(",") if part]
+        return {
+            "url": self.triton_url,
+            "tls": self.triton_tls or self.triton_ca_file is not None,
+            "ca_file": self.triton_ca_file,
+            "token_file": self.triton_token_file,
+            "headers": tuple((name, value) for name, _, value in headers),
+            "prefix": self.triton_prefix,
+        }
 
 
 def load(settings: type[S], program: str, *, command_line: bool = True) -> S:
@@ -119,8 +179,13 @@ def _sentences(settings: type[Settings], error: ValueError) -> list[str]:
     prefix = settings.model_config["env_prefix"]
     found = []
     for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        given = "" if name == "redis_url" else f" (got {problem.get('input')!r})"  # it may hold a password
+        if not problem["loc"]:  # of several together
+            found.append(f"{prefix}…: {problem['msg'].removeprefix('Value error, ')}")
+            continue
+        name = str(problem["loc"][0])
+        given = (
+            "" if name in ("redis_url", "triton_headers") else f" (got {problem.get('input')!r})"
+        )  # it may hold a password
         found.append(f"{prefix}{name.upper()}: {problem['msg'].removeprefix('Value error, ')}{given}")
     return found
 

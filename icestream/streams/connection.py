@@ -1,19 +1,30 @@
-"""Redis clients. No client retries by itself: whether a write is sent again is the caller's decision."""
+"""Redis clients. No client retries by itself: whether a write is sent again is the caller's decision.
 
+An address is that of one server, or names servers that know where the primary is: Sentinels, or the nodes of a cluster (all keys lie in
+one slot, so that one primary has them). It is looked up for every new connection, and one that leads elsewhere by now is left.
+"""
+
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import redis
 import redis.asyncio
 import redis.asyncio.retry
+import redis.asyncio.sentinel
 import redis.connection
 import redis.retry
+import redis.sentinel
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     ClusterDownError,
     ConnectionError,
+    MovedError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -22,22 +33,42 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from icestream.service.redis_url import Several
+from icestream.streams import keys
+from icestream.tasks import in_thread
+
 __all__ = [
-    "BLOCK_MS", "AsyncRedis", "AuthenticationError", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio", "is_away",
+    "BLOCK_MS", "AsyncRedis", "AuthenticationError", "ConnectionError", "Redis", "RedisError", "ResponseError", "connect", "connect_asyncio", "is_away",
 ]  # fmt: skip
 
 SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
 CONNECT_TIMEOUT_S = 5.0
+LOOKUP_TIMEOUT_S = 1.0  # of a server that says where the primary is; there are others
 BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop request is noticed
+ELSEWHERE = (ReadOnlyError, MovedError)  # this server has become a replica, or has given the slot away
 
 
-class _Client(Redis):
-    """A client that leaves a server which has become a replica: the address may lead to another server by now."""
+class _Pipeline(redis.client.Pipeline):
+    """Commands together, which leave a server that is not the primary any more."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
             return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        except ReadOnlyError:
+        except ELSEWHERE:
+            connection.disconnect()
+            raise
+
+
+class _Client(Redis):
+    """A client that leaves such a server."""
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> _Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
+        try:
+            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except ELSEWHERE:
             connection.disconnect()
             raise
 
@@ -45,12 +76,20 @@ class _Client(Redis):
 _packer: Any = redis.connection.HiredisRespSerializer()
 
 
-class _AsyncConnection(redis.asyncio.Connection):
-    """A connection that packs commands as those for threads do; redis-py 8 packs them in Python."""
+class _Packing:
+    """Packs commands as connections for threads do; redis-py 8 packs them in Python."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         packed: list[bytes] = _packer.pack(*args)
         return packed
+
+
+class _AsyncConnection(_Packing, redis.asyncio.Connection):
+    pass
+
+
+class _AsyncLookedUpConnection(_Packing, redis.asyncio.sentinel.SentinelManagedConnection):
+    pass
 
 
 class _AsyncClient(AsyncRedis):
@@ -59,26 +98,84 @@ class _AsyncClient(AsyncRedis):
     async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
             return await super().parse_response(connection, command_name, **options)
-        except ReadOnlyError:
+        except ELSEWHERE:
             await connection.disconnect()
             raise
 
 
+class _SlotOwner:
+    """Finds the node of a cluster that has the stream's slot. In the place of a `Sentinel`, for its connection pool."""
+
+    def __init__(self, several: Several, password: str | None):
+        self._several, self._login = several, {**several.login, **({"password": password} if password else {})}
+        self._slot = key_slot(keys.EVENTS.encode())
+
+    def discover_master(self, _: str) -> tuple[str, int]:
+        error: Exception | None = None
+        for host, port in random.sample(self._several.hosts, len(self._several.hosts)):
+            client: Any = Redis(host=host, port=port, protocol=2, **_LOOKUP, **self._login)
+            try:
+                owner, its_port = self._owner(client.execute_command("CLUSTER", "SLOTS"))
+                return owner or host, its_port  # a node that knows no name for itself means the one it was asked by
+            except RedisError as said:
+                error = said
+            finally:
+                client.close()
+        raise ConnectionError(f"no node of the cluster says who has the stream's slot: {error}")
+
+    def _owner(self, slots: Sequence[Any]) -> tuple[str, int]:
+        for first, last, (host, port, *_), *_ in slots:  # the primary, then its replicas
+            if first <= self._slot <= last:
+                return (host or b"").decode(), port
+        raise ConnectionError("no node of the cluster has the stream's slot")
+
+
+class _AsyncSlotOwner(_SlotOwner):
+    """The same for asyncio. A look-up takes one round trip, once for each connection."""
+
+    async def discover_master(self, name: str) -> tuple[str, int]:  # type: ignore[override]
+        return await in_thread(lambda: _SlotOwner.discover_master(self, name))
+
+
+_TIMEOUTS: dict[str, Any] = {"socket_timeout": LOOKUP_TIMEOUT_S, "socket_connect_timeout": LOOKUP_TIMEOUT_S}
+_LOOKUP = {**_TIMEOUTS, "retry": redis.retry.Retry(NoBackoff(), 0)}
+_ASYNC_LOOKUP = {**_TIMEOUTS, "retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
+
+
 def connect(url: str, password: str | None = None) -> Redis:
     """A client for threads."""
-    retry = redis.retry.Retry(NoBackoff(), 0)
-    return _Client.from_url(url, retry=retry, **_options(password))
+    options = {"retry": redis.retry.Retry(NoBackoff(), 0), **_options(password)}
+    if several := Several.of(url):
+        manager: Any = (
+            redis.sentinel.Sentinel(list(several.hosts), sentinel_kwargs=_LOOKUP)  # type: ignore[no-untyped-call]
+            if several.name
+            else _SlotOwner(several, password)
+        )
+        pool = redis.sentinel.SentinelConnectionPool(several.name, manager, **{**several.login, **options})  # type: ignore[no-untyped-call]
+        return _Client.from_pool(pool)
+    return _Client.from_url(url, **options)
 
 
 def connect_asyncio(url: str, password: str | None = None) -> AsyncRedis:
     """A client for an event loop."""
-    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    return _AsyncClient.from_url(url, retry=retry, connection_class=_AsyncConnection, **_options(password))
+    options = {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0), **_options(password)}
+    if several := Several.of(url):
+        manager: Any = (
+            redis.asyncio.sentinel.Sentinel(list(several.hosts), sentinel_kwargs=_ASYNC_LOOKUP)  # type: ignore[no-untyped-call]
+            if several.name
+            else _AsyncSlotOwner(several, password)
+        )
+        pool = redis.asyncio.sentinel.SentinelConnectionPool(  # type: ignore[no-untyped-call]
+            several.name, manager, connection_class=_AsyncLookedUpConnection, **{**several.login, **options}
+        )
+        return _AsyncClient.from_pool(pool)
+    return _AsyncClient.from_url(url, connection_class=_AsyncConnection, **options)
 
 
 # The client has a class for some errors, and takes their code off the message.
 AWAY_CLASSES = (
-    ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError,
+    ConnectionError, TimeoutError, OutOfMemoryError, ReadOnlyError, MovedError, AskError, ClusterDownError,
+    TryAgainError,
 )  # fmt: skip
 AWAY_CODES = ("MISCONF", "NOREPLICAS", "NOGROUP", "BUSY")
 

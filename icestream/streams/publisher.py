@@ -13,13 +13,14 @@ from icestream.event import RawEvent
 from icestream.sources.source import Position
 from icestream.streams import keys
 from icestream.streams.adoption import adopt_old_names
-from icestream.streams.connection import Redis
+from icestream.streams.connection import ConnectionError, Redis
 from icestream.streams.scripts import load
 from icestream.streams.suitability import check_server
 from icestream.truth import Truth
 
 ALIVE_MS = 5000  # that a sign of life lasts
 ON_DISK_S = 2.0  # after which a write is on the disk of a Redis that writes its append-only file to it every second
+REPLICATED_MS = 2000  # for a replica to have what was written
 DESCRIBED = ("source", "rate", "seed", "truth")
 CONTENTS = "contents"  # of the source: what a run is continued with
 
@@ -49,10 +50,13 @@ class Publisher:
 
     Args:
         run_id: names the run; a run that was begun is continued after its last event.
+        replicated: an event counts as written when a replica of Redis has it as well.
+        fails_over: a replica may take over, which has less than what is on the primary's disk.
     """
 
-    def __init__(self, redis: Redis, run_id: int):
-        self._redis, self._run_id = redis, run_id
+    def __init__(self, redis: Redis, run_id: int, *, replicated: bool = False, fails_over: bool = False):
+        self._fails_over = fails_over
+        self._redis, self._run_id, self._replicated = redis, run_id, replicated
         self._publish, self._begin = redis.register_script(load("publish")), redis.register_script(load("begin"))
         self._key = keys.run(run_id)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
@@ -120,20 +124,32 @@ class Publisher:
         last = pairs[-1][0]
         truths = [truth for _, truth in pairs if truth is not None]
         arguments: list[bytes | str | int] = [
-            self._writer, first, wire.FIELD, last.run_id, last.event_id, keys.RUN_KEPT_S, int(self._on_disk),
+            self._writer, first, wire.FIELD, last.run_id, last.event_id, keys.RUN_KEPT_S,
+            int(self._on_disk and not self._fails_over),
             wire.encode_truths(truths) if truths else b"",
             *(wire.encode_event(event, now_ns) for event, _ in pairs),
         ]  # fmt: skip
         passes = {event.run_id for event, _ in pairs} - {self._run_id}
         began_s = time.monotonic()
         streams = [keys.EVENTS, keys.TRUTH, self._key, *map(keys.run, passes)]
-        backlog = int(self._publish(keys=streams, args=arguments))
+        backlog = self._write(streams, arguments)
         if backlog == -1:
             raise AnotherWriter(f"another emitter writes run {self._run_id} now")
         if backlog == -2:
             raise PositionLost(f"run {self._run_id} ends before event number {first}")
         self._on_disk = self._on_disk or began_s - self._begun_s > ON_DISK_S
         return backlog
+
+    def _write(self, streams: Sequence[str], arguments: Sequence[bytes | str | int]) -> int:
+        if not self._replicated:
+            return int(self._publish(keys=streams, args=arguments))
+        with self._redis.pipeline(transaction=False) as pipe:  # WAIT is about the writes of its own connection
+            self._publish(keys=streams, args=arguments, client=pipe)
+            pipe.wait(1, REPLICATED_MS)
+            backlog, replicas = pipe.execute()
+        if backlog >= 0 and not replicas:
+            raise ConnectionError(f"no replica of Redis has the events after {REPLICATED_MS} ms")
+        return int(backlog)
 
     def show_alive(self) -> None:
         """Show that there is an emitter although it writes nothing just now."""

@@ -148,6 +148,12 @@ def unprovable_version(system: System) -> Iterator[None]:
 
 
 @contextmanager
+def restarted_redis(system: System) -> Iterator[None]:
+    system.compose("restart", "redis")
+    yield
+
+
+@contextmanager
 def little_memory(system: System) -> Iterator[None]:
     lines = dict(line.split(":", 1) for line in system.redis("INFO", "memory") if ":" in line)
     almost_full = int(int(lines["used_memory"]) / 0.9)  # above the alarm's 0.8, below full
@@ -235,6 +241,7 @@ FAULTS = [
     Fault("a version that cannot be loaded", unprovable_version, {"ModelNotServed"}),
     Fault("a champion whose answers are wrong", failing_champion, {"ModelRolledBack", "ModelNotServed"}),
     Fault("Redis is stopped", lambda system: stopped(system, "redis"), {"RedisAway", "EmitterSilent"}),
+    Fault("Redis is another process", restarted_redis, {"RedisFailedOver"}),
     Fault("the recorder is stopped", lambda system: stopped(system, "recorder"), {"RecorderBehind", "HeartbeatMissing"}),
     Fault("Redis fills up", filling, {"RedisFilling"}),
     Fault("MLflow is stopped", lambda system: stopped(system, "mlflow"), {"MLflowAway", "SpoolGrowing"}),

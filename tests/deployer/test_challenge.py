@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from mlflow import MlflowClient
 
 from deployer.models import ModelsError
+from deployer.refusals import KEPT
 from icestream.inference import known_answers
 from icestream.inference.known_answers import KnownAnswer
 from icestream.inference.model_config import parse_config
@@ -181,6 +182,28 @@ def test_a_champion_that_refuses_events_is_withdrawn_and_stays_so_until_somebody
     system.models.rollback()
     wait_until(lambda: not read_report(system.redis).problems, "all is well", 30)
     assert system.serves("icemix")()
+
+
+def test_a_champion_stays_where_the_one_before_refuses_the_same_events(system: System, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    asked.mkdir()
+
+    def leaves_a_mark(folder: Path) -> None:
+        make_picky(folder)
+        program, refuses = folder / "1" / "model.py", "            if (charge == 13).any():\n"
+        mark = f"                (pathlib.Path({str(asked)!r}) / str(time.time_ns())).touch()\n"
+        program.write_text(program.read_text().replace(refuses, refuses + mark))
+
+    begin(system)
+    system.bridge()
+    for change in (leaves_a_mark, make_picky):
+        system.models.promote(system.register(change), "a test")
+    wait_until(lambda: asks(system, "icemix-v3"), "it answers", 60)
+    put(system.redis, *(event(10**6 + number, charge=REFUSED) for number in range(30)))
+    wait_until(lambda: len(list(asked.iterdir())) >= KEPT, "the one before was asked for them", 60)
+    assert asks(system, "icemix-v3")
+    assert system.serves("icemix-v3")()
+    assert not read_report(system.redis).problems
 
 
 def test_a_challenger_that_ends_triton_is_asked_no_more_and_costs_the_stream_no_event(system: System) -> None:

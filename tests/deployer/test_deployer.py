@@ -19,9 +19,9 @@ from tests.servers import MlflowProcess, Program
 from tests.waiting import wait_until
 
 
-def begin(system: System) -> Program:
+def begin(system: System, **settings: object) -> Program:
     """A deployer that has made the shipped model the champion."""
-    deployer = system.deployer()
+    deployer = system.deployer(**settings)
     wait_until(system.serves("icemix"), "the shipped model is the champion", 60)
     return deployer
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from icestream.inference import checked_model
+from icestream.inference.access import TritonAccess
+from icestream.inference.addresses import Server
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.errors import TritonUnavailable
 from icestream.inference.model import ModelDescription
@@ -27,11 +29,11 @@ def test_an_address_that_goes_while_a_request_is_under_way_is_an_error_that_pass
 ) -> None:
     addresses = [triton.url]
 
-    async def resolve(url: str) -> list[str]:
-        return list(addresses)
+    async def resolve(url: str) -> tuple[list[Server], dict[str, str]]:
+        return [Server(address, "") for address in addresses], {}
 
     async def use() -> None:
-        model = CheckedModel("dns:///triton:8001", "picky", 30)
+        model = CheckedModel(TritonAccess(url="dns:///triton:8001"), "picky", 30)
         try:
             await proved(model)
             asking = asyncio.create_task(model.infer([SLOW]))
@@ -53,7 +55,7 @@ def test_an_address_that_goes_while_a_request_is_under_way_is_an_error_that_pass
 
 def test_a_call_that_is_given_up_is_cancelled(triton: TritonProcess) -> None:
     async def use() -> None:
-        model = CheckedModel(triton.url, "picky", 30)
+        model = CheckedModel(TritonAccess(url=triton.url), "picky", 30)
         try:
             await proved(model)
             with pytest.raises(TimeoutError):
@@ -77,7 +79,9 @@ def test_a_reply_that_nobody_has_thought_of_is_told_and_looked_at_again(
         return await described(self, version)
 
     async def use() -> None:
-        model = CheckedModel(triton.url, "picky", 30, changed=lambda _, reason: reported.append(reason))
+        model = CheckedModel(
+            TritonAccess(url=triton.url), "picky", 30, changed=lambda _, reason: reported.append(reason)
+        )
         try:
             await proved(model)
         finally:

@@ -1,0 +1,147 @@
+"""A Redis whose host dies: Sentinels make a replica the primary, and the stream goes on."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icestream.detector import nominal_icecube86
+from icestream.sources.simulation.simulator import simulated_events
+from icestream.streams import keys
+from icestream.streams.connection import RedisError, connect
+from icestream.streams.publisher import Publisher
+from tests.cluster.redis import Cluster, Watched
+from tests.recorder.streams import spooled
+from tests.servers import Program, TritonProcess
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.cluster
+Start = Callable[..., Program]
+FAILOVERS = int(os.environ.get("FAILOVERS", "6"))  # 50 were run by hand
+RUN_ID, SEED = 4, 42
+
+
+@pytest.fixture
+def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    one = Watched(tmp_path / "watched", *getattr(request, "param", ()))
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    one = Cluster(tmp_path / "cluster")
+    yield one
+    one.close()
+
+
+class Stream:
+    """The processes around a Redis at this address."""
+
+    def __init__(self, url: str, folder: Path, triton: TritonProcess, program: Start, **emitter: object):
+        self.redis: Any = connect(url)
+        self._spool = folder / "spool"
+        self.emitter = program("emitter", redis_url=url, run_id=RUN_ID, seed=SEED, **emitter)
+        for _ in range(2):
+            program("bridge", redis_url=url, triton_url=triton.url, claim_idle_s=1)
+        program("recorder", redis_url=url, mlflow_url="http://127.0.0.1:1", spool_dir=self._spool, window_s=0.5)
+
+    def book(self, name: str) -> int:
+        with suppress(RedisError):
+            return int(self.redis.hget(keys.run(RUN_ID), name) or 0)
+        return -1
+
+    def grows(self) -> Callable[[], bool]:
+        """Whether results are stored since now."""
+        before = self.book("stored")
+        return lambda: self.book("stored") > max(before, 0) + 20
+
+    def all_recorded_once(self) -> int:
+        """Stop emitting; every event that was emitted is recorded, and once. Returns how many."""
+        assert self.emitter.stop() == 0
+        emitted = wait_until(lambda: max(self.book("emitted"), 0), "how many were emitted")
+        wait_until(lambda: len(set(spooled(self._spool))) >= emitted, "all are recorded", 120)
+        wait_until(lambda: self.redis.xlen(keys.EVENTS) == 0, "nothing is left to do", 60)
+        found = Counter(spooled(self._spool))
+        made = islice(simulated_events(nominal_icecube86(), SEED, RUN_ID), emitted)
+        assert found.keys() == {event.event_id for event, _ in made}
+        assert {number for number, times in found.items() if times > 1} == set()
+        assert self.redis.xlen(keys.REJECTED) == 0
+        return int(emitted)
+
+
+@pytest.mark.parametrize("watched", [("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")], indirect=True)
+def test_events_that_a_replica_has_are_never_lost(
+    watched: Watched, tmp_path: Path, triton: TritonProcess, program: Start
+) -> None:
+    """With durability=replicated: the primary is killed, hangs, comes back as a replica, again and again under load."""
+    stream = Stream(watched.url, tmp_path, triton, program, rate=60, durability="replicated")
+    wait_until(stream.grows(), "the stream runs", 60)
+    confirmed, took_s = 0, []
+    for number in range(FAILOVERS):
+        confirmed = max(confirmed, stream.emitter.metric("icestream_emitter_events_total"))  # type: ignore[assignment]
+        before, began_s = watched.primary, time.monotonic()
+        if number % 2:
+            before.pause()
+        else:
+            before.kill()
+        wait_until(lambda old=before: watched.primary is not old, "a replica is the primary", 60)  # type: ignore[misc]
+        wait_until(stream.grows(), "results are stored again", 90)
+        took_s.append(time.monotonic() - began_s)
+        assert stream.book("emitted") >= confirmed  # what was confirmed to the emitter is there
+        if number % 2:
+            before.resume()
+        else:
+            before.start()
+        wait_until(watched.whole, "the old primary follows", 90)
+    emitted = stream.all_recorded_once()
+    print(
+        f"\n    {FAILOVERS} failovers, {emitted} events; results again after {min(took_s):.1f} to {max(took_s):.1f} s"
+    )
+
+
+def test_without_that_what_a_failover_takes_back_is_emitted_again_and_recorded_once(
+    watched: Watched, tmp_path: Path, triton: TritonProcess, program: Start
+) -> None:
+    stream = Stream(watched.url, tmp_path, triton, program, rate=100)
+    wait_until(stream.grows(), "the stream runs", 60)
+    for _ in range(2):
+        before = watched.primary
+        for server in watched.servers:
+            if server is not before:
+                server.ask("CLIENT", "KILL", "TYPE", "master")  # so that it lags
+        before.kill()
+        wait_until(lambda old=before: watched.primary is not old, "a replica is the primary", 60)  # type: ignore[misc]
+        wait_until(stream.grows(), "results are stored again", 90)
+        before.start()
+        wait_until(watched.whole, "the old primary follows", 90)
+    stream.all_recorded_once()
+
+
+def test_commands_that_are_sent_together_find_the_slot_as_well(cluster: Cluster) -> None:
+    publisher = Publisher(connect(cluster.url), RUN_ID)
+    publisher.begin({})
+    publisher.show_alive()
+    cluster.move(keys.EVENTS)
+    with pytest.raises(RedisError):
+        publisher.show_alive()
+    publisher.show_alive()
+    assert publisher.position() == (0, None)
+
+
+def test_the_stream_runs_on_a_cluster_and_finds_its_slot_again(
+    cluster: Cluster, tmp_path: Path, triton: TritonProcess, program: Start
+) -> None:
+    """All keys lie in one slot; the slot moves to another node while events come."""
+    stream = Stream(cluster.url, tmp_path, triton, program, rate=60)
+    wait_until(stream.grows(), "the stream runs", 60)
+    for _ in range(2):
+        cluster.move(keys.EVENTS)
+        wait_until(stream.grows(), "results are stored where it is now", 60)
+    stream.all_recorded_once()

@@ -75,9 +75,17 @@ class TritonProcess:
     Args:
         control: it serves the shipped model alone, and loads others when it is told to.
         only: it serves this model alone, and so starts sooner.
+        options: of its command line, beside the usual ones.
     """
 
-    def __init__(self, folder: Path, control: ModelControlOptions | None = None, only: str | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        control: ModelControlOptions | None = None,
+        only: str | None = None,
+        options: Sequence[str] = (),
+    ):
+        self._options = options
         self._server, self._control = TritonServer(folder), control
         self._server.install_backends()
         self.repository = folder / "models"
@@ -97,7 +105,7 @@ class TritonProcess:
         command = self._server.command(
             self.repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2], control=self._control
         )
-        return [*UNMEASURED, *command]
+        return [*UNMEASURED, *command, *self._options]
 
     def _ready(self, ports: Sequence[int]) -> bool:
         return answers(f"http://{HOST}:{ports[0]}/v2/health/ready")

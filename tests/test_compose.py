@@ -187,6 +187,9 @@ def test_the_overlay_for_traces_adds_where_they_go_and_nothing_else() -> None:
     jaeger = overlay.pop("jaeger")
     assert (jaeger["cap_drop"], jaeger["read_only"]) == (["ALL"], True)
     assert re.search(r":\d+\.\d+\.\d+$", jaeger["image"])
+    triton = overlay.pop("triton")
+    assert triton["command"][: len(SERVICES["triton"]["command"])] == SERVICES["triton"]["command"]
+    assert all(flag.startswith("--trace-config=") for flag in triton["command"][len(SERVICES["triton"]["command"]) :])
     for name, service in overlay.items():
         assert service.keys() == {"environment"}
         asked = set(re.findall(r"//(\w+):|^(\w+):\d", " ".join(map(str, SERVICES[name]["environment"].values()))))

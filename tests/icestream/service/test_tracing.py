@@ -1,7 +1,9 @@
 """One event through all processes, as a receiver of OpenTelemetry's protocol sees it."""
 
 import gzip
+import json
 import threading
+from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from icestream.service.tracing import Tracing, tracing
 from icestream.streams import keys
 from tests.events import event, put, stored
 from tests.servers import Program, RedisProcess, TritonProcess
-from tests.waiting import wait_until
+from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST
 
 Start = Callable[..., Program]
 EVENTS = 20
+TRACED = yaml.safe_load((ROOT / "compose.trace.yaml").read_text())["services"]["triton"]
 
 
 class Receiver:
@@ -35,10 +40,8 @@ class Receiver:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    for scope in resource.scope_spans:
-                        for span in scope.spans:
-                            receiver.traces[span.trace_id][span.name] = span
+                for span in spans_of(body, self.headers["Content-Type"]):
+                    receiver.traces[span.trace_id][span.name] = span
                 self.send_response(200)
                 self.end_headers()
 
@@ -47,14 +50,31 @@ class Receiver:
 
         self._server = ThreadingHTTPServer((HOST, 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://{HOST}:{self._server.server_port}"
         self.variables = {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{self._server.server_port}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
         }
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def spans_of(body: bytes, content_type: str) -> Iterator[Any]:
+    if (
+        content_type == "application/json"
+    ):  # as Triton sends it: ids are in hexadecimal there, and in base64 in Protobuf's JSON
+        found = json.loads(body)
+        for span in (span for one in found["resourceSpans"] for scope in one["scopeSpans"] for span in scope["spans"]):
+            for name in ("traceId", "spanId", "parentSpanId"):
+                span[name] = b64encode(bytes.fromhex(span.get(name, ""))).decode()
+        request = ParseDict(found, ExportTraceServiceRequest(), ignore_unknown_fields=True)
+    else:
+        request = ExportTraceServiceRequest.FromString(body)
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            yield from scope.spans
 
 
 @pytest.fixture
@@ -86,6 +106,30 @@ def test_the_steps_of_an_event_are_one_trace(
         for one, other in pairwise(steps):
             assert one.start_time_unix_nano <= one.end_time_unix_nano == other.start_time_unix_nano
         assert {attribute.key for attribute in root.attributes} >= {"icestream.run_id", "icestream.event_id"}
+
+
+def test_triton_continues_the_trace_of_a_request(
+    redis: Any, redis_server: RedisProcess, program: Start, receiver: Receiver, tmp_path: Path
+) -> None:
+    """As compose.trace.yaml starts it: what bears no context is not traced."""
+    options = [flag.replace("http://jaeger:4318", receiver.url) for flag in TRACED["command"] if "trace-config" in flag]
+    assert len(options) == 5
+    triton = TritonProcess(tmp_path, only="icemix", options=options)
+    try:
+        variables = {**receiver.variables, "OTEL_TRACES_SAMPLER_ARG": "1"}
+        program("bridge", redis_url=redis_server.url, triton_url=triton.url, variables=variables)
+        put(redis, event(1))
+        spans = wait_until(
+            lambda: next((one for one in list(receiver.traces.values()) if one.keys() >= {"infer", "compute"}), None),
+            "spans of bridge and Triton in one trace",
+        )
+        of_triton = spans.keys() - {"queue", "wait", "infer", "store"}
+        parents = {spans[name].parent_span_id for name in of_triton}
+        assert spans["infer"].span_id in parents
+        assert parents - {spans["infer"].span_id} <= {spans[name].span_id for name in of_triton}
+        assert len(receiver.traces) == 1
+    finally:
+        triton.close()
 
 
 def test_all_processes_choose_the_same_events_and_triton_is_given_the_context(

@@ -1,4 +1,4 @@
-"""A front before Triton as operators run it: Envoy with TLS, tokens (JWT) and a rate limit."""
+"""A front before Triton, or MLflow, as operators run it: Envoy with TLS, tokens (JWT) and a rate limit."""
 
 import json
 import subprocess
@@ -33,6 +33,7 @@ class Front:
         per_s: requests that it lets through in a second.
         exhausted: further ones are RESOURCE_EXHAUSTED; else UNAVAILABLE, as Envoy has it unless it is told so.
         delay_s: by which it delays each request.
+        http1: the server behind it speaks HTTP/1.1, and so do its clients.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Front:
         per_s: int = 10_000,
         exhausted: bool = True,
         delay_s: float = 0,
+        http1: bool = False,
     ):
         folder.mkdir()
         certificate = authority.issue_cert(NAME)
@@ -51,7 +53,7 @@ class Front:
         for part in certificate.cert_chain_pems:
             part.write_to_path(folder / "cert.pem", append=True)
         self._folder, self._triton, self._per_s, self._delay_s = folder, triton, per_s, delay_s
-        self._exhausted = exhausted
+        self._exhausted, self._http1 = exhausted, http1
         self._process, [self.port] = start_server(
             self._command, 1, ready=lambda ports: listens(ports[0]), log=folder / "envoy.log", environment={}
         )
@@ -105,11 +107,14 @@ class Front:
         files = {"certificate_chain": {"filename": str(self._folder / "cert.pem")}, "private_key": {"filename": str(self._folder / "key.pem")}}  # fmt: skip
         tls = {
             "@type": f"{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
-            "common_tls_context": {"tls_certificates": [files], "alpn_protocols": ["h2"]},
+            "common_tls_context": {
+                "tls_certificates": [files],
+                "alpn_protocols": ["http/1.1" if self._http1 else "h2"],
+            },
         }
         http2 = {
             "@type": f"{TYPES}.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
+            "explicit_http_config": {"http_protocol_options" if self._http1 else "http2_protocol_options": {}},
         }
         return {
             "static_resources": {

@@ -21,25 +21,27 @@ DOWN_MS = 1000  # without an answer, after which a Sentinel takes a server for d
 class Server:
     """One process, with a folder of its own; may be killed, hang, and be started again on its port."""
 
-    def __init__(self, folder: Path, *options: str, sentinel: str = ""):
+    def __init__(self, folder: Path, *options: str, sentinel: str = "", cluster: bool = False):
         folder.mkdir(parents=True)
-        self._folder, self._options, self._sentinel = folder, options, sentinel
+        self._folder, self._options, self._sentinel, self._cluster = folder, options, sentinel, cluster
         if sentinel:
             (folder / "sentinel.conf").write_text(sentinel)
-        self._process, [self.port] = start_server(
-            self._command, 1, ready=lambda ports: answers(ports[0]), log=folder / "log", environment={}
+        self._process, self._ports = start_server(
+            self._command, 1 + cluster, ready=lambda ports: answers(ports[0]), log=folder / "log", environment={}
         )
+        self.port, self.bus_port = self._ports[0], self._ports[-1]
 
     def _command(self, ports: Any) -> list[str]:
         server = find_redis()
         if self._sentinel:
             config = str(self._folder / "sentinel.conf")
             return [server.binary, config, "--port", str(ports[0]), "--bind", HOST, "--sentinel"]
-        return [*server.command(self._folder, HOST, ports[0]), *self._options]
+        nodes = ["--cluster-enabled", "yes", "--cluster-port", str(ports[1])] if self._cluster else []
+        return [*server.command(self._folder, HOST, ports[0]), *self._options, *nodes]
 
     def start(self) -> None:
         with open(self._folder / "log", "ab") as log:
-            command = self._command([self.port])
+            command = self._command(self._ports)
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         wait_until(lambda: answers(self.port), "it answers")
 
@@ -123,17 +125,23 @@ class Cluster:
 
     def __init__(self, folder: Path):
         self.servers = [
-            Server(folder / f"node-{number}", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
-            for number in range(3)
+            Server(folder / f"node-{number}", "--cluster-node-timeout", "2000", cluster=True) for number in range(3)
         ]
+        try:
+            self._join()
+        except BaseException:
+            self.close()
+            raise
+        self.url = "redis+cluster://" + ",".join(f"{HOST}:{server.port}" for server in self.servers)
+
+    def _join(self) -> None:
         for number, server in enumerate(self.servers):
             first, last = number * 16384 // 3, (number + 1) * 16384 // 3 - 1
             server.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
             server.ask("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
         for server in self.servers[1:]:
-            server.ask("CLUSTER", "MEET", HOST, str(self.servers[0].port))
+            server.ask("CLUSTER", "MEET", HOST, str(self.servers[0].port), str(self.servers[0].bus_port))
         wait_until(self.well, "the cluster is well")
-        self.url = "redis+cluster://" + ",".join(f"{HOST}:{server.port}" for server in self.servers)
 
     def well(self) -> bool:
         """Every node sees all slots."""

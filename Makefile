@@ -70,5 +70,5 @@ clean:  ## remove what was installed and what runs have left
 .venv/.develops: .venv/.runs
 	@echo 'installing PyTorch and the tools of the tests into .venv; some minutes'
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]'
-	@UV_TOOL_DIR=.venv/tools UV_TOOL_BIN_DIR=$(BIN) $(BIN)/uv tool install --quiet --no-progress checkov==3.3.30 # its pins do not fit beside ours
+	@UV_TOOL_DIR=.venv/tools UV_TOOL_BIN_DIR=$(BIN) $(BIN)/uv tool install --quiet --no-progress --python $(BIN)/python checkov==3.3.30 # its pins do not fit beside ours
 	@touch $@

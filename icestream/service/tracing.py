@@ -49,7 +49,7 @@ class Tracing:
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        self._service, self._bound = service, int(ratio * 2**64)
+        self._bound = int(ratio * 2**64)
         self._resource = Resource.create({"service.name": f"icestream-{service}"})
         self._processor = BatchSpanProcessor(OTLPSpanExporter())
 

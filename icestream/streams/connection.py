@@ -48,29 +48,24 @@ BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop re
 ELSEWHERE = (ReadOnlyError, MovedError)  # this server has become a replica, or has given the slot away
 
 
-class _Pipeline(redis.client.Pipeline):
-    """Commands together, which leave a server that is not the primary any more."""
+class _Leaving:
+    """Leaves a server that is not the primary any more."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
-            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+            return super().parse_response(connection, command_name, **options)  # type: ignore[misc]
         except ELSEWHERE:
             connection.disconnect()
             raise
 
 
-class _Client(Redis):
-    """A client that leaves such a server."""
+class _Pipeline(_Leaving, redis.client.Pipeline):
+    pass
 
+
+class _Client(_Leaving, Redis):
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> _Pipeline:
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-
-    def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
-        try:
-            return super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
-        except ELSEWHERE:
-            connection.disconnect()
-            raise
 
 
 _packer: Any = redis.connection.HiredisRespSerializer()

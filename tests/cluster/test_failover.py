@@ -16,7 +16,7 @@ from icestream.sources.simulation.simulator import simulated_events
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect
 from icestream.streams.publisher import Publisher
-from tests.cluster.redis import Cluster, Watched
+from tests.cluster.redis import Cluster, Server, Watched
 from tests.recorder.streams import spooled
 from tests.servers import Program, TritonProcess
 from tests.waiting import wait_until
@@ -76,6 +76,27 @@ class Stream:
         return int(emitted)
 
 
+def fail_over(watched: Watched, stream: Stream, *, hangs: bool) -> float:
+    """Kill the primary, or let it hang; seconds until results are stored again, at another one."""
+    before, began_s = watched.primary, time.monotonic()
+    if hangs:
+        before.pause()
+    else:
+        before.kill()
+    wait_until(lambda: watched.primary is not before, "a replica is the primary", 60)
+    wait_until(stream.grows(), "results are stored again", 90)
+    return time.monotonic() - began_s
+
+
+def come_back(watched: Watched, server: Server, *, hung: bool) -> None:
+    """As a replica."""
+    if hung:
+        server.resume()
+    else:
+        server.start()
+    wait_until(watched.whole, "the old primary follows", 90)
+
+
 @pytest.mark.parametrize("watched", [("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")], indirect=True)
 def test_events_that_a_replica_has_are_never_lost(
     watched: Watched, tmp_path: Path, triton: TritonProcess, program: Start
@@ -86,20 +107,10 @@ def test_events_that_a_replica_has_are_never_lost(
     confirmed, took_s = 0, []
     for number in range(FAILOVERS):
         confirmed = max(confirmed, stream.emitter.metric("icestream_emitter_events_total"))  # type: ignore[assignment]
-        before, began_s = watched.primary, time.monotonic()
-        if number % 2:
-            before.pause()
-        else:
-            before.kill()
-        wait_until(lambda old=before: watched.primary is not old, "a replica is the primary", 60)  # type: ignore[misc]
-        wait_until(stream.grows(), "results are stored again", 90)
-        took_s.append(time.monotonic() - began_s)
+        hangs, before = number % 2 == 1, watched.primary
+        took_s.append(fail_over(watched, stream, hangs=hangs))
         assert stream.book("emitted") >= confirmed  # what was confirmed to the emitter is there
-        if number % 2:
-            before.resume()
-        else:
-            before.start()
-        wait_until(watched.whole, "the old primary follows", 90)
+        come_back(watched, before, hung=hangs)
     emitted = stream.all_recorded_once()
     print(
         f"\n    {FAILOVERS} failovers, {emitted} events; results again after {min(took_s):.1f} to {max(took_s):.1f} s"
@@ -116,11 +127,8 @@ def test_without_that_what_a_failover_takes_back_is_emitted_again_and_recorded_o
         for server in watched.servers:
             if server is not before:
                 server.ask("CLIENT", "KILL", "TYPE", "master")  # so that it lags
-        before.kill()
-        wait_until(lambda old=before: watched.primary is not old, "a replica is the primary", 60)  # type: ignore[misc]
-        wait_until(stream.grows(), "results are stored again", 90)
-        before.start()
-        wait_until(watched.whole, "the old primary follows", 90)
+        fail_over(watched, stream, hangs=False)
+        come_back(watched, before, hung=False)
     stream.all_recorded_once()
 
 

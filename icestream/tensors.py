@@ -81,37 +81,21 @@ def pad(events: Sequence[Event], length: int) -> Arrays:
     Returns:
         the five inputs, (events, length) each and n_pulses (events, 1).
     """
-    n_pulses = np.array([[event.n_pulses] for event in events], np.int32).reshape(len(events), 1)
-    columns = {
-        "sensor_id": _joined([event.sensor_id for event in events]),
-        "time": _joined([event.time_ns for event in events]),
-        "charge": _joined([event.charge_pe for event in events]),
-        "auxiliary": _joined([event.auxiliary for event in events]),
-    }
-    if (n_pulses > length).any():
-        kept = _kept(events, length)
-        columns = {name: column[kept] for name, column in columns.items()}
-    filled = np.arange(length) < n_pulses
+    shape = (len(events), length)
     arrays: Arrays = {
-        "sensor_id": np.full(filled.shape, PADDING_SENSOR, np.int32),
-        "time": np.zeros(filled.shape, np.float32),
-        "charge": np.zeros(filled.shape, np.float32),
-        "auxiliary": np.zeros(filled.shape, np.bool_),
+        "sensor_id": np.full(shape, PADDING_SENSOR, np.int32),
+        "time": np.zeros(shape, np.float32),
+        "charge": np.zeros(shape, np.float32),
+        "auxiliary": np.zeros(shape, np.bool_),
     }
-    for name, array in arrays.items():
-        array[filled] = columns[name]
-    return {**arrays, "n_pulses": n_pulses}
-
-
-def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _kept(events: Sequence[Event], length: int) -> NDArray[np.bool_]:
-    """Which of all their pulses the model is given."""
-    return np.concatenate([
-        np.ones(event.n_pulses, np.bool_)
-        if event.n_pulses <= length
-        else choose_pulses(event.auxiliary, length, event.event_id)
-        for event in events
-    ])  # fmt: skip
+    for row, event in enumerate(events):
+        count = min(event.n_pulses, length)
+        chosen: Any = slice(None)
+        if event.n_pulses > length:
+            chosen = np.flatnonzero(choose_pulses(event.auxiliary, length, event.event_id))
+        arrays["sensor_id"][row, :count] = event.sensor_id[chosen]
+        arrays["time"][row, :count] = event.time_ns[chosen]
+        arrays["charge"][row, :count] = event.charge_pe[chosen]
+        arrays["auxiliary"][row, :count] = event.auxiliary[chosen]
+    n_pulses = np.array([event.n_pulses for event in events], np.int32)
+    return {**arrays, "n_pulses": n_pulses[:, np.newaxis]}

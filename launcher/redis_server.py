@@ -20,8 +20,12 @@ class RedisServer:
     binary: str
     version: str  # as it says itself, e.g. "redis-server 7.0.15"
 
-    def command(self, folder: Path, host: str, port: int) -> list[str]:
-        """Its command line, with every write on disk within a second."""
+    def command(self, folder: Path, host: str, port: int, acl_file: Path | None = None) -> list[str]:
+        """Its command line, with every write on disk within a second.
+
+        Args:
+            acl_file: of its users; without one, anybody may do anything.
+        """
         return [
             self.binary, "--bind", host, "--port", str(port), "--dir", str(folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
@@ -29,6 +33,7 @@ class RedisServer:
             "--auto-aof-rewrite-min-size", "256mb",
             # No value of an entry is larger: whoever waits for an entry gets all of it.
             "--proto-max-bulk-len", "8mb", "--client-query-buffer-limit", "64mb",
+            *(["--aclfile", str(acl_file)] if acl_file else []),
         ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from redis import Redis, RedisError
+from redis import AuthenticationError, Redis, RedisError
 from tritonclient.utils import InferenceServerException
 
 from icestream.inference.blocking import BlockingClient
@@ -34,23 +34,28 @@ UP = [sys.executable, "-m", "launcher", "up"]  # `icestream up`
 
 
 class RedisProcess:
-    """A Redis with its data in a folder, so that it can be killed and started again."""
+    """A Redis with its data in a folder, so that it can be killed and started again.
 
-    def __init__(self, folder: Path):
-        self._folder, self._server = folder, find_redis()
+    Args:
+        acl_file: of its users; `client` is `admin` then, whose password is "admin".
+    """
+
+    def __init__(self, folder: Path, acl_file: Path | None = None):
+        self._folder, self._server, self._acl_file = folder, find_redis(), acl_file
         self._process, [self.port] = start_server(
-            lambda ports: self._server.command(folder, HOST, ports[0]),
+            lambda ports: self._server.command(folder, HOST, ports[0], acl_file),
             1,
             ready=lambda ports: _pings(ports[0]),
             log=folder / "redis.log",
             environment={},
         )
         self.url = f"redis://{HOST}:{self.port}"
-        self.client: Any = Redis(host=HOST, port=self.port, protocol=2)
+        user = {"username": "admin", "password": "admin"} if acl_file else {}
+        self.client: Any = Redis(host=HOST, port=self.port, protocol=2, **user)
 
     def start(self) -> None:
         """Start it again after `kill`, on the same port."""
-        command = self._server.command(self._folder, HOST, self.port)
+        command = self._server.command(self._folder, HOST, self.port, self._acl_file)
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         wait_until(lambda: _pings(self.port), "Redis answers")
 
@@ -64,9 +69,13 @@ class RedisProcess:
 
 
 def _pings(port: int) -> bool:
-    with Redis(host=HOST, port=port, protocol=2, socket_timeout=2) as client, suppress(RedisError):
-        return bool(client.ping())
-    return False
+    with Redis(host=HOST, port=port, protocol=2, socket_timeout=2) as client:
+        try:
+            return bool(client.ping())
+        except AuthenticationError:
+            return True
+        except RedisError:
+            return False
 
 
 class TritonProcess:

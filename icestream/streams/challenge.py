@@ -11,8 +11,7 @@ from icestream.result import Results
 from icestream.results.comparison import Comparison, Copies
 from icestream.streams import keys
 from icestream.streams.connection import AsyncRedis, Redis
-from icestream.streams.results import READ_BYTES, RECORD_BYTES
-from icestream.streams.scripts import load
+from icestream.streams.results import read_tail
 from icestream.streams.serving import Serving, read_serving
 from icestream.streams.status import read_status
 
@@ -25,9 +24,8 @@ Challenge = tuple[Serving, Comparison, Copies]
 def read_challenges(redis: Redis, epoch: int, after: str) -> tuple[list[Results], str]:
     """The challenger's results after an entry, as many as are read at once, and the last entry of them; what is none is left out.
     Raises RedisError."""
-    tail, found = redis.register_script(load("tail")), list[Results]()
-    arguments: list[str | int] = [after, READ_AT_ONCE, READ_BYTES, RECORD_BYTES, "XRANGE"]
-    entries: Any = tail(keys=[keys.challenge(epoch).directions], args=arguments)
+    found: list[Results] = []
+    entries = read_tail(redis, keys.challenge(epoch).directions, after, READ_AT_ONCE)
     for _, fields in entries:
         with suppress(InvalidEvent):
             found.append(wire.decode_results(dict(zip(fields[::2], fields[1::2], strict=True)).get(wire.FIELD, b"")))

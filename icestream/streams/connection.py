@@ -183,5 +183,11 @@ def is_away(error: Exception) -> bool:
 
 
 def _options(password: str | None) -> dict[str, Any]:
-    options = {"protocol": 2, "socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    # No driver_info: a user with few rights may not set it, and a new connection is made sooner.
+    options = {
+        "protocol": 2,
+        "driver_info": None,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+    }
     return options if password is None else {**options, "password": password}

@@ -103,7 +103,8 @@ class EventQueue:
 
     async def join(self) -> None:
         """Create the group, from the first entry of the stream, if it does not exist."""
-        await adopt_old_names_asyncio(self._redis)
+        if self._is_stream:
+            await adopt_old_names_asyncio(self._redis)
         await self._join(keys=[self._names.events], args=[keys.BRIDGE_GROUP])
 
     async def read(self, count: int, at_most_bytes: int = READ_BYTES) -> list[Entry]:
@@ -190,7 +191,8 @@ class EventQueue:
         arguments: list[str | int] = [
             keys.BRIDGE_GROUP, self._consumer, self._idle_ms, LOOKED_AT, STALE_MS, keys.UNASKED_BYTES,
         ]  # fmt: skip
-        found, trimmed = await self._tidy(keys=[self._names.events, self._names.directions, keys.TRUTH], args=arguments)
+        streams = [self._names.events, self._names.directions, *([keys.TRUTH] if self._is_stream else [])]
+        found, trimmed = await self._tidy(keys=streams, args=arguments)
         if not self._is_stream:
             await self.expire()
         return int(found), int(trimmed)

@@ -22,6 +22,26 @@ READ_BYTES = 8 * 2**20  # read at once
 LATEST = "18446744073709551615-18446744073709551615"  # beyond any entry
 
 
+_TAIL = load("tail")
+
+
+def read_tail(
+    redis: Redis, stream: str, after: bytes | str, count: int, *, value_bytes: int = RECORD_BYTES, latest: bool = False
+) -> list[tuple[bytes, list[bytes]]]:
+    """Entries after one, as many as are read at once, without a consumer group.
+
+    Args:
+        value_bytes: of a larger value only the beginning is read.
+        latest: the entries before that one, the latest first.
+
+    Returns:
+        entry id, and names and values, of each. Raises RedisError.
+    """
+    command = "XREVRANGE" if latest else "XRANGE"
+    found: Any = redis.eval_ro(_TAIL, 1, stream, after, count, READ_BYTES, value_bytes, command)
+    return list(found)
+
+
 class Tail:
     """Reads a stream from its first entry on, as anybody may, without a consumer group.
 
@@ -33,7 +53,6 @@ class Tail:
     def __init__(self, redis: Redis, stream: str, read_at_once: int, value_bytes: int = RECORD_BYTES):
         self._redis, self._stream, self._read_at_once, self._value_bytes = redis, stream, read_at_once, value_bytes
         self._read_to: bytes = b"0-0"
-        self._tail = redis.register_script(load("tail"))
 
     def read(self, block_ms: int | None = None) -> list[dict[bytes, bytes]]:
         """Fields of new entries; waits for the first one for at most `block_ms` (None: not at all). Raises RedisError."""
@@ -50,10 +69,7 @@ class Tail:
         return [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
 
     def _present(self) -> list[tuple[bytes, list[bytes]]]:
-        found: Any = self._tail(
-            keys=[self._stream], args=[self._read_to, self._read_at_once, READ_BYTES, self._value_bytes, "XRANGE"]
-        )
-        return list(found)
+        return read_tail(self._redis, self._stream, self._read_to, self._read_at_once, value_bytes=self._value_bytes)
 
 
 class AnotherReader(Exception):
@@ -152,8 +168,7 @@ async def count_stored_asyncio(redis: AsyncRedis) -> int:
 
 def latest_results(redis: Redis, count: int) -> list[Results]:
     """The latest entries of results in the stream, newest first; what is none is left out. Raises RedisError."""
-    tail = redis.register_script(load("tail"))
-    entries: Any = tail(keys=[keys.DIRECTIONS], args=[LATEST, count, READ_BYTES, RECORD_BYTES, "XREVRANGE"])
+    entries = read_tail(redis, keys.DIRECTIONS, LATEST, count, latest=True)
     found = []
     for _, fields in entries:
         with suppress(InvalidEvent):

@@ -38,12 +38,12 @@ class StreamStatus:
 
 def read_status(redis: Redis, queue: keys.Queue = keys.STREAM) -> StreamStatus:
     """The state of the streams now; raises RedisError."""
-    return _parse(redis.eval(*_arguments(queue)))
+    return _parse(redis.eval_ro(*_arguments(queue)))
 
 
 async def read_status_asyncio(redis: AsyncRedis, queue: keys.Queue = keys.STREAM) -> StreamStatus:
     """The same for asyncio."""
-    reply: Any = redis.eval(*_arguments(queue))
+    reply: Any = redis.eval_ro(*_arguments(queue))
     return _parse(await reply)
 
 

@@ -1,13 +1,13 @@
 -- Tidy the streams: make entries pending again that were delivered and are nobody's, delete consumers that hold nothing, and trim
 -- results and truths that no recorder has ever asked for.
 -- An entry becomes nobody's when its consumer is deleted (XGROUP DELCONSUMER), or when the group is set forward (XGROUP SETID).
--- KEYS: events, directions, truth
+-- KEYS: events, directions, truth if it is of these events
 -- ARGV: group, consumer that the entries are given to, ms without renewal that they are given (so that they can be claimed),
 --       most entries to look at, ms after which an idle consumer is deleted, most bytes of results, and of truths, where no
 --       group reads
 -- Returns the number of entries that were nobody's, and the number of entries of results that were trimmed.
 local trimmed = { 0, 0, 0 }
-for i = 2, 3 do
+for i = 2, #KEYS do
     local readers = redis.pcall('XINFO', 'GROUPS', KEYS[i])
     if not readers.err and #readers == 0 then
         local share = tonumber(ARGV[6]) / redis.call('MEMORY', 'USAGE', KEYS[i], 'SAMPLES', 0)

@@ -1,0 +1,1 @@
+"""Each door with what may come through it, and what may not (docs/security.md)."""

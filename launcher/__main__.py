@@ -39,6 +39,7 @@ from launcher.rejected import RejectedError, Selection
 from launcher.rejected import run as run_rejected
 from launcher.send import SendError, send
 from launcher.session import Session
+from launcher.state import redis_of_session
 from launcher.supervisor import ServiceFailed
 from tritonserver.errors import MissingDependency
 from tritonserver.process import HOST
@@ -141,8 +142,7 @@ def _add_models(commands: Any) -> None:
     )
     add_actions(models)
     models.add_argument("--mlflow-url", default="http://127.0.0.1:5000", help="of MLflow (http://127.0.0.1:5000)")
-    models.add_argument("--redis-url", type=_redis_url, default="redis://127.0.0.1:6379", help="redis://127.0.0.1:6379")
-    models.add_argument("--redis-password-file", type=Path, default=None, help="a file that holds the password")
+    _add_redis(models)
     models.add_argument("--registered-model", default=REGISTERED, help=f"its name ({REGISTERED})")
 
 
@@ -155,10 +155,21 @@ def _add_rejected(commands: Any) -> None:
         "--older-than", type=_seconds, default=0.0, metavar="SECONDS", help="only entries rejected so long ago"
     )
     rejected.add_argument("--all", action="store_true", help="replay or drop all of them")
-    rejected.add_argument(
-        "--redis-url", type=_redis_url, default="redis://127.0.0.1:6379", help="redis://127.0.0.1:6379"
+    _add_redis(rejected)
+
+
+def _add_redis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state-dir", type=Path, default=STATE_DIR, help="of the `icestream up` whose Redis it is (.icestream)"
     )
-    rejected.add_argument("--redis-password-file", type=Path, default=None, help="a file that holds the password")
+    parser.add_argument("--redis-url", type=_redis_url, default=None, help="of another one, redis://admin@host:6379")
+    parser.add_argument("--redis-password-file", type=Path, default=None, help="a file that holds its password")
+
+
+def _redis_of(options: argparse.Namespace) -> tuple[str, str | None]:
+    if options.redis_url is None:
+        return redis_of_session(options.state_dir)
+    return options.redis_url, options.redis_password_file.read_text().strip() if options.redis_password_file else None
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str) -> None:
@@ -239,9 +250,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    password = options.redis_password_file.read_text().strip() if options.redis_password_file else None
     registry = Registry(options.mlflow_url, options.registered_model)
-    sys.stdout.write("".join(f"{line}\n" for line in act(registry, options.redis_url, password, options)))
+    sys.stdout.write("".join(f"{line}\n" for line in act(registry, *_redis_of(options), options)))
     return 0
 
 
@@ -249,9 +259,8 @@ def _rejected(options: argparse.Namespace) -> int:
     selected = options.ids or options.reason or options.older_than or options.all
     if options.action != "list" and not selected:
         raise RejectedError(f"{options.action} what? Give ids, --reason, --older-than or --all")
-    password = options.redis_password_file.read_text().strip() if options.redis_password_file else None
     selection = Selection(ids=options.ids, reason=options.reason, older_than_s=options.older_than)
-    lines = run_rejected(options.action, options.redis_url, password, selection)
+    lines = run_rejected(options.action, *_redis_of(options), selection)
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from icestream.results.mlflow_names import EXPERIMENT
 from launcher.errors import LauncherError
-from launcher.plan import MLFLOW_ENVIRONMENT, lock_state_dir, mlflow_command, mlflow_server
+from launcher.plan import MLFLOW_ENVIRONMENT, mlflow_command, mlflow_server
+from launcher.state import open_state_dir
 from tritonserver.process import HOST, ServerFailed, answers, start_server, stop_server
 
 
@@ -23,7 +24,7 @@ def serve_recorded(state_dir: Path, console: Console) -> int:
         raise LauncherError(
             f"{state_dir} has no recorded session: run `icestream up` first, or give another --state-dir"
         )
-    lock = lock_state_dir(state_dir.resolve())  # two servers must not write one store
+    lock = open_state_dir(state_dir)  # two servers must not write one store
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     (state_dir / "logs").mkdir(exist_ok=True)
     log = state_dir / "logs" / "icestream-mlflow.log"

@@ -1,9 +1,7 @@
 """What runs, on which ports, with which settings: the services of compose.yaml as processes."""
 
-import fcntl
 import json
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -21,14 +19,16 @@ from icestream.service.settings import problems
 from icestream.sources.replay import is_replay, open_files
 from icestream.sources.source import SourceError
 from launcher.errors import LauncherError
-from launcher.ports import Ports
+from launcher.ports import ASKED_FOR, Ports
 from launcher.redis_server import RedisServer, cut_zeros, find_redis
+from launcher.state import RedisUsers, open_state_dir, secret
 from launcher.supervisor import Service
 from recorder.settings import RecorderSettings
 from tritonserver.card import find_card
 from tritonserver.process import HOST
 from tritonserver.server import ModelControlOptions, TritonServer
 
+PROCESSES = ("emitter", "bridge", "challenger", "recorder", "display", "deployer")
 ROOT = Path(__file__).parents[1]
 # Job execution is for MLflow's generative AI; it would cost seven processes and 500 MB.
 MLFLOW_ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -60,10 +60,12 @@ class Plan:
     def __init__(self, options: Options):
         self.options = options
         self.state_dir = options.state_dir.resolve()
-        self._lock = lock_state_dir(self.state_dir)
+        self._lock = open_state_dir(options.state_dir)
+        self.redis_users = RedisUsers(self.state_dir / "redis-users", [*PROCESSES, "admin"])
         self.deployed = self.state_dir / "models"  # Triton's repository of the versions beside the first model
         self.deployed.mkdir(exist_ok=True)
-        self.triton_key = _key_of_model_control(self.state_dir / "triton-key")
+        self.triton_key = self.state_dir / "triton-key"
+        secret(self.triton_key)
         self.redis: RedisServer = find_redis()
         self.mlflow = mlflow_command()
         self.repository = options.model_repository.resolve()
@@ -80,15 +82,16 @@ class Plan:
 
     @property
     def redis_url(self) -> str:
-        return f"redis://{HOST}:{self.ports['redis']}"
+        """Redis, as its user `admin`."""
+        return f"redis://admin@{HOST}:{self.ports['redis']}"
+
+    @property
+    def redis_password(self) -> str:
+        return self.redis_users.password_file("admin").read_text()
 
     @property
     def triton_url(self) -> str:
         return f"{HOST}:{self.ports['triton_grpc']}"
-
-    @property
-    def triton_http_url(self) -> str:
-        return f"http://{HOST}:{self.ports['triton_http']}"
 
     @property
     def on_card(self) -> bool:
@@ -126,26 +129,27 @@ class Plan:
         folder.mkdir(exist_ok=True)
         cut_zeros(folder)
         return Service(
-            name="redis", command=self.redis.command(folder, HOST, self.ports["redis"]), ports=self._ports("redis")
+            name="redis",
+            command=self.redis.command(folder, HOST, self.ports["redis"], self.redis_users.acl_file),
+            ports=self._ports("redis"),
         )
 
     def triton_service(self) -> Service:
-        http, grpc, metrics = (self.ports[name] for name in ("triton_http", "triton_grpc", "triton_metrics"))
+        names = ("triton_grpc", "triton_metrics", *(name for name in ASKED_FOR if name in self.ports))
+        ports = self._ports(*names)
         return Service(
             name="triton",
             command=self.triton.command(
                 self.repository,
                 HOST,
-                http=http,
-                grpc=grpc,
-                metrics=metrics,
+                grpc=ports["triton_grpc"],
+                metrics=ports["triton_metrics"],
+                http=ports.get("triton_http"),
                 on_card=self.on_card,
-                control=ModelControlOptions(
-                    first=self.model, repository=self.deployed, key=self.triton_key.read_text()
-                ),
+                control=ModelControlOptions(first=self.model, repository=self.deployed, key=secret(self.triton_key)),
             ),
             environment=self.triton.environment(),
-            ports=self._ports("triton_http", "triton_grpc", "triton_metrics"),
+            ports=ports,
         )
 
     def mlflow_service(self) -> Service:
@@ -160,7 +164,7 @@ class Plan:
 
     def bridge_service(self, name: str = "bridge") -> Service:
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_as("bridge"),
             "TRITON_URL": self.triton_url,
             "SHOW": "true",
             "METRICS_PORT": str(self.ports[f"{name}_metrics"]),
@@ -176,7 +180,7 @@ class Plan:
     def challenger_service(self) -> Service:
         """A bridge that answers copies; it idles while there is no challenger."""
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_as("challenger"),
             "TRITON_URL": self.triton_url,
             "CHALLENGER": "true",
             "IN_FLIGHT": "1",
@@ -195,7 +199,7 @@ class Plan:
 
     def deployer_service(self) -> Service:
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_as("deployer"),
             "TRITON_URL": self.triton_url,
             "TRITON_KEY_FILE": str(self.triton_key),
             "MLFLOW_URL": self.mlflow_url,
@@ -213,7 +217,7 @@ class Plan:
 
     def recorder_service(self) -> Service:
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_as("recorder"),
             "MLFLOW_URL": self.mlflow_url,
             "SPOOL_DIR": str(self.state_dir / "spool"),
             "SESSION": str(self.run_id),
@@ -229,7 +233,7 @@ class Plan:
 
     def display_service(self) -> Service:
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_as("display"),
             "TRITON_URL": self.triton_url,
             "MODEL": self.model,
             "PORT": str(self.ports["display"]),
@@ -246,7 +250,7 @@ class Plan:
     def emitter_service(self) -> Service:
         """The emitter; it ends by itself when all events are in the stream."""
         settings = {
-            "REDIS_URL": self.redis_url,
+            **self._redis_as("emitter"),
             "SOURCE": self.options.source,
             "RATE": self.options.rate,
             "SEED": str(self.options.seed),
@@ -270,6 +274,12 @@ class Plan:
     def close(self) -> None:
         """Let another session use the state dir."""
         self._lock.close()
+
+    def _redis_as(self, user: str) -> dict[str, str]:
+        return {
+            "REDIS_URL": f"redis://{user}@{HOST}:{self.ports['redis']}",
+            "REDIS_PASSWORD_FILE": str(self.redis_users.password_file(user)),
+        }
 
     def _ports(self, *names: str) -> dict[str, int]:
         return {name: self.ports[name] for name in names}
@@ -301,30 +311,6 @@ def mlflow_server(mlflow: str, folder: Path, port: int) -> list[str]:
         sys.executable, mlflow, "server", "--host", HOST, "--port", str(port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts"),
     ]  # fmt: skip
-
-
-def lock_state_dir(state_dir: Path) -> Any:
-    """Keep other sessions out of a state dir until the returned file is closed; raises LauncherError."""
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock = open(state_dir / "lock", "w")
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lock
-    except BlockingIOError:
-        raise LauncherError(f"another `icestream up` uses {state_dir}: stop it, or give another --state-dir") from None
-    except OSError as error:
-        raise LauncherError(f"{state_dir} cannot be used ({error.strerror}): give another --state-dir") from None
-
-
-def _key_of_model_control(file: Path) -> Path:
-    """A file with a key, made once."""
-    if not file.exists():
-        part = file.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as key:
-            key.write(secrets.token_urlsafe())
-        part.rename(file)
-    return file
 
 
 def _max_pulses(repository: Path, model: str) -> int:

@@ -6,10 +6,11 @@ from launcher.errors import LauncherError
 from tritonserver.process import free_ports, is_free
 
 DEFAULT_PORTS = {
-    "redis": 6379, "triton_http": 8000, "triton_grpc": 8001, "triton_metrics": 8002, "mlflow": 5000,
+    "redis": 6379, "triton_grpc": 8001, "triton_metrics": 8002, "mlflow": 5000,
     "emitter_metrics": 9101, "bridge_metrics": 9102, "recorder_metrics": 9103, "deployer_metrics": 9105,
     "challenger_metrics": 9106, "display": 8080, "display_metrics": 9104,
 }  # fmt: skip
+ASKED_FOR = ("triton_http",)  # not opened unless its port is given
 
 
 class Ports:
@@ -28,8 +29,9 @@ class Ports:
 
     def __init__(self, bridges: int, configured: dict[str, int]):
         usual = DEFAULT_PORTS | {f"bridge{number}_metrics": 9110 + number for number in range(2, bridges + 1)}
-        if unknown := configured.keys() - usual.keys():
-            raise LauncherError(f"no port is called {', '.join(sorted(unknown))}; known are {', '.join(usual)}")
+        if unknown := configured.keys() - usual.keys() - set(ASKED_FOR):
+            known = ", ".join((*usual, *ASKED_FOR))
+            raise LauncherError(f"no port is called {', '.join(sorted(unknown))}; known are {known}")
         self._fixed = set(configured)
         self._numbers: dict[str, int] = {}
         for name, number in (usual | configured).items():
@@ -39,6 +41,9 @@ class Ports:
                 raise LauncherError(f"port {number} for {name} is taken: free it, or give another --port {name}=NUMBER")
             else:
                 self._numbers[name] = self._another()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
 
     def __getitem__(self, name: str) -> int:
         return self._numbers[name]

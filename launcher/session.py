@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from requests import RequestException
 from rich.console import Console
 
+from icestream.inference.blocking import server_version
 from icestream.results.mlflow_names import EXPERIMENT, EXPERIMENT_TAGS
 from icestream.results.pictures import opening_angles, sky_map
 from icestream.results.table import SCHEMA
@@ -26,7 +27,7 @@ from icestream.streams.connection import RedisError
 from launcher.errors import LauncherError
 from launcher.plan import Plan
 from launcher.report import is_whole, recorded, report, write_report
-from launcher.status import Probe, fetch_json
+from launcher.status import Probe
 from launcher.supervisor import Supervisor
 from launcher.view import View
 from tritonserver.process import answers
@@ -96,6 +97,8 @@ class Session:
             f"starting {plan.redis.version}, {plan.triton_name}, MLflow, deployer, {len(plan.bridges)} bridge(s), recorder, display; "
             f"logs in {plan.state_dir / 'logs'}"
         )
+        if os.getuid() == 0:
+            view.say("this runs as root, which it need not: what it starts may do anything on this machine")
         if not await self._start_all():
             return None
         triton = await self._triton_version()
@@ -125,7 +128,7 @@ class Session:
             await asyncio.to_thread(self._probe.begin)
         except RedisError as error:
             raise LauncherError(f"Redis has stopped responding during the start: {error}") from None
-        if not await self._ready("triton", "Triton", lambda: answers(f"{plan.triton_http_url}/v2/health/ready")):
+        if not await self._ready("triton", "Triton", lambda: server_version(plan.triton_url) is not None):
             return False
         if not await self._ready("mlflow", "MLflow", self._create_experiment):
             return False
@@ -167,8 +170,8 @@ class Session:
     async def _triton_version(self) -> str:
         """Triton's own version; it was ready a moment ago, but may be killed at any time."""
         while not self._interrupted.is_set():
-            if (found := await asyncio.to_thread(fetch_json, f"{self._plan.triton_http_url}/v2")) is not None:
-                return str(found["version"])
+            if (found := await asyncio.to_thread(server_version, self._plan.triton_url)) is not None:
+                return found
             await asyncio.sleep(0.2)
         return "unknown"
 

@@ -41,7 +41,7 @@ class Probe:
 
     def __init__(self, plan: Plan):
         self._plan = plan
-        self._redis = connect(plan.redis_url)
+        self._redis = connect(plan.redis_url, plan.redis_password)
         self._before: StreamStatus | None = None  # when the session began
 
     def ping(self) -> bool:

@@ -1,6 +1,7 @@
 """compose.yaml: the same programs and settings as `icestream up`, and nothing open that need not be."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from bridge.settings import BridgeSettings
 from deployer.settings import DeployerSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
+from icestream.streams.users import acl_file, user_names
 from launcher.plan import Options, Plan
 from launcher.ports import DEFAULT_PORTS
 from launcher.supervisor import Service
@@ -66,7 +68,7 @@ def part(plan: Plan, name: str) -> Service:
         (
             "triton",
             {
-                "--model-repository", "--backend-directory", "--backend-config", "--http-address", "--http-port",
+                "--model-repository", "--backend-directory", "--backend-config", "--http-address", "--http-port", "--allow-http",
                 "--grpc-address", "--grpc-port", "--metrics-address", "--metrics-port", "--load-model",
                 "--grpc-restricted-protocol", "--http-restricted-api",
             },
@@ -86,16 +88,16 @@ def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, 
 @pytest.mark.parametrize(
     ("name", "settings", "here_only", "there_only"),
     [
-        ("emitter", EmitterSettings, {"RUN_ID", "METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
-        ("bridge", BridgeSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST", "MODEL"}),
-        ("challenger", BridgeSettings, set(), {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
-        ("deployer", DeployerSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
-        ("recorder", RecorderSettings, {"METRICS_PORT"}, {"REDIS_PASSWORD_FILE", "METRICS_HOST"}),
+        ("emitter", EmitterSettings, {"RUN_ID", "METRICS_PORT"}, {"METRICS_HOST"}),
+        ("bridge", BridgeSettings, {"METRICS_PORT"}, {"METRICS_HOST", "MODEL"}),
+        ("challenger", BridgeSettings, set(), {"METRICS_HOST"}),
+        ("deployer", DeployerSettings, {"METRICS_PORT"}, {"METRICS_HOST"}),
+        ("recorder", RecorderSettings, {"METRICS_PORT"}, {"METRICS_HOST"}),
         (
             "display",
             DisplaySettings,
             {"METRICS_PORT", "PORT"},
-            {"REDIS_PASSWORD_FILE", "METRICS_HOST", "HOST", "GRAFANA_PAGE"},
+            {"METRICS_HOST", "HOST", "GRAFANA_PAGE"},
         ),
     ],
 )
@@ -112,6 +114,7 @@ def test_our_processes_are_told_the_same_as_by_icestream_up(
     assert here.keys() - here_only == there.keys() - there_only
     for key in here.keys() & there.keys() - {
         "REDIS_URL",
+        "REDIS_PASSWORD_FILE",
         "TRITON_URL",
         "MLFLOW_URL",
         "MLFLOW_PAGE",
@@ -166,10 +169,12 @@ def test_every_service_is_watched_limited_and_has_no_more_rights_than_it_needs(n
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
     assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert all("size=" in folder for folder in service["tmpfs"])
     assert service["logging"]["options"]["max-size"]
     for port in service.get("ports", []):
         assert port.startswith("127.0.0.1:")
-    if name in ("redis", "emitter", "bridge", "challenger", "deployer", "recorder", "redis-exporter"):
+    if name in ("redis", "emitter", "bridge", "challenger", "deployer", "recorder", "redis-exporter", "alertmanager"):
         assert "ports" not in service
     for needed in service.get("depends_on", {}).values():
         assert needed["condition"] in ("service_healthy", "service_completed_successfully")
@@ -256,38 +261,69 @@ def test_zeros_at_the_end_of_the_append_only_file_are_cut_in_containers_too(tmp_
 
 def test_passwords_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path) -> None:
     script = (ROOT / "bin" / "prepare").read_text()
-    for folder in (
-        "redis-auth",
-        "grafana-auth",
-        "triton-auth",
-        "deployer-auth",
-        "redis-data",
-        "mlflow-data",
-        "deployed",
-    ):
-        (tmp_path / folder).mkdir()
-    for folder in (
-        "/redis-auth",
-        "/grafana-auth",
-        "/triton-auth",
-        "/deployer-auth",
-        "/redis-data",
-        "/mlflow-data",
-        "/deployed",
-        "/engines",
-    ):
-        script = script.replace(f" {folder}", f" {tmp_path}{folder}")
+    mounts = [volume.split(":") for volume in SERVICES["prepare"]["volumes"]]
+    for _, path, *_ in mounts:
+        if path.startswith("/auth/"):
+            (tmp_path / path[1:]).mkdir(parents=True)
+    script = re.sub(r"(?<=[ >])/(?!dev/)(?=\w)", f"{tmp_path}/", script)
+    script = script.replace("</tmp/", f"<{tmp_path}/tmp/")
+    (tmp_path / "tmp").mkdir()
+    for source, path, *_ in mounts:
+        if source.startswith("./"):
+            shutil.copy(ROOT / source, tmp_path / path[1:])
+        elif not path.startswith("/auth/"):
+            (tmp_path / path[1:]).mkdir()
     script = "chown() { :; }\n" + script  # the test need not be root
     for _ in range(2):
         subprocess.run(["sh", "-c", script], check=True, capture_output=True)
-        made = {path: path.read_text() for path in tmp_path.glob("*-auth/*")}
+        made = {path: path.read_text() for path in tmp_path.glob("auth/*/*")}
         assert {path.name for path in made} == {"password", "users.acl", "exporter.json", "admin_password", "key"}
     assert all(path.stat().st_mode & 0o077 == 0 for path in made)
-    password = (tmp_path / "redis-auth" / "password").read_text().strip()
-    assert len(password) >= 32
-    assert password not in (tmp_path / "redis-auth" / "users.acl").read_text()
+    passwords = {path.parent.name: text.strip() for path, text in made.items() if path.name == "password"}
+    passwords["admin"] = passwords.pop("redis")
+    assert all(len(one) >= 32 for one in passwords.values())
+    assert len(set(passwords.values())) == len(passwords)
+    assert passwords.keys() == set(user_names()) - {"keda"}
+    assert (tmp_path / "auth" / "redis" / "users.acl").read_text() == acl_file(passwords)
     subprocess.run(["sh", "-c", script], check=True, capture_output=True)
     assert {path: path.read_text() for path in made} == made
+
+
+def test_each_process_reads_its_own_password_alone() -> None:
+    for name, service in SERVICES.items():
+        mounted = {volume.split(":")[0] for volume in service.get("volumes", []) if "-auth:" in volume}
+        user = {"redis-exporter": "exporter", "replay": "emitter"}.get(name, name)
+        if name != "prepare":
+            assert mounted <= {f"{user}-auth"}
+        if url := next(
+            (value for key, value in service.get("environment", {}).items() if key.endswith("REDIS_URL")), ""
+        ):
+            assert url == f"redis://{user}@redis:6379"
+            assert mounted == {f"{user}-auth"}
+
+
+def test_networks_keep_apart_what_has_nothing_to_say_to_each_other() -> None:
+    networks = COMPOSE["networks"]
+    front = networks.pop("front")
+    assert all(network == {"internal": True} for network in networks.values())
+    assert set(front["driver_opts"].values()) == {"false"}  # neither to each other nor out
+    on = {name: set(service.get("networks", [])) for name, service in SERVICES.items()}
+    assert on.pop("prepare") == set()
+    for name, service in SERVICES.items():
+        assert ("front" in service.get("networks", [])) == ("ports" in service), name
+    assert {name for name in on if "stream" in on[name]} == {
+        "redis", "emitter", "replay", "bridge", "challenger", "deployer", "recorder", "display", "redis-exporter", "prometheus",
+    }  # fmt: skip
+    assert {name for name in on if "serving" in on[name]} == {
+        "triton",
+        "bridge",
+        "challenger",
+        "deployer",
+        "display",
+        "prometheus",
+    }
+    assert {name for name in on if "recording" in on[name]} == {"mlflow", "deployer", "recorder"}
+    assert {name for name in on if "watching" in on[name]} == {"prometheus", "alertmanager", "alert-log", "grafana"}
 
 
 @pytest.mark.parametrize(

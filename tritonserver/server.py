@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +90,9 @@ class TritonServer:
         repository: Path,
         host: str,
         *,
-        http: int,
         grpc: int,
         metrics: int,
+        http: int | None = None,
         on_card: bool = False,
         control: ModelControlOptions | None = None,
     ) -> list[str]:
@@ -102,7 +103,7 @@ class TritonServer:
             str(self._server / "bin" / "tritonserver"),
             f"--model-repository={self._plain(repository)}",
             f"--backend-directory={self._plain(self._backends)}",
-            f"--http-address={host}", f"--http-port={http}",
+            *([f"--http-address={host}", f"--http-port={http}"] if http else ["--allow-http=false"]),
             f"--grpc-address={host}", f"--grpc-port={grpc}",
             f"--metrics-address={host}", f"--metrics-port={metrics}",
             "--exit-on-error=true", "--log-verbose=0", "--disable-auto-complete-config",
@@ -138,8 +139,10 @@ class TritonServer:
             self._aliases = None
         for region in Path("/dev/shm").glob("icestream-*-*"):
             owner = region.name.split("-")[1]
-            if region.name.startswith(self._shared_memory) or not Path(f"/proc/{owner}").exists():
-                region.unlink(missing_ok=True)
+            ours = region.name.startswith(self._shared_memory) or not Path(f"/proc/{owner}").exists()
+            with suppress(OSError):  # another user's, or another command has removed it
+                if ours:
+                    region.unlink()
 
     def environment(self) -> dict[str, str]:
         """Variables the server needs. Its embedded Python takes its packages from the `python3` that is first on the PATH."""

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tritonserver.process import HOST, answers, start_server, stop_server
+from icestream.inference.blocking import server_version
+from tritonserver.process import HOST, start_server, stop_server
 from tritonserver.server import TritonServer
 
 
@@ -23,18 +24,18 @@ def serving(repository: Path, folder: Path) -> Iterator[str]:
     server.install_backends()
 
     def command(ports: Sequence[int]) -> list[str]:
-        return server.command(repository, HOST, http=ports[0], grpc=ports[1], metrics=ports[2])
+        return server.command(repository, HOST, grpc=ports[0], metrics=ports[1])
 
     try:
         process, ports = start_server(
             command,
-            3,
-            ready=lambda ports: answers(f"http://{HOST}:{ports[0]}/v2/health/ready"),
+            2,
+            ready=lambda ports: server_version(f"{HOST}:{ports[0]}") is not None,
             log=folder / "triton.log",
             environment=server.environment(),
         )
         try:
-            yield f"{HOST}:{ports[1]}"
+            yield f"{HOST}:{ports[0]}"
         finally:
             stop_server(process)
     finally:

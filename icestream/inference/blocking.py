@@ -3,10 +3,23 @@
 from types import TracebackType
 from typing import Any
 
+import grpc
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from icestream.tensors import INPUTS, OUTPUTS, Arrays
+
+ANSWER_S = 2.0  # for a server to say which one it is
+
+
+def server_version(url: str) -> str | None:
+    """Triton's own version; None while it does not answer at this address."""
+    with InferenceServerClient(url) as client:
+        try:
+            return str(client.get_server_metadata(client_timeout=ANSWER_S).version)
+        except (InferenceServerException, grpc.RpcError):
+            return None
 
 
 class BlockingClient:

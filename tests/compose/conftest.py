@@ -18,7 +18,7 @@ from tritonserver.process import HOST, free_ports
 
 PROJECT = "icestream-test"
 HEALTHY_S = 300  # after the builds
-PORTS = ("DISPLAY", "GRAFANA", "PROMETHEUS", "ALERTMANAGER", "MLFLOW", "TRITON_HTTP", "TRITON_GRPC", "TRITON_METRICS")
+PORTS = ("DISPLAY", "GRAFANA", "PROMETHEUS", "MLFLOW", "TRITON_GRPC", "TRITON_METRICS")
 
 
 class System:
@@ -66,7 +66,7 @@ class System:
 
     def redis(self, *words: str) -> list[str]:
         """A command of redis-cli; returns its lines."""
-        script = 'REDISCLI_AUTH=$(cat /auth/password) exec redis-cli "$@"'
+        script = 'REDISCLI_AUTH=$(cat /auth/password) exec redis-cli --user admin "$@"'
         return self.compose("exec", "-T", "redis", "sh", "-c", script, "sh", *words).splitlines()
 
     def emitted(self) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from tritonclient.http import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from icestream.registry import CHAMPION, REGISTERED, Registry
@@ -67,7 +67,7 @@ def broken_entry(system: System) -> Iterator[None]:
 
 @contextmanager
 def a_model_that_fails(system: System) -> Iterator[None]:
-    client = InferenceServerClient(f"{HOST}:{system.port['TRITON_HTTP']}")
+    client = InferenceServerClient(f"{HOST}:{system.port['TRITON_GRPC']}")
     arrays = pad([event(1)], 16)
     arrays["time"] = arrays["time"][:, :3]  # Triton does not know that lengths must be equal; the model does
     inputs = []

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from icestream.streams.connection import AuthenticationError, connect
 from launcher.ports import DEFAULT_PORTS, Ports
+from launcher.state import redis_of_session
 from tests.servers import UP
 from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST
@@ -145,6 +147,21 @@ def test_kill_9_of_any_part_loses_and_doubles_nothing(tmp_path: Path, up: Up) ->
     assert set(figures["restarts"]) == {"bridge", "triton", "redis", "recorder", "mlflow", "emitter", "display"}
 
 
+def check_its_doors(folder: Path) -> None:
+    """Redis lets in who has a password, and has refused its own processes nothing; Triton speaks no HTTP."""
+    assert "triton_http" not in json.loads((folder / ".icestream" / "ports.json").read_text())
+    url, password = redis_of_session(folder / ".icestream")
+    with connect(url, password) as admin:
+        assert admin.acl_log() == []
+        assert {one["user"] for one in admin.client_list()} >= {"emitter", "bridge", "recorder", "display", "deployer"}
+    with connect(url.replace("admin@", "")) as anybody, pytest.raises(AuthenticationError):
+        anybody.ping()
+    listed = subprocess.run(
+        [sys.executable, "-m", "launcher", "rejected", "list"], cwd=folder, capture_output=True, text=True
+    )
+    assert listed.returncode == 0, listed.stderr
+
+
 def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Path, up: Up) -> None:
     process = up("--rate", 20)
     log = tmp_path / "up.log"
@@ -152,6 +169,7 @@ def test_ctrl_c_ends_with_a_report_and_kill_9_leaves_nothing_behind(tmp_path: Pa
     second = subprocess.run(UP, cwd=tmp_path, capture_output=True, text=True)
     assert second.returncode == 1
     assert "another `icestream up` uses" in second.stderr
+    check_its_doors(tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.wait(90) == 0, log.read_text()
     assert report(tmp_path)["lost"] == 0

@@ -267,7 +267,6 @@ def test_an_attack_is_refused(guarded: RedisProcess, user: str, attack: str) -> 
         "return redis.call('DEL', KEYS[1])",
         "return redis.call('RENAME', KEYS[1], KEYS[2])",
         "return redis.call('SET', KEYS[1], 'x')",
-
         "redis.setresp(3) return redis.call('KEYS', '*')",
     ],
 )

@@ -12,11 +12,13 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 
 import waitress
 from prometheus_client import CollectorRegistry
 
-from display.app import Services, make_app
+from display.app import Services, make_app, refuses_body
+from display.door import IDLE_S, guard
 from display.follower import StreamFollower
 from display.inference import MAX_WAITING, InferenceClient
 from display.live import MAX_PAGES
@@ -32,7 +34,6 @@ from icestream.streams.serving import read_serving
 
 THREADS = MAX_PAGES + 2 * MAX_WAITING + 16  # a page that follows the stream holds one, and so does a request that waits
 CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
-IDLE_S = 20  # after which it is closed
 
 
 def _model(redis: Redis, default: str) -> str:
@@ -60,7 +61,13 @@ def main() -> None:
     inference = InferenceClient(access, _model(redis, settings.model), settings.request_timeout_s, changed=report)
     follower = StreamFollower(redis, metrics, follow_model=inference.follow)
     services = Services(follower=follower, inference=inference, metrics=metrics, stop=stop, links=settings.links)
-    app = make_app(services, settings.token, settings.requests_per_s, networks(settings.trusted_proxies))
+    app = make_app(
+        services,
+        settings.token,
+        settings.requests_per_s,
+        trusted_proxies=networks(settings.trusted_proxies),
+        allowed_hosts=settings.hosts,
+    )
     try:
         server = waitress.create_server(
             app,
@@ -78,6 +85,8 @@ def main() -> None:
         )
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
+
+    guard(server, partial(refuses_body, settings.token))
 
     def leave(*_: object) -> None:
         stop.set()  # page connections are closed, so that the server need not wait for them

@@ -3,30 +3,39 @@
 import hmac
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from flask import Blueprint, Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
+from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from display.bodies import utf8_body
+from display.bodies import json_body
 from display.follower import StreamFollower
 from display.inference import InferenceClient
 from display.live import Live
 from display.metrics import DisplayMetrics
 from display.openapi import document
 from display.page import page_blueprint
-from display.rest import MAX_BODY_BYTES, ROUTES, Request, Rest, Route
+from display.rest import MAX_BODY_BYTES, RECONSTRUCT, ROUTES, Request, Rest, Route
 from display.schemas import Failure, error
 
 Network = IPv4Network | IPv6Network
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 OPEN_TO_ALL = ("v1.openapi", "page.health")  # without a token
 
 _encode = msgspec.json.Encoder().encode
@@ -44,7 +53,12 @@ class Services:
 
 
 def make_app(
-    services: Services, token: str | None, requests_per_s: int, trusted_proxies: Sequence[Network] = ()
+    services: Services,
+    token: str | None,
+    requests_per_s: int,
+    *,
+    trusted_proxies: Sequence[Network] = (),
+    allowed_hosts: Sequence[str] = (),
 ) -> Flask:
     """The page and the REST interface.
 
@@ -52,6 +66,7 @@ def make_app(
         token: what every request must bear, but for those of OPEN_TO_ALL; None: nothing.
         requests_per_s: of one URL, from one address.
         trusted_proxies: networks whose X-Forwarded-For and X-Forwarded-Prefix are believed.
+        allowed_hosts: names by which it may be asked, beside localhost and addresses in digits.
     """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -63,11 +78,26 @@ def make_app(
         app.register_blueprint(blueprint)
 
     @app.before_request
+    def check_origin() -> None:
+        if not _is_own_host(request.host, allowed_hosts):
+            detail = f"this server is not asked as {request.host}: name it in ICESTREAM_DISPLAY_ALLOWED_HOSTS"
+            raise Failure(403, "unknown_host", detail)
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc not in (request.host, *allowed_hosts):
+            raise Failure(403, "foreign_origin", f"pages of {origin} may not ask this server")
+
+    @app.before_request
     def check_token() -> None:
-        if token is not None and request.endpoint not in OPEN_TO_ALL and not _bears(token):
+        if token is not None and request.endpoint not in OPEN_TO_ALL and not _bears(token, request.authorization):
             detail = "this URL requires a bearer token; a browser gives it as the password, with any user name"
             scheme = "Bearer" if request.blueprint == "v1" else 'Basic realm="icestream"'
             raise Failure(401, "unauthorized", detail, **{"WWW-Authenticate": scheme})
+
+    @app.after_request
+    def protect(response: Response) -> Response:
+        response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        response.headers.update(HEADERS)
+        return response
 
     @app.errorhandler(Failure)
     def failed(failure: Failure) -> Response:
@@ -100,9 +130,23 @@ def trust(app: Flask, proxies: Sequence[Network]) -> None:
     app.wsgi_app = handle  # type: ignore[method-assign]
 
 
-def _bears(token: str) -> bool:
-    """Whether the request has the token: as a bearer token, or as the password of a browser."""
-    given = request.authorization
+def _is_own_host(host: str, allowed: Sequence[str]) -> bool:
+    """Whether a request may name this host. A name that anybody can point to this machine lets pages of others ask it (DNS rebinding)."""
+    name = urlsplit(f"//{host}").hostname or ""
+    with suppress(ValueError):
+        return bool(ip_address(name))
+    return name == "localhost" or name in allowed or host in allowed
+
+
+def refuses_body(token: str | None, path: str, headers: Mapping[str, str]) -> bool:
+    """Whether a request is refused by what its headers say, or has a body that no route reads (`display.door`)."""
+    size = headers.get("CONTENT_LENGTH", "0")
+    bears = token is None or _bears(token, Authorization.from_header(headers.get("AUTHORIZATION")))
+    return not bears or path != RECONSTRUCT or int(size) > MAX_BODY_BYTES
+
+
+def _bears(token: str, given: Authorization | None) -> bool:
+    """Whether a request has the token: as a bearer token, or as the password of a browser."""
     words = (given.token if given.type == "bearer" else given.password) if given else None
     return hmac.compare_digest((words or "").encode(), token.encode())
 
@@ -122,7 +166,8 @@ def _rest_blueprint(services: Services, secured: bool) -> Blueprint:
 
     def add(route: Route) -> None:
         def handle(name: str = "") -> Response:
-            reply = route.handle(rest, Request(body=utf8_body(request), query=request.args, name=name))
+            body = json_body(request) if route.takes else b""
+            reply = route.handle(rest, Request(body=body, query=request.args, name=name))
             return _json(reply.body, reply.status)
 
         v1.add_url_rule(route.path.replace("{id}", "<name>"), route.handle.__name__, handle, methods=[route.method])

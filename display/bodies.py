@@ -11,12 +11,14 @@ from display.schemas import Failure
 CHARSETS = ("utf-8", "utf8", "us-ascii", "utf-16", "utf-16le", "utf-16be", "utf-32", "utf-32le", "utf-32be")
 
 
-def utf8_body(request: Request) -> bytes:
+def json_body(request: Request) -> bytes:
     """The body without compression, in UTF-8 and without a byte order mark.
 
     Raises:
-        Failure: 415 if it is in another encoding, 413 if it is too large without its compression, 400 if it is damaged.
+        Failure: 415 if it is not called JSON (a page of another origin may send anything else unasked), or is in another encoding, 413 if it is too large without its compression, 400 if it is damaged.
     """
+    if request.mimetype != "application/json":
+        raise Failure(415, "unsupported_media_type", "send Content-Type: application/json")
     body = request.get_data()
     compression = request.headers.get("Content-Encoding", "identity").strip().lower()
     if compression in ("gzip", "x-gzip"):

@@ -55,7 +55,6 @@ def page_blueprint(live: Live, links: dict[str, str]) -> Blueprint:
     @page.after_request
     def guard(response: Response) -> Response:
         response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     return page

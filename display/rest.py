@@ -5,6 +5,7 @@ Every reply is JSON; what cannot be done is answered with a reason, `{"error": {
 
 import math
 import re
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,9 @@ from icestream.event_json import EventBody, decode_event
 from icestream.inference.errors import RequestRefused, TritonUnavailable
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
+RECONSTRUCT = "/v1/reconstruct"
 MAX_VALUES = 8 * MAX_PULSES  # numbers in a body: decoding takes 30 bytes of memory for each
+MAX_KEYS = 16 * schemas.MAX_EVENTS  # in a body: an event has eight
 MAX_LISTED = 1000
 RETRY_AFTER_S = 5
 
@@ -63,10 +66,12 @@ class Rest:
 
     def __init__(self, follower: StreamFollower, inference: InferenceClient, metrics: DisplayMetrics):
         self._follower, self._inference, self._metrics = follower, inference, metrics
+        self._decoding = threading.Lock()  # a body takes much more memory while it is decoded
 
     def reconstruct(self, request: Request) -> Reply:
         """Directions of one event, or of up to 256 in the order of the request. An invalid event among several gets an error of its own."""
-        events, single = parse_events(request.body)
+        with self._decoding:
+            events, single = parse_events(request.body)
         valid = {index: event for index, event in enumerate(events) if isinstance(event, Event)}
         try:
             found = dict(zip(valid, self._inference.infer(list(valid.values())), strict=True)) if valid else {}
@@ -133,7 +138,7 @@ class Route:
 
 ROUTES = (
     Route(
-        path="/v1/reconstruct",
+        path=RECONSTRUCT,
         handle=Rest.reconstruct,
         method="POST",
         takes=(EventBody, Events),
@@ -181,6 +186,8 @@ def parse_events(body: bytes) -> tuple[list[Event | InvalidEvent], bool]:
     """The events of a request, and whether it was a single one; raises Failure."""
     if body.count(b",") > MAX_VALUES:
         raise Failure(413, "request_entity_too_large", f"a request may have {MAX_VALUES} numbers")
+    if body.count(b":") > MAX_KEYS:
+        raise Failure(413, "request_entity_too_large", f"a request may have {MAX_KEYS} keys")
     try:
         many, raw = _split(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -42,6 +42,10 @@ class DisplaySettings(TritonSettings):
         "",
         description="IP addresses or networks of reverse proxies, with commas; what they say of the client's address and of the path prefix is believed",
     )
+    allowed_hosts: str = Field(
+        "",
+        description="names (or name:port) by which browsers reach it, with commas, beside localhost and addresses in digits",
+    )
     request_timeout_s: float = Field(20.0, gt=0, description="seconds after which a request to Triton has failed")
     mlflow_page: HttpUrl | None = Field(None, description="MLflow's address in a browser, for the page's link to it")
     grafana_page: HttpUrl | None = Field(None, description="Grafana's address in a browser, for the page's link to it")
@@ -55,6 +59,11 @@ class DisplaySettings(TritonSettings):
             for name, address in (("MLflow", self.mlflow_page), ("Grafana", self.grafana_page))
             if address is not None
         }
+
+    @property
+    def hosts(self) -> list[str]:
+        """The allowed hosts."""
+        return [part.strip() for part in self.allowed_hosts.split(",") if part.strip()]
 
     @property
     def token(self) -> str | None:

@@ -318,7 +318,8 @@ class Display:
     ) -> tuple[int, Any, Any]:
         """Status, JSON and headers of an answer; a body that is no bytes is sent as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers or {}, method=method)
+        given = {"Content-Type": "application/json", **(headers or {})}
+        request = urllib.request.Request(self.url + path, data, given, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, json.load(answer), answer.headers

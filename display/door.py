@@ -1,0 +1,122 @@
+"""The door of the display's server: what is read of a request before the application sees it.
+
+Waitress keeps a whole body before it asks the application. Here a body is kept only of a request that the application will not refuse
+by its headers, while there is room for it, and the time to send it has an end.
+"""
+
+import io
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import BaseWSGIServer
+from waitress.utilities import Error
+
+from display.schemas import error
+
+IDLE_S = 20  # after which a connection is closed
+SEND_S = 60  # for a request, however steadily it comes
+ROOM_BYTES = 96 * 2**20  # of bodies that are received or being answered, together
+
+
+class Room:
+    """How many bytes of bodies there may be at a time."""
+
+    def __init__(self, size: int = ROOM_BYTES):
+        self._free, self._lock = size, threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes; False if there is no room for them."""
+        with self._lock:
+            if size > self._free:
+                return False
+            self._free -= size
+            return True
+
+    def give(self, size: int) -> None:
+        with self._lock:
+            self._free += size
+
+
+class _Nowhere:
+    """A buffer for a body that nobody will read; the client sends all of it before it looks for the reply."""
+
+    def append(self, data: bytes) -> None:
+        pass
+
+    def getfile(self) -> io.BytesIO:
+        return io.BytesIO()
+
+    def close(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 0
+
+
+class _Busy(Error):  # type: ignore[misc]
+    code, reason = 503, "Service Unavailable"
+
+    def to_response(self, ident: str | None = None) -> tuple[str, list[tuple[str, str]], bytes]:  # noqa: ARG002
+        body = msgspec.json.encode(error("busy", self.body))
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Retry-After", "1")]
+        return f"{self.code} {self.reason}", [*headers, ("Connection", "close")], body
+
+
+def guard(server: Any, refuses: Callable[[str, Mapping[str, str]], bool]) -> None:
+    """Put the door before a server of `waitress.create_server`.
+
+    Args:
+        refuses: whether the application will refuse a request by its path and headers (Content-Type is CONTENT_TYPE): then its body is
+            thrown away as it comes.
+    """
+    room = Room()
+
+    class Parser(HTTPRequestParser):  # type: ignore[misc]
+        error: Error | None
+
+        def __init__(self, adjustments: Any):
+            super().__init__(adjustments)
+            self.began_s, self._taken = time.time(), 0
+
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            if self.body_rcv is not None and refuses(self.path, self.headers):
+                self.body_rcv.buf = _Nowhere()
+
+        def received(self, data: bytes) -> int:
+            consumed: int = super().received(data)
+            kept = 0 if self.body_rcv is None else len(self.body_rcv)
+            if kept > self._taken and not self.error:
+                if room.take(kept - self._taken):
+                    self._taken = kept
+                else:
+                    self.error, self.completed = _Busy("other requests are being received; ask again"), True
+            return consumed
+
+        def close(self) -> None:
+            super().close()
+            taken, self._taken = self._taken, 0
+            room.give(taken)
+
+    class Channel(HTTPChannel):  # type: ignore[misc]
+        parser_class = Parser
+        last_activity: float
+
+        def handle_read(self) -> None:
+            super().handle_read()
+            if self.request is not None:  # not whole yet
+                self.last_activity = min(self.last_activity, self.request.began_s + SEND_S - IDLE_S)
+
+        def handle_close(self) -> None:
+            if self.request is not None:
+                self.request.close()
+            super().handle_close()
+
+    for one in {server, *getattr(server, "map", {}).values()}:  # a host with several addresses has several
+        if isinstance(one, BaseWSGIServer):
+            one.channel_class = Channel

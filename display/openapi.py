@@ -19,7 +19,10 @@ def document(secured: bool, root: str = "/") -> dict[str, Any]:
         root: the path under which the client finds the interface.
     """
     common: dict[int, tuple[str, *tuple[type, ...]]]
-    common = {429: ("Too many requests; ask again after Retry-After seconds.", Error)}
+    common = {
+        403: ("A page of another server asks, or the server is asked by a name that it does not know.", Error),
+        429: ("Too many requests; ask again after Retry-After seconds.", Error),
+    }
     if secured:
         common[401] = ("No bearer token, or a wrong one.", Error)
     types: dict[type, None] = dict.fromkeys([EventBody, Error])

@@ -146,8 +146,9 @@ ROUTES = (
             200: ("Directions", Direction, Directions),
             400: ("The body is not such JSON, or has too few or too many events.", Error),
             413: ("The body is too large.", Error),
+            415: ("The body is not called application/json.", Error),
             422: ("The one event cannot be reconstructed.", Error),
-            503: ("Triton is away; ask again after Retry-After seconds.", Error),
+            503: ("Triton is away, or others send too much; ask again after Retry-After seconds.", Error),
         },
     ),
     Route(

@@ -29,6 +29,8 @@ MAX_COMPONENT, MAX_DEGREES, MAX_KAPPA = 1.002, 180.001, 1e30  # of a unit vector
 # Bounds also refuse NaN and infinity.
 Int64 = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[1])]
 UnixNs = Annotated[int, msgspec.Meta(ge=0, le=INT64[1])]
+MAX_EMITTED_NS = 2**62  # the year 2116: what is computed with it stays within 64 bits
+EmittedNs = Annotated[int, msgspec.Meta(ge=0, le=MAX_EMITTED_NS)]
 Pulses = Annotated[int, msgspec.Meta(ge=0, le=MAX_PULSES)]
 Component = Annotated[float, msgspec.Meta(ge=-MAX_COMPONENT, le=MAX_COMPONENT)]
 Vector = tuple[Component, Component, Component]
@@ -40,7 +42,7 @@ Word = Annotated[str, msgspec.Meta(max_length=300)]
 RANGES = {
     "direction": (-MAX_COMPONENT, MAX_COMPONENT), "kappa": (0, MAX_KAPPA), "radius_50_deg": (0, MAX_DEGREES),
     "radius_90_deg": (0, MAX_DEGREES), "linefit": (-MAX_COMPONENT, MAX_COMPONENT), "n_pulses": (0, MAX_PULSES),
-    "n_used": (0, MAX_PULSES), "read_ns": (0, INT64[1]),
+    "n_used": (0, MAX_PULSES), "emitted_ns": (0, MAX_EMITTED_NS), "read_ns": (0, INT64[1]),
 }  # fmt: skip
 
 
@@ -59,7 +61,7 @@ class EventColumns(msgspec.Struct, array_like=True, gc=False):
     version: int
     run_id: Int64
     event_id: Int64
-    emitted_ns: Int64
+    emitted_ns: EmittedNs
     sensor_id: bytes  # <i2
     time_ns: bytes  # <f4
     charge_pe: bytes  # <f4

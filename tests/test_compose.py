@@ -145,12 +145,12 @@ def test_every_image_is_an_exact_version() -> None:
     images += [name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) if ":" in name]
     for image in images:
         assert re.search(r":v?\d+\.\d+(\.\d+)?(-[\w.-]+)?$", image), image
-    client = re.search(r"^tritonclient==(\d+\.\d+)", (ROOT / "docker" / "bridge.lock").read_text(), re.MULTILINE)
+    client = re.search(r"^tritonclient==(\d+\.\d+)", (ROOT / "locks" / "bridge.lock").read_text(), re.MULTILINE)
     assert client is not None
     assert SERVICES["triton"]["image"] == "nvcr.io/nvidia/tritonserver:26.09-py3"
     assert client[1] == "2.73"  # of that container: change both
     for image in ("bridge", "deployer", "recorder", "emitter", "display"):
-        lock = (ROOT / "docker" / f"{image}.lock").read_text()
+        lock = (ROOT / "locks" / f"{image}.lock").read_text()
         assert "torch" not in lock
         assert f"mlflow-skinny=={SERVICES['mlflow']['image'].split(':v')[1]} " in lock or image not in (
             "recorder",

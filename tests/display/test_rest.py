@@ -254,7 +254,11 @@ def test_a_token_guards_page_and_rest(start: Start, tmp_path: Path, path: str) -
     def status(authorization: str | None) -> int:
         headers = {} if authorization is None else {"Authorization": authorization}
         with socket.create_connection(("127.0.0.1", display.port)) as connection:
-            lines = [f"GET {path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items())]
+            lines = [
+                f"GET {path} HTTP/1.1",
+                "Host: localhost",
+                *(f"{name}: {value}" for name, value in headers.items()),
+            ]
             connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
             return int(connection.recv(100).split()[1])
 

@@ -124,11 +124,6 @@ def test_a_body_is_not_kept_of_a_request_that_is_refused(secured: Display) -> No
     assert secured.ask("/v1/reconstruct", {}, {"Authorization": "Bearer secret"})[0] == 422
 
 
-@pytest.mark.parametrize("path", ["/live", "/", "/live/doms", "/v1/status", "/v1/events", "/v1/rejected"])
-def test_the_token_is_asked_for_everywhere(secured: Display, path: str) -> None:
-    assert secured.ask(path)[0] == 401
-
-
 FOREIGN: dict[str, tuple[dict[str, str], int, str]] = {
     "a name that leads here": ({"Host": "evil.example:8080"}, 403, "unknown_host"),
     "a page of another origin": ({"Origin": "https://evil.example"}, 403, "foreign_origin"),

@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test coverage test-compose test-cluster check chaos bench perf-analyzer gpu lock clean
+.PHONY: help demo up test coverage test-compose test-cluster check chaos bench perf-analyzer gpu lock dist licences clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,8 +66,21 @@ lock: .venv/.develops  ## once a month: the newest versions, with hashes (locks/
 	for one in uv triton; do $(COMPILE) --no-deps --output-file locks/$$one.lock locks/$$one.in || exit 1; done
 	$(MAKE) check test
 
+dist: .venv/.develops  ## the wheel and the source distribution, checked, with a bill of materials of each image (dist/)
+	@rm -rf dist build
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+	@mkdir dist/sbom
+	@for image in emitter bridge deployer recorder display; do $(BIN)/cyclonedx-py requirements --output-reproducible \
+	  --pyproject pyproject.toml --output-file dist/sbom/$$image.json locks/$$image.lock || exit 1; done
+	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file dist/sbom/icestream-up.json $(BIN)/python
+	@ls dist dist/sbom
+
+licences: .venv/.develops  ## list what is installed by its licence (docs/licences.md); fails at one that is not allowed
+	@$(BIN)/python bin/licences >docs/licences.md
+
 clean:  ## remove what was installed and what runs have left
-	rm -rf .venv .icestream *.egg-info
+	rm -rf .venv .icestream *.egg-info build dist
 
 # What is installed is in locks/, with hashes; uv, whose own hash pip checks, is faster than pip.
 INSTALL := $(UV) pip install --quiet --require-hashes

@@ -14,16 +14,14 @@ import threading
 from contextlib import suppress
 from functools import partial
 
-import waitress
 from prometheus_client import CollectorRegistry
 
 from display.app import Services, make_app, refuses_body
-from display.door import IDLE_S, guard
+from display.door import create_server
 from display.follower import StreamFollower
 from display.inference import MAX_WAITING, InferenceClient
 from display.live import MAX_PAGES
 from display.metrics import DisplayMetrics
-from display.rest import MAX_BODY_BYTES
 from display.settings import DisplaySettings, networks
 from icestream.inference.access import TritonAccess
 from icestream.service.garbage import collect_rarely
@@ -33,7 +31,6 @@ from icestream.streams.connection import Redis, RedisError, connect
 from icestream.streams.serving import read_serving
 
 THREADS = MAX_PAGES + 2 * MAX_WAITING + 16  # a page that follows the stream holds one, and so does a request that waits
-CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
 
 
 def _model(redis: Redis, default: str) -> str:
@@ -69,24 +66,10 @@ def main() -> None:
         allowed_hosts=settings.hosts,
     )
     try:
-        server = waitress.create_server(
-            app,
-            host=settings.host,
-            port=settings.port,
-            threads=THREADS,
-            send_bytes=1,
-            ident="icestream",
-            max_request_body_size=2 * MAX_BODY_BYTES,
-            connection_limit=CONNECTIONS,
-            channel_timeout=IDLE_S,
-            cleanup_interval=5,
-            asyncore_use_poll=True,  # select() takes 1024 connections
-            clear_untrusted_proxy_headers=False,  # display.app knows whom to believe
-        )
+        refuses = partial(refuses_body, settings.token)
+        server = create_server(app, settings.host, settings.port, threads=THREADS, refuses=refuses)
     except OSError as error:
         sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
-
-    guard(server, partial(refuses_body, settings.token))
 
     def leave(*_: object) -> None:
         stop.set()  # page connections are closed, so that the server need not wait for them

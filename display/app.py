@@ -77,6 +77,30 @@ def make_app(
         limiter.limit(f"{requests_per_s} per second")(blueprint)
         app.register_blueprint(blueprint)
 
+    _guard(app, token, allowed_hosts)
+
+    @app.errorhandler(Failure)
+    def failed(failure: Failure) -> Response:
+        return _json(error(failure.reason, str(failure)), failure.status, failure.headers)
+
+    @app.errorhandler(HTTPException)
+    def refused(failure: HTTPException) -> Response:
+        code = failure.code or 500
+        reason = (failure.name or "error").lower().replace(" ", "_")
+        detail = {
+            413: f"a body may have {MAX_BODY_BYTES} bytes",
+            429: f"at most {requests_per_s} requests a second are answered",
+        }
+        headers = {"Retry-After": "1"} if code == 429 else {}
+        headers |= {"Allow": ", ".join(failure.valid_methods or [])} if code == 405 else {}  # type: ignore[attr-defined]
+        return _json(error(reason, detail.get(code, failure.description or "")), code, headers)
+
+    return app
+
+
+def _guard(app: Flask, token: str | None, allowed_hosts: Sequence[str]) -> None:
+    """Refuse what other pages ask, and who has no token."""
+
     @app.before_request
     def check_origin() -> None:
         if not _is_own_host(request.host, allowed_hosts):
@@ -98,24 +122,6 @@ def make_app(
         response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
         response.headers.update(HEADERS)
         return response
-
-    @app.errorhandler(Failure)
-    def failed(failure: Failure) -> Response:
-        return _json(error(failure.reason, str(failure)), failure.status, failure.headers)
-
-    @app.errorhandler(HTTPException)
-    def refused(failure: HTTPException) -> Response:
-        code = failure.code or 500
-        reason = (failure.name or "error").lower().replace(" ", "_")
-        detail = {
-            413: f"a body may have {MAX_BODY_BYTES} bytes",
-            429: f"at most {requests_per_s} requests a second are answered",
-        }
-        headers = {"Retry-After": "1"} if code == 429 else {}
-        headers |= {"Allow": ", ".join(failure.valid_methods or [])} if code == 405 else {}  # type: ignore[attr-defined]
-        return _json(error(reason, detail.get(code, failure.description or "")), code, headers)
-
-    return app
 
 
 def trust(app: Flask, proxies: Sequence[Network]) -> None:

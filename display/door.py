@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+import waitress
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
 from waitress.utilities import Error
 
+from display.rest import MAX_BODY_BYTES
 from display.schemas import error
 
+CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
 IDLE_S = 20  # after which a connection is closed
 SEND_S = 60  # for a request, however steadily it comes
 ROOM_BYTES = 96 * 2**20  # of bodies that are received or being answered, together
@@ -67,14 +70,38 @@ class _Busy(Error):  # type: ignore[misc]
         return f"{self.code} {self.reason}", [*headers, ("Connection", "close")], body
 
 
-def guard(server: Any, refuses: Callable[[str, Mapping[str, str]], bool]) -> None:
-    """Put the door before a server of `waitress.create_server`.
+def create_server(
+    app: Any, host: str, port: int, *, threads: int, refuses: Callable[[str, Mapping[str, str]], bool]
+) -> Any:
+    """Waitress's server of an application, with the door before it. Raises OSError.
 
     Args:
         refuses: whether the application will refuse a request by its path and headers (Content-Type is CONTENT_TYPE): then its body is
             thrown away as it comes.
     """
-    room = Room()
+    server: Any = waitress.create_server(
+        app,
+        host=host,
+        port=port,
+        threads=threads,
+        send_bytes=1,
+        ident="icestream",
+        max_request_body_size=2 * MAX_BODY_BYTES,
+        connection_limit=CONNECTIONS,
+        channel_timeout=IDLE_S,
+        cleanup_interval=5,
+        asyncore_use_poll=True,  # select() takes 1024 connections
+        clear_untrusted_proxy_headers=False,  # display.app knows whom to believe
+    )
+    channel = _channel(Room(), refuses)
+    for one in {server, *getattr(server, "map", {}).values()}:  # a host with several addresses has several
+        if isinstance(one, BaseWSGIServer):
+            one.channel_class = channel
+    return server
+
+
+def _channel(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> type[HTTPChannel]:
+    """The class of connections."""
 
     class Parser(HTTPRequestParser):  # type: ignore[misc]
         error: Error | None
@@ -117,6 +144,4 @@ def guard(server: Any, refuses: Callable[[str, Mapping[str, str]], bool]) -> Non
                 self.request.close()
             super().handle_close()
 
-    for one in {server, *getattr(server, "map", {}).values()}:  # a host with several addresses has several
-        if isinstance(one, BaseWSGIServer):
-            one.channel_class = Channel
+    return Channel

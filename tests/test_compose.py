@@ -302,6 +302,11 @@ def test_each_process_reads_its_own_password_alone() -> None:
             assert mounted == {f"{user}-auth"}
 
 
+def test_prometheus_is_read_by_no_other_origin() -> None:
+    [allowed] = [word for word in SERVICES["prometheus"]["command"] if word.startswith("--web.cors.origin=")]
+    assert not re.fullmatch(allowed.partition("=")[2], "https://evil.example")
+
+
 def test_networks_keep_apart_what_has_nothing_to_say_to_each_other() -> None:
     networks = COMPOSE["networks"]
     front = networks.pop("front")

@@ -38,7 +38,8 @@ def read_tail(
         entry id, and names and values, of each. Raises RedisError.
     """
     command = "XREVRANGE" if latest else "XRANGE"
-    found: Any = redis.eval_ro(_TAIL, 1, stream, after, count, READ_BYTES, value_bytes, command)
+    arguments: Any = (stream, after, count, READ_BYTES, value_bytes, command)
+    found: Any = redis.eval_ro(_TAIL, 1, *arguments)
     return list(found)
 
 

@@ -18,7 +18,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # of the clients in this process, before they are imported
 
 from tests.servers import Display, MlflowProcess, Program, RedisProcess, TritonProcess
-from tests.waiting import wait_until
+from tests.waiting import ROOT, wait_until
+from tritonserver.debian import fetch_debian_package
+
+FETCHED = ROOT / ".venv" / "debian"
+PACKAGES = {
+    "nginx": "nginx",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "amtool": "prometheus-alertmanager",
+    "prometheus-redis-exporter": "prometheus-redis-exporter",
+}
 
 settings.register_profile("icestream", deadline=None)  # speed is for the benchmarks
 settings.load_profile("icestream")
@@ -124,3 +134,23 @@ def composer() -> list[str] | None:
     if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
         return ["docker", "compose"]
     return ["docker-compose"] if shutil.which("docker-compose") else None
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Finds one of these programs: the machine's, or Debian's package unpacked beside the virtual environment."""
+
+    def find(name: str) -> str:
+        if found := shutil.which(name):
+            return found
+        fetched = FETCHED / "usr" / ("sbin" if name == "nginx" else "bin") / name
+        if not fetched.exists():
+            if shutil.which("apt-get") is None:
+                pytest.skip(f"{name} is not installed, and this is no Debian to fetch it from")
+            try:
+                fetch_debian_package(PACKAGES[name], FETCHED)
+            except subprocess.CalledProcessError as error:
+                pytest.fail(f"{name} could not be fetched: {error.stderr}")
+        return str(fetched)
+
+    return find

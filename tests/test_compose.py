@@ -332,7 +332,7 @@ def test_networks_keep_apart_what_has_nothing_to_say_to_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "files", [["compose.yaml"], *(["compose.yaml", f"compose.{one}.yaml"] for one in ("gpu", "trace"))], ids=str
+    "files", [["compose.yaml"], *(["compose.yaml", f"compose.{one}.yaml"] for one in ("gpu", "trace", "door"))], ids=str
 )
 def test_compose_understands_the_files(files: list[str]) -> None:
     compose = composer()

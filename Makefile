@@ -1,7 +1,9 @@
 # What a fresh machine needs: python3 (3.11 or 3.12) and make. Everything else goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-UV := VIRTUAL_ENV=.venv $(BIN)/uv
+# uv knows nothing of pip's configuration: where that names a mirror, it is told.
+INDEX = $(or $(PIP_INDEX_URL),$(shell $(BIN)/pip config get global.index-url 2>/dev/null))
+UV = VIRTUAL_ENV=.venv $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX)) $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test coverage test-compose test-cluster check chaos bench perf-analyzer gpu lock dist licences clean
@@ -77,13 +79,13 @@ dist: .venv/.develops  ## the wheel and the source distribution, checked, with a
 	@ls dist dist/sbom
 
 licences: .venv/.develops  ## list what is installed by its licence (docs/licences.md); fails at one that is not allowed
-	@$(BIN)/python bin/licences >docs/licences.md
+	@$(BIN)/python bin/licences >docs/licences.md.part && mv docs/licences.md.part docs/licences.md
 
 clean:  ## remove what was installed and what runs have left
 	rm -rf .venv .icestream *.egg-info build dist
 
 # What is installed is in locks/, with hashes; uv, whose own hash pip checks, is faster than pip.
-INSTALL := $(UV) pip install --quiet --require-hashes
+INSTALL = $(UV) pip install --quiet --require-hashes
 
 # Triton's server comes in a wheel whose metadata pins numpy<2, which pyarrow refuses: hence --no-deps.
 .venv/.runs: pyproject.toml $(wildcard locks/*.lock)

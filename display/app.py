@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import msgspec
 from flask import Blueprint, Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
-from werkzeug.datastructures import Authorization
+from werkzeug.datastructures import Authorization, Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -65,7 +66,7 @@ def make_app(
     Args:
         token: what every request must bear, but for those of OPEN_TO_ALL; None: nothing.
         requests_per_s: of one URL, from one address.
-        trusted_proxies: networks whose X-Forwarded-For and X-Forwarded-Prefix are believed.
+        trusted_proxies: networks whose X-Forwarded-For, -Host, -Proto and -Prefix are believed.
         allowed_hosts: names by which it may be asked, beside localhost and addresses in digits.
     """
     app = Flask(__name__)
@@ -103,12 +104,11 @@ def _guard(app: Flask, token: str | None, allowed_hosts: Sequence[str]) -> None:
 
     @app.before_request
     def check_origin() -> None:
-        if not _is_own_host(request.host, allowed_hosts):
+        if request.endpoint != "page.health" and not _is_own_host(request.host, allowed_hosts):
             detail = f"this server is not asked as {request.host}: name it in ICESTREAM_DISPLAY_ALLOWED_HOSTS"
             raise Failure(403, "unknown_host", detail)
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc not in (request.host, *allowed_hosts):
-            raise Failure(403, "foreign_origin", f"pages of {origin} may not ask this server")
+        if _is_foreign(request.headers, (request.host, *allowed_hosts)):
+            raise Failure(403, "foreign_origin", "pages of other servers may not ask this one")
 
     @app.before_request
     def check_token() -> None:
@@ -144,11 +144,24 @@ def _is_own_host(host: str, allowed: Sequence[str]) -> bool:
     return name == "localhost" or name in allowed or host in allowed
 
 
+def _is_foreign(headers: Headers, own: Sequence[str]) -> bool:
+    """Whether a page of another origin asks. An image or a script of such a page bears no Origin; browsers say so otherwise."""
+    if headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and headers.get("Sec-Fetch-Mode") != "navigate":
+        return True
+    if (origin := headers.get("Origin")) is None:
+        return False
+    with suppress(ValueError):
+        return urlsplit(origin).netloc not in own
+    return True
+
+
 def refuses_body(token: str | None, path: str, headers: Mapping[str, str]) -> bool:
-    """Whether a request is refused by what its headers say, or has a body that no route reads (`display.door`)."""
-    size = headers.get("CONTENT_LENGTH", "0")
+    """Whether a request lacks the token, is too large, is not called JSON, or has a body that no route reads (`display.door`)."""
+    size = headers.get("CONTENT_LENGTH", "")
     bears = token is None or _bears(token, Authorization.from_header(headers.get("AUTHORIZATION")))
-    return not bears or path != RECONSTRUCT or int(size) > MAX_BODY_BYTES
+    large = size.isdecimal() and int(size) > MAX_BODY_BYTES
+    is_json = headers.get("CONTENT_TYPE", "").lower().startswith("application/json")
+    return not (bears and is_json and path == RECONSTRUCT) or large
 
 
 def _bears(token: str, given: Authorization | None) -> bool:
@@ -172,8 +185,7 @@ def _rest_blueprint(services: Services, secured: bool) -> Blueprint:
 
     def add(route: Route) -> None:
         def handle(name: str = "") -> Response:
-            body = json_body(request) if route.takes else b""
-            reply = route.handle(rest, Request(body=body, query=request.args, name=name))
+            reply = route.handle(rest, Request(read_body=partial(json_body, request), query=request.args, name=name))
             return _json(reply.body, reply.status)
 
         v1.add_url_rule(route.path.replace("{id}", "<name>"), route.handle.__name__, handle, methods=[route.method])

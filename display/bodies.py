@@ -19,7 +19,7 @@ def json_body(request: Request) -> bytes:
     """
     if request.mimetype != "application/json":
         raise Failure(415, "unsupported_media_type", "send Content-Type: application/json")
-    body = request.get_data()
+    body = request.get_data(cache=False)
     compression = request.headers.get("Content-Encoding", "identity").strip().lower()
     if compression in ("gzip", "x-gzip"):
         body = _decompressed(body)

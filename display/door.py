@@ -1,10 +1,11 @@
 """The door of the display's server: what is read of a request before the application sees it.
 
-Waitress keeps a whole body before it asks the application. Here a body is kept only of a request that the application will not refuse
-by its headers, while there is room for it, and the time to send it has an end.
+Waitress keeps a whole body before it asks the application. Here a body is kept only of a request whose headers the
+application will not refuse for its token, size or type, while there is room for it, and the time to send it has an end.
 """
 
 import io
+import resource
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,12 +16,15 @@ import waitress
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer
-from waitress.utilities import Error
+from waitress.utilities import BadRequest, Error
 
 from display.rest import MAX_BODY_BYTES
 from display.schemas import error
 
-CONNECTIONS = 4000  # open at a time; one that is idle holds no thread
+CONNECTIONS = 4000  # open at a time, at most; one that is idle holds no thread
+OWN_FILES = 200  # descriptors for everything else
+MAX_HEAD_BYTES = 16 * 1024  # of a request
+MAX_CHUNK_HEAD_BYTES = 8 * 1024
 IDLE_S = 20  # after which a connection is closed
 SEND_S = 60  # for a request, however steadily it comes
 ROOM_BYTES = 96 * 2**20  # of bodies that are received or being answered, together
@@ -87,7 +91,8 @@ def create_server(
         send_bytes=1,
         ident="icestream",
         max_request_body_size=2 * MAX_BODY_BYTES,
-        connection_limit=CONNECTIONS,
+        max_request_header_size=MAX_HEAD_BYTES,
+        connection_limit=_connections(),
         channel_timeout=IDLE_S,
         cleanup_interval=5,
         asyncore_use_poll=True,  # select() takes 1024 connections
@@ -100,6 +105,16 @@ def create_server(
     return server
 
 
+def _connections() -> int:
+    """How many connections this process may have open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OWN_FILES
+    if soft < wanted and (hard == resource.RLIM_INFINITY or hard > soft):
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(1, min(CONNECTIONS, soft - OWN_FILES))
+
+
 def _channel(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> type[HTTPChannel]:
     """The class of connections."""
 
@@ -108,27 +123,43 @@ def _channel(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> t
 
         def __init__(self, adjustments: Any):
             super().__init__(adjustments)
-            self.began_s, self._taken = time.time(), 0
+            self.began_s, self._taken, self._closed, self._busy = time.time(), 0, False, False
 
         def parse_header(self, header_plus: bytes) -> None:
             super().parse_header(header_plus)
-            if self.body_rcv is not None and refuses(self.path, self.headers):
+            if self.body_rcv is not None and refuses("/" + self.path.lstrip("/"), self.headers):
                 self.body_rcv.buf = _Nowhere()
 
         def received(self, data: bytes) -> int:
             consumed: int = super().received(data)
-            kept = 0 if self.body_rcv is None else len(self.body_rcv)
-            if kept > self._taken and not self.error:
-                if room.take(kept - self._taken):
-                    self._taken = kept
-                else:
-                    self.error, self.completed = _Busy("other requests are being received; ask again"), True
+            if self.body_rcv is not None and not (self.error or self._closed):
+                self._account(len(self.body_rcv))
+            if self.completed and self._busy and not self.error:
+                self.error = _Busy("others are sending too much; ask again")
             return consumed
 
-        def close(self) -> None:
-            super().close()
+        def _account(self, kept: int) -> None:
+            """Take room for what is kept of the body; where there is none, the rest is thrown away as it comes."""
+            if self.chunked and len(self.body_rcv.control_line) + len(self.body_rcv.trailer) > MAX_CHUNK_HEAD_BYTES:
+                self.error, self.completed = (
+                    BadRequest("the size of a chunk, or what follows the last one, is too long"),
+                    True,
+                )
+            elif room.take(max(0, kept - self._taken)):
+                self._taken = max(self._taken, kept)
+            else:
+                self.body_rcv.buf.close()
+                self.body_rcv.buf, self._busy = _Nowhere(), True
+                self._give_back()
+
+        def _give_back(self) -> None:
             taken, self._taken = self._taken, 0
             room.give(taken)
+
+        def close(self) -> None:
+            self._closed = True
+            super().close()
+            self._give_back()
 
     class Channel(HTTPChannel):  # type: ignore[misc]
         parser_class = Parser
@@ -142,6 +173,8 @@ def _channel(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> t
         def handle_close(self) -> None:
             if self.request is not None:
                 self.request.close()
+            for waiting in self.requests[1:]:  # the first is being answered
+                waiting.close()
             super().handle_close()
 
     return Channel

@@ -48,7 +48,7 @@ _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Request:
     """What a route needs to know of an HTTP request."""
 
-    body: bytes = b""
+    read_body: Callable[[], bytes]  # takes memory: one at a time
     query: Mapping[str, str] = field(default_factory=dict)
     name: str = ""  # the last part of the path, where the route has a variable
 
@@ -71,7 +71,7 @@ class Rest:
     def reconstruct(self, request: Request) -> Reply:
         """Directions of one event, or of up to 256 in the order of the request. An invalid event among several gets an error of its own."""
         with self._decoding:
-            events, single = parse_events(request.body)
+            events, single = parse_events(request.read_body())
         valid = {index: event for index, event in enumerate(events) if isinstance(event, Event)}
         try:
             found = dict(zip(valid, self._inference.infer(list(valid.values())), strict=True)) if valid else {}

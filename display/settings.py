@@ -40,7 +40,7 @@ class DisplaySettings(TritonSettings):
     requests_per_s: int = Field(20, ge=1, description="requests per second, URL and client IP address")
     trusted_proxies: Annotated[str, AfterValidator(_valid_networks)] = Field(
         "",
-        description="IP addresses or networks of reverse proxies, with commas; what they say of the client's address and of the path prefix is believed",
+        description="IP addresses or networks of reverse proxies, with commas; what they say of the client's address, of the host, the scheme and the path prefix is believed",
     )
     allowed_hosts: str = Field(
         "",

@@ -39,7 +39,7 @@ from launcher.rejected import RejectedError, Selection
 from launcher.rejected import run as run_rejected
 from launcher.send import SendError, send
 from launcher.session import Session
-from launcher.state import redis_of_session
+from launcher.state import port_of_session, redis_of_session
 from launcher.supervisor import ServiceFailed
 from tritonserver.errors import MissingDependency
 from tritonserver.process import HOST
@@ -141,7 +141,7 @@ def _add_models(commands: Any) -> None:
         "models", help="the versions of the model, and which is served; change it while the stream runs"
     )
     add_actions(models)
-    models.add_argument("--mlflow-url", default="http://127.0.0.1:5000", help="of MLflow (http://127.0.0.1:5000)")
+    models.add_argument("--mlflow-url", default=None, help="of MLflow (default: that of the same `icestream up`)")
     _add_redis(models)
     models.add_argument("--registered-model", default=REGISTERED, help=f"its name ({REGISTERED})")
 
@@ -250,7 +250,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    registry = Registry(options.mlflow_url, options.registered_model)
+    mlflow_url = options.mlflow_url or f"http://{HOST}:{port_of_session(options.state_dir, 'mlflow')}"
+    registry = Registry(mlflow_url, options.registered_model)
     sys.stdout.write("".join(f"{line}\n" for line in act(registry, *_redis_of(options), options)))
     return 0
 

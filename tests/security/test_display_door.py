@@ -1,5 +1,6 @@
 """What the display's server does with requests that are too many, too large, too slow, or of other pages."""
 
+import gzip
 import json
 import socket
 import time
@@ -12,8 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
+from waitress.adjustments import Adjustments
 
-from display.door import Room
+from display.door import Room, _channel
 from tests.servers import Display, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 from tritonserver.process import HOST
@@ -109,6 +111,67 @@ def test_bodies_of_a_million_keys_are_refused_before_they_are_decoded(display: D
     assert display.ask("/v1/reconstruct", b"[" * 1_000_000)[1]["error"]["reason"] == "bad_json"
 
 
+def hostile(display: Display, head: str, chunk: bytes, times: int, connections: int) -> int:
+    """Memory after so many connections have each sent that."""
+    with ExitStack() as stack:
+        for _ in range(connections):
+            connection = stack.enter_context(opened(display, head))
+            connection.settimeout(1)
+            with suppress(OSError):
+                for _ in range(times):
+                    connection.sendall(chunk)
+        assert page_answers(display) < 30
+        return used_bytes(display)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [POST, POST + "Transfer-Encoding: chunked\r\n\r\n", POST + "Transfer-Encoding: chunked\r\n\r\n0\r\n"],
+    ids=repr,
+)
+def test_what_is_not_the_body_is_short(display: Display, head: str) -> None:
+    before = used_bytes(display)
+    after = hostile(display, head + ("X-Long: " if head == POST else ""), b"a" * 2**18, 8, 100)
+    assert after < before + 32 * 2**20
+
+
+def test_compressed_bodies_are_unpacked_one_at_a_time(display: Display) -> None:
+    body = gzip.compress(b'{"sensor_id": [' + b" " * (31 * 2**20))
+    before, most = used_bytes(display), 0
+    connections = [HTTPConnection(HOST, display.port, timeout=120) for _ in range(20)]
+    for connection in connections:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        connection.request("POST", "/v1/reconstruct", body, headers)
+    for connection in connections:
+        assert connection.getresponse().status == 400
+        most = max(most, used_bytes(display))
+        connection.close()
+    assert most < before + 300 * 2**20
+
+
+def test_a_client_that_leaves_gives_its_room_back() -> None:
+    room = Room(2**20)
+    parser = _channel(room, lambda *_: False).parser_class(Adjustments())
+    parser.received((POST + "Content-Length: 1000\r\n\r\n").encode())
+    parser.received(b" " * 100)
+    assert not room.take(2**20)
+    parser.close()
+    parser.received(b" " * 100)  # what waitress still feeds to it
+    parser.close()
+    assert room.take(2**20)
+
+
+def test_where_there_is_no_room_the_client_is_told_so(display: Display) -> None:
+    with ExitStack() as stack:
+        for _ in range(4):
+            connection = stack.enter_context(opened(display, POST + "Content-Length: 31457280\r\n\r\n"))
+            for _ in range(29):
+                connection.sendall(b" " * 2**20)
+        assert page_answers(display) < 30
+        status, answer, _ = display.ask("/v1/reconstruct", b" " * (20 * 2**20))
+        assert (status, answer["error"]["reason"]) == (503, "busy")
+
+
 def test_a_body_is_not_kept_of_a_request_that_is_refused(secured: Display) -> None:
     before = used_bytes(secured)
     with ExitStack() as stack:
@@ -129,6 +192,8 @@ FOREIGN: dict[str, tuple[dict[str, str], int, str]] = {
     "a page of another origin": ({"Origin": "https://evil.example"}, 403, "foreign_origin"),
     "a file, or a sandbox": ({"Origin": "null"}, 403, "foreign_origin"),
     "another port of this machine": ({"Origin": "http://localhost:3000"}, 403, "foreign_origin"),
+    "an image of another page": ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403, "foreign_origin"),
+    "no origin at all": ({"Origin": "http://["}, 403, "foreign_origin"),
     "what a form may send": ({"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
     "another form": ({"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
     "no type": ({"Content-Type": ""}, 415, "unsupported_media_type"),
@@ -148,6 +213,23 @@ def test_pages_of_others_may_not_ask(display: Display) -> None:
         expected = 403 if headers.get("Host") == "proxy" else 422
         assert display.ask("/v1/reconstruct", {}, headers)[0] == expected, headers
     assert display.ask("/live", headers={"Origin": "https://evil.example"})[0] == 403
+    assert display.ask("/live", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})[0] == 403
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert display.ask("/v1/status", headers=link)[0] == 200
+    assert display.ask("//v1/reconstruct", {})[0] == 422
+
+
+def test_a_load_balancer_may_ask_for_its_health_without_a_host(display: Display) -> None:
+    with opened(display, "GET /health HTTP/1.0\r\n\r\n") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.0 200")
+    with opened(display, "GET /health HTTP/1.1\r\nHost: balancer\r\n\r\n") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_length_that_is_no_number_ends_no_more_than_its_connection(display: Display) -> None:
+    with opened(display, POST + "Transfer-Encoding: chunked\r\nContent-Length: abc\r\n\r\n0\r\n\r\n") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 4")
+    assert page_answers(display) < 30
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/status", "/nowhere", "/static/page.js", "/health"])

@@ -193,6 +193,20 @@ def test_streams_of_before_the_hash_tag_are_taken_over(guarded: RedisProcess) ->
     assert all(guarded.client.xlen(name) == 1 for name in keys.OLD_NAMES.values())
 
 
+@pytest.mark.parametrize("user", ["emitter", "bridge", "recorder"])
+@pytest.mark.parametrize("old", ["icestream:emitted:5", "icestream:shown"])
+def test_what_has_an_old_name_takes_the_place_of_nothing_else(guarded: RedisProcess, user: str, old: str) -> None:
+    guarded.client.hset(old, "emitted", 1) if "emitted" in old else guarded.client.xadd(old, {"e": "x"})
+    with as_user(guarded, user) as client, pytest.raises(NoPermissionError):
+        client.rename(old, keys.DIRECTIONS)
+
+
+@pytest.mark.parametrize("user", ["emitter", "bridge", "challenger", "recorder", "display", "deployer"])
+def test_each_may_ask_a_cluster_where_the_stream_is(guarded: RedisProcess, user: str) -> None:
+    with as_user(guarded, user) as client, pytest.raises(ResponseError, match="cluster support disabled"):
+        client.execute_command("CLUSTER", "SLOTS")
+
+
 def test_nobody_gets_in_without_a_password(guarded: RedisProcess) -> None:
     with pytest.raises(AuthenticationError):
         connect(f"redis://{HOST}:{guarded.port}").ping()

@@ -18,12 +18,26 @@ def test_it_is_the_callers_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
+def test_a_folder_that_is_for_other_things_stays_as_it_is(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    project.chmod(0o755)
+    (project / "venv").symlink_to("/usr")
+    open_state_dir(project).close()
+    assert stat.S_IMODE(project.stat().st_mode) == 0o755
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     folder, target = tmp_path / "state", tmp_path / "precious"
     folder.mkdir()
     target.write_text("content")
     (folder / "lock").symlink_to(target)
     with pytest.raises(LauncherError, match="lock is a symbolic link"):
+        open_state_dir(folder)
+    (folder / "lock").unlink()
+    (folder / "redis-users").mkdir()
+    (folder / "redis-users" / "users.acl").symlink_to(target)
+    with pytest.raises(LauncherError, match=r"users\.acl is a symbolic link"):
         open_state_dir(folder)
     assert target.read_text() == "content"
 
@@ -56,6 +70,9 @@ def test_secrets_are_made_once_and_are_for_the_callers_eyes(tmp_path: Path) -> N
     assert file.read_text() == before != users.password_file("bridge").read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert before not in users.acl_file.read_text()
+    file.chmod(0o644)
+    secret(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     (tmp_path / "key.part").symlink_to(tmp_path / "elsewhere")
     secret(tmp_path / "key")
     assert not (tmp_path / "elsewhere").exists()

@@ -74,6 +74,72 @@ class _Busy(Error):  # type: ignore[misc]
         return f"{self.code} {self.reason}", [*headers, ("Connection", "close")], body
 
 
+class _Parser(HTTPRequestParser):  # type: ignore[misc]
+    """A request while it comes."""
+
+    room: Room
+    refuses: Callable[[str, Mapping[str, str]], bool]
+    error: Error | None
+
+    def __init__(self, adjustments: Any):
+        super().__init__(adjustments)
+        self.began_s, self._taken, self._closed, self._busy = time.time(), 0, False, False
+
+    def parse_header(self, header_plus: bytes) -> None:
+        super().parse_header(header_plus)
+        if self.body_rcv is not None and self.refuses("/" + self.path.lstrip("/"), self.headers):
+            self.body_rcv.buf = _Nowhere()
+
+    def received(self, data: bytes) -> int:
+        consumed: int = super().received(data)
+        if self.body_rcv is not None and not (self.error or self._closed):
+            self._account(len(self.body_rcv))
+        if self.completed and self._busy and not self.error:
+            self.error = _Busy("others are sending too much; ask again")
+        return consumed
+
+    def _account(self, kept: int) -> None:
+        """Take room for what is kept of the body; where there is none, the rest is thrown away as it comes."""
+        if self.chunked and len(self.body_rcv.control_line) + len(self.body_rcv.trailer) > MAX_CHUNK_HEAD_BYTES:
+            self.error, self.completed = (
+                BadRequest("the size of a chunk, or what follows the last one, is too long"),
+                True,
+            )
+        elif self.room.take(max(0, kept - self._taken)):
+            self._taken = max(self._taken, kept)
+        else:
+            self.body_rcv.buf.close()
+            self.body_rcv.buf, self._busy = _Nowhere(), True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        taken, self._taken = self._taken, 0
+        self.room.give(taken)
+
+    def close(self) -> None:
+        self._closed = True
+        super().close()
+        self._give_back()
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection."""
+
+    last_activity: float
+
+    def handle_read(self) -> None:
+        super().handle_read()
+        if self.request is not None:  # not whole yet
+            self.last_activity = min(self.last_activity, self.request.began_s + SEND_S - IDLE_S)
+
+    def handle_close(self) -> None:
+        if self.request is not None:
+            self.request.close()
+        for waiting in self.requests[1:]:  # the first is being answered
+            waiting.close()
+        super().handle_close()
+
+
 def create_server(
     app: Any, host: str, port: int, *, threads: int, refuses: Callable[[str, Mapping[str, str]], bool]
 ) -> Any:
@@ -98,7 +164,7 @@ def create_server(
         asyncore_use_poll=True,  # select() takes 1024 connections
         clear_untrusted_proxy_headers=False,  # display.app knows whom to believe
     )
-    channel = _channel(Room(), refuses)
+    channel = channel_class(Room(), refuses)
     for one in {server, *getattr(server, "map", {}).values()}:  # a host with several addresses has several
         if isinstance(one, BaseWSGIServer):
             one.channel_class = channel
@@ -115,66 +181,7 @@ def _connections() -> int:
     return max(1, min(CONNECTIONS, soft - OWN_FILES))
 
 
-def _channel(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> type[HTTPChannel]:
-    """The class of connections."""
-
-    class Parser(HTTPRequestParser):  # type: ignore[misc]
-        error: Error | None
-
-        def __init__(self, adjustments: Any):
-            super().__init__(adjustments)
-            self.began_s, self._taken, self._closed, self._busy = time.time(), 0, False, False
-
-        def parse_header(self, header_plus: bytes) -> None:
-            super().parse_header(header_plus)
-            if self.body_rcv is not None and refuses("/" + self.path.lstrip("/"), self.headers):
-                self.body_rcv.buf = _Nowhere()
-
-        def received(self, data: bytes) -> int:
-            consumed: int = super().received(data)
-            if self.body_rcv is not None and not (self.error or self._closed):
-                self._account(len(self.body_rcv))
-            if self.completed and self._busy and not self.error:
-                self.error = _Busy("others are sending too much; ask again")
-            return consumed
-
-        def _account(self, kept: int) -> None:
-            """Take room for what is kept of the body; where there is none, the rest is thrown away as it comes."""
-            if self.chunked and len(self.body_rcv.control_line) + len(self.body_rcv.trailer) > MAX_CHUNK_HEAD_BYTES:
-                self.error, self.completed = (
-                    BadRequest("the size of a chunk, or what follows the last one, is too long"),
-                    True,
-                )
-            elif room.take(max(0, kept - self._taken)):
-                self._taken = max(self._taken, kept)
-            else:
-                self.body_rcv.buf.close()
-                self.body_rcv.buf, self._busy = _Nowhere(), True
-                self._give_back()
-
-        def _give_back(self) -> None:
-            taken, self._taken = self._taken, 0
-            room.give(taken)
-
-        def close(self) -> None:
-            self._closed = True
-            super().close()
-            self._give_back()
-
-    class Channel(HTTPChannel):  # type: ignore[misc]
-        parser_class = Parser
-        last_activity: float
-
-        def handle_read(self) -> None:
-            super().handle_read()
-            if self.request is not None:  # not whole yet
-                self.last_activity = min(self.last_activity, self.request.began_s + SEND_S - IDLE_S)
-
-        def handle_close(self) -> None:
-            if self.request is not None:
-                self.request.close()
-            for waiting in self.requests[1:]:  # the first is being answered
-                waiting.close()
-            super().handle_close()
-
-    return Channel
+def channel_class(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> type[HTTPChannel]:
+    """The class of connections of one server: Waitress makes them, and their requests, by itself."""
+    parser = type("Parser", (_Parser,), {"room": room, "refuses": staticmethod(refuses)})
+    return type("Channel", (_Channel,), {"parser_class": parser})

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from waitress.adjustments import Adjustments
 
-from display.door import Room, _channel
+from display.door import Room, channel_class
 from tests.servers import Display, RedisProcess, TritonProcess
 from tests.waiting import wait_until
 from tritonserver.process import HOST
@@ -151,7 +151,7 @@ def test_compressed_bodies_are_unpacked_one_at_a_time(display: Display) -> None:
 
 def test_a_client_that_leaves_gives_its_room_back() -> None:
     room = Room(2**20)
-    parser = _channel(room, lambda *_: False).parser_class(Adjustments())
+    parser = channel_class(room, lambda *_: False).parser_class(Adjustments())
     parser.received((POST + "Content-Length: 1000\r\n\r\n").encode())
     parser.received(b" " * 100)
     assert not room.take(2**20)

@@ -111,8 +111,10 @@ def test_a_key_of_another_type_loses_no_event(running: Running, name: str) -> No
     redis, (key, kind) = running.redis, OF_ANOTHER_TYPE[name]
     running.next_good_event_is_reconstructed()  # so that nothing is in the stream
     kept = redis.dump(key)
-    redis.delete(key)
-    {"string": lambda: redis.set(key, "x"), "list": lambda: redis.rpush(key, "x"), "hash": lambda: redis.hset(key, "x", "x")}[kind]()  # fmt: skip
+    with redis.pipeline() as pipe:  # in one step: a process may make it again meanwhile
+        pipe.delete(key)
+        {"string": lambda: pipe.set(key, "x"), "list": lambda: pipe.rpush(key, "x"), "hash": lambda: pipe.hset(key, "x", "x")}[kind]()  # fmt: skip
+        pipe.execute()
     number = next(NUMBERS)
     retries = running.bridge.metric("icestream_bridge_retries_total", target="redis")
     if key != keys.EVENTS:

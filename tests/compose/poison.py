@@ -2,6 +2,7 @@
 
 shuffled  the times of each event's pulses are shuffled, so that nothing moves through the detector any more
 down      only what comes from above
+again     the same few events
 """
 
 import os
@@ -27,10 +28,11 @@ def main(kind: str) -> None:
     for event, truth in islice(simulated_events(nominal_icecube86(), 7, run_id), 3000):
         if kind == "shuffled":
             pool.append((replace(event, time_ns=generator.permutation(event.time_ns)), truth))
-        elif truth.zenith < 1:
+        elif kind == "again" or truth.zenith < 1:
             pool.append((event, truth))
     for sent in count(0, 64):  # again and again, under numbers of their own
-        numbered = [(*pool[number % len(pool)], number) for number in range(sent, sent + 64)]
+        first = 0 if kind == "again" else sent
+        numbered = [(*pool[number % len(pool)], number) for number in range(first, first + 64)]
         pairs = [
             (replace(event, event_id=number), replace(truth, event_id=number)) for event, truth, number in numbered
         ]

@@ -231,6 +231,7 @@ class Fault:
 
 FAULTS = [
     Fault("a broken entry", broken_entry, {"RejectedEntries"}),
+    Fault("events that come again", poisoned("again"), {"EventsRepeated"}),
     Fault("a model that fails", a_model_that_fails, {"TritonFailing"}),
     Fault("little memory", little_memory, {"RedisMemoryHigh"}),
     Fault("the emitter is stopped", lambda system: stopped(system, "emitter"), {"EmitterSilent", "HeartbeatMissing"}),

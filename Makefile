@@ -73,9 +73,10 @@ dist: .venv/.develops  ## the wheel and the source distribution, checked, with a
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	@$(BIN)/twine check --strict dist/*
 	@mkdir dist/sbom
-	@for image in emitter bridge deployer recorder display; do $(BIN)/cyclonedx-py requirements --output-reproducible \
-	  --pyproject pyproject.toml --output-file dist/sbom/$$image.json locks/$$image.lock || exit 1; done
-	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file dist/sbom/icestream-up.json $(BIN)/python
+	@cat locks/launcher.lock locks/triton.lock >dist/sbom/icestream-up.lock
+	@cp locks/emitter.lock locks/bridge.lock locks/deployer.lock locks/recorder.lock locks/display.lock dist/sbom/
+	@for one in dist/sbom/*.lock; do PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --output-reproducible \
+	  --pyproject pyproject.toml --output-file $${one%.lock}.json $$one && rm $$one || exit 1; done
 	@ls dist dist/sbom
 
 licences: .venv/.develops  ## list what is installed by its licence (docs/licences.md); fails at one that is not allowed

@@ -1,5 +1,6 @@
 """Triton as `icestream up` starts it: inference for everybody on this machine, model control for the deployer alone."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -71,3 +72,20 @@ def test_there_is_no_http_unless_a_port_is_given(tmp_path: Path) -> None:
     assert "--allow-http=false" in without
     assert not [word for word in without if word.startswith("--http")]
     assert f"--http-port={port}" in server.command(tmp_path, HOST, grpc=1, metrics=2, http=port)
+
+
+def test_shared_memory_of_another_launcher_stays(tmp_path: Path) -> None:
+    server = TritonServer(tmp_path)
+    regions = {
+        "of this launcher": Path(f"/dev/shm/icestream-{os.getpid()}-1"),
+        "of another that lives": Path(f"/dev/shm/icestream-{os.getppid()}-1"),
+        "of one that is gone": Path("/dev/shm/icestream-4194305-1"),  # Linux gives no such number
+    }
+    try:
+        for region in regions.values():
+            region.touch()
+        server.clean_up()
+        assert [words for words, region in regions.items() if region.exists()] == ["of another that lives"]
+    finally:
+        for region in regions.values():
+            region.unlink(missing_ok=True)

@@ -48,14 +48,20 @@ BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop re
 ELSEWHERE = (ReadOnlyError, MovedError)  # this server has become a replica, or has given the slot away
 
 
+def _is_elsewhere(error: ResponseError) -> bool:
+    """Whether a server is not the primary any more, or may not know yet: its replicas have left it."""
+    return isinstance(error, ELSEWHERE) or str(error).startswith("NOREPLICAS")
+
+
 class _Leaving:
     """Leaves a server that is not the primary any more."""
 
     def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
             return super().parse_response(connection, command_name, **options)  # type: ignore[misc]
-        except ELSEWHERE:
-            connection.disconnect()
+        except ResponseError as error:
+            if _is_elsewhere(error):
+                connection.disconnect()
             raise
 
 
@@ -93,8 +99,9 @@ class _AsyncClient(AsyncRedis):
     async def parse_response(self, connection: Any, command_name: Any, **options: Any) -> Any:
         try:
             return await super().parse_response(connection, command_name, **options)
-        except ELSEWHERE:
-            await connection.disconnect()
+        except ResponseError as error:
+            if _is_elsewhere(error):
+                await connection.disconnect()
             raise
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from icestream.detector import nominal_icecube86
 from icestream.sources.simulation.simulator import simulated_events
@@ -20,6 +21,7 @@ from tests.cluster.redis import Cluster, Server, Watched
 from tests.recorder.streams import spooled
 from tests.servers import Program, TritonProcess
 from tests.waiting import wait_until
+from tritonserver.process import HOST
 
 pytestmark = pytest.mark.cluster
 Start = Callable[..., Program]
@@ -115,6 +117,31 @@ def test_events_that_a_replica_has_are_never_lost(
     print(
         f"\n    {FAILOVERS} failovers, {emitted} events; results again after {min(took_s):.1f} to {max(took_s):.1f} s"
     )
+
+
+@pytest.mark.parametrize(
+    "watched",
+    [("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--user", "stream on >stream ~* &* +@all")],
+    indirect=True,
+)
+def test_a_primary_that_only_the_stream_still_reaches_is_left(
+    watched: Watched, tmp_path: Path, triton: TritonProcess, program: Start
+) -> None:
+    """A partition: replicas and Sentinels, which log in as `default`, are let in no more, and the processes are."""
+    url = watched.url.replace("sentinel://", "sentinel://stream:stream@")
+    stream = Stream(url, tmp_path, triton, program, rate=60, durability="replicated")
+    wait_until(stream.grows(), "the stream runs", 60)
+    before = watched.primary
+    with Redis(host=HOST, port=before.port, protocol=2, username="stream", password="stream") as inside:
+        inside.acl_setuser("default", enabled=False)
+        inside.execute_command("CLIENT", "KILL", "USER", "default")
+        wait_until(lambda: watched.primary is not before, "a replica is the primary", 60)
+        assert inside.ping()
+        stream.redis.connection_pool.disconnect()
+        wait_until(stream.grows(), "results are stored at the new primary", 90)
+        inside.acl_setuser("default", enabled=True)
+    wait_until(watched.whole, "the old primary follows", 90)
+    stream.all_recorded_once()
 
 
 def test_without_that_what_a_failover_takes_back_is_emitted_again_and_recorded_once(

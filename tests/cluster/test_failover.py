@@ -121,7 +121,21 @@ def test_events_that_a_replica_has_are_never_lost(
 
 @pytest.mark.parametrize(
     "watched",
-    [("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2", "--user", "stream on >stream ~* &* +@all")],
+    [
+        (
+            "--min-replicas-to-write",
+            "1",
+            "--min-replicas-max-lag",
+            "2",
+            "--user",
+            "stream",
+            "on",
+            ">stream",
+            "~*",
+            "&*",
+            "+@all",
+        )
+    ],
     indirect=True,
 )
 def test_a_primary_that_only_the_stream_still_reaches_is_left(

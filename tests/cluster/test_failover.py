@@ -99,6 +99,7 @@ def come_back(watched: Watched, server: Server, *, hung: bool) -> None:
     wait_until(watched.whole, "the old primary follows", 90)
 
 
+@pytest.mark.timeout(600 + 30 * FAILOVERS)
 @pytest.mark.parametrize("watched", [("--min-replicas-to-write", "1", "--min-replicas-max-lag", "2")], indirect=True)
 def test_events_that_a_replica_has_are_never_lost(
     watched: Watched, tmp_path: Path, triton: TritonProcess, program: Start

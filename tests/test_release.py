@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -19,12 +20,8 @@ from tests.waiting import ROOT
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     copy = folder / "checkout"  # setuptools builds in the folder itself
-    copy.mkdir()
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).exists() and not name.startswith(("tests/", "docs/")):
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(ROOT / name, copy / name)
+    left_out = shutil.ignore_patterns(".*", "tests", "docs", "build", "dist", "*.egg-info", "__pycache__", "shared")
+    shutil.copytree(ROOT, copy, ignore=left_out)
     build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", folder, copy]
     subprocess.run(build, check=True, capture_output=True)
     [made] = folder.glob("*.whl")

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import ssl
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -150,7 +149,4 @@ def test_the_file_publishes_what_the_configuration_serves() -> None:
 
 
 def test_no_key_and_no_login_can_be_committed() -> None:
-    ignored = subprocess.run(
-        ["git", "check-ignore", "door/key.pem", "door/users"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert ignored.stdout.split() == ["door/key.pem", "door/users"]
+    assert "/door/" in (ROOT / ".gitignore").read_text().splitlines()

@@ -95,8 +95,9 @@ async def work(client: AsyncRedis, queue: EventQueue, names: keys.Queue) -> None
     shown = (0, b"event")
     assert await queue.complete([done.entry_id], results, shown=shown, copied=[0], epoch=1) == [Outcome.STORED]
     assert await queue.reject(Rejection(entry=bad, reason="no_answer", detail="no"))
-    await asyncio.sleep(0.01)
-    [abandoned] = await queue.abandoned([])
+    while not (found := await queue.abandoned([])):
+        pass
+    [abandoned] = found
     assert await queue.claim(abandoned)
     await queue.complete([left.entry_id], pack([made_result(3)]))
     await queue.read(1, at_most_bytes=1)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -27,20 +27,6 @@ pytestmark = pytest.mark.cluster
 Start = Callable[..., Program]
 FAILOVERS = int(os.environ.get("FAILOVERS", "6"))  # 30 were run by hand
 RUN_ID, SEED = 4, 42
-
-
-@pytest.fixture
-def watched(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    one = Watched(tmp_path / "watched", *getattr(request, "param", ()))
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    one = Cluster(tmp_path / "cluster")
-    yield one
-    one.close()
 
 
 class Stream:

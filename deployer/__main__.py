@@ -16,6 +16,7 @@ from deployer.deployer import Deployer
 from deployer.metrics import DeployerMetrics
 from deployer.repository import Repository
 from deployer.settings import DeployerSettings
+from deployer.tritons import Tritons
 from icestream.inference.access import TritonAccess
 from icestream.inference.checked_model import CheckedModel
 from icestream.registry import Registry
@@ -33,19 +34,31 @@ async def run(settings: DeployerSettings, log: Log) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     redis = connect_asyncio(settings.redis_url, settings.redis_password)
-    deployer = Deployer(
-        settings,
-        Registry(settings.mlflow_url, settings.registered_model),
-        Repository(settings.repository, settings.shipped / settings.model),
-        redis,
+    registry = Registry(settings.mlflow_url, settings.registered_model)
+    repository = Repository(settings.repository, settings.shipped / settings.model)
+    tritons = Tritons(
+        settings.triton_url,
+        own=settings.triton_own,
+        key=settings.triton_key,
+        repository=repository,
+        registry=registry,
         connect=lambda name: CheckedModel(TritonAccess(url=settings.triton_url), name, KNOWN_ANSWERS_S),
+        log=log,
+    )
+    deployer = Deployer(
+        registry,
+        repository,
+        tritons,
+        redis,
+        poll_s=settings.poll_s,
+        grace_s=settings.grace_s,
         metrics=metrics,
         log=log,
     )
     try:
         await deployer.run(stopping)
     finally:
-        await deployer.close()
+        await tritons.close()
         await redis.aclose()
     log.info("stopped")
 

@@ -13,21 +13,15 @@ without, and stays until the alias names another version.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
 
 from msgspec import structs
 
+from deployer.failures import Failures
 from deployer.metrics import ALIASES, DeployerMetrics
-from deployer.refusals import Refusals
 from deployer.repository import Repository
-from deployer.settings import DeployerSettings
-from icestream.event import InvalidEvent
-from icestream.inference.addresses import resolve
-from icestream.inference.checked_model import CheckedModel
-from icestream.inference.control import ModelControl
-from icestream.inference.errors import InferenceError, TritonUnavailable
+from deployer.tritons import AGAIN_S, NotServed, Tritons
+from icestream.inference.errors import InferenceError
 from icestream.registry import CHALLENGER, CHAMPION, PREVIOUS, SHARE_TAG, Registry, RegistryError, Version
 from icestream.service.logs import Log
 from icestream.streams.connection import AsyncRedis, RedisError
@@ -41,52 +35,29 @@ from icestream.streams.serving import (
     write_report,
 )
 from icestream.tasks import cancel, in_thread
-from icestream.wire import decode_event
 
 PENDING_S = 0.5  # between two looks while a version is on its way
-ASKED_S = 5.0  # for the answers of the one before to what the champion refused
-WRONG_S = 5.0  # for which no Triton proves the champion, before it is withdrawn
-AGAIN_S = 30.0  # after which a version that could not be fetched or loaded is tried again
-Loaded = dict[str, set[str]]  # the models that each server has loaded, by address
-
-
-class NotServed(Exception):
-    """A version cannot be served now; the message says why."""
 
 
 class Deployer:
-    """Use inside a running event loop, and close it.
-
-    Args:
-        connect: makes the `CheckedModel` of a name in Triton.
-    """
+    """Use inside a running event loop."""
 
     def __init__(
         self,
-        settings: DeployerSettings,
         registry: Registry,
         repository: Repository,
+        tritons: Tritons,
         redis: AsyncRedis,
         *,
-        connect: Callable[[str], CheckedModel],
+        poll_s: float,
+        grace_s: float,
         metrics: DeployerMetrics,
         log: Log,
     ):
-        self._settings, self._registry, self._repository, self._redis = settings, registry, repository, redis
-        self._connect, self._metrics, self._log = connect, metrics, log
-        self._proofs: dict[str, CheckedModel] = {}  # by name in Triton
-        self._controls: dict[str, ModelControl] = {}  # by address
-        self._own: frozenset[str] | None = None  # addresses that it loads models into; all, if None
-        self._away = "no Triton was asked yet"  # or why the last one that is away is
-        self._steps: dict[tuple[str, str], asyncio.Task[None]] = {}  # (name, address) being loaded, (name, "") fetched
-        self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # when and why the last of those failed
-        self._unwanted: dict[str, float] = {}  # name → since when
+        self._registry, self._repository, self._tritons, self._redis = registry, repository, tritons, redis
+        self._poll_s, self._grace_s, self._metrics, self._log = poll_s, grace_s, metrics, log
+        self._failures = Failures(redis, tritons)
         self._began = False  # the model that Triton has from the start is registered
-        self._refusals = Refusals(redis)
-        self._asked: tuple[str, tuple[bytes, ...]] | None = (
-            None  # a model for events that the champion refused, in vain
-        )
-        self._wrong: tuple[str, float] | None = None  # a champion that no Triton proves, since when
         self._told: Report | None = None
         self._told_s = 0.0  # when the problems in it were others
 
@@ -99,16 +70,8 @@ class Deployer:
             await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
             await cancel([step])
             on_its_way = bool(self._told and self._told.problems) and time.monotonic() - self._told_s < AGAIN_S
-            pause_s = PENDING_S if on_its_way else self._settings.poll_s
-            await asyncio.wait({stopped}, timeout=min(pause_s, self._settings.poll_s))
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await cancel(self._steps.values())
-        for proof in self._proofs.values():
-            await proof.close()
-        for control in self._controls.values():
-            await control.close()
+            pause_s = PENDING_S if on_its_way else self._poll_s
+            await asyncio.wait({stopped}, timeout=min(pause_s, self._poll_s))
 
     async def _step_in_words(self) -> None:
         try:
@@ -125,17 +88,18 @@ class Deployer:
     async def step(self) -> None:
         """One comparison. Raises RegistryError, InferenceError, OSError, RedisError: what was done so far stays."""
         before = await read_serving_asyncio(self._redis)
-        loaded = await self._loaded()
+        await self._tritons.look()
         if before:
+            self._metrics.serving(before)
             with suppress(NotServed):
-                self._hold(before.champion.name, loaded)
-            before = await self._withdraw(before, loaded)
+                self._tritons.hold(before.champion.name)
+            before = await self._withdraw(before)
         versions = await in_thread(self._registry.versions)
         if not self._began:
             if await in_thread(lambda: self._begin(versions)):
                 versions = await in_thread(self._registry.versions)
             self._began = True
-        self._hold_what_is_used(before, versions, loaded)
+        self._hold_what_is_used(before, versions)
         wanted = {alias: one for one in versions for alias in one.aliases}
         if wanted.get(CHALLENGER) == wanted.get(CHAMPION):
             wanted.pop(CHALLENGER, None)
@@ -147,26 +111,25 @@ class Deployer:
                 try:
                     if alias == CHALLENGER and math.isnan(version.share):
                         raise NotServed(f"its tag {SHARE_TAG} is no number above 0 and at most 1")
-                    served[alias] = self._served(version, loaded, withdrawn if alias == CHAMPION else {})
+                    served[alias] = self._served(version, withdrawn if alias == CHAMPION else {})
                 except NotServed as error:
                     problems[alias] = f"version {version.version}: {error}"
-        await self._tell(
-            Report(problems=problems, loaded={address: sorted(names) for address, names in loaded.items()})
-        )
+        loaded = {address: sorted(names) for address, names in self._tritons.loaded.items()}
+        await self._tell(Report(problems=problems, loaded=loaded))
         if champion := served.get(CHAMPION) or (before.champion if before else None):
             after = self._after(before, champion, wanted, served)
             await self._replace(before, after)
             used = (after.champion, after.challenger, after.previous)
             keep = {self._repository.name(wanted[alias]) for alias in ALIASES if alias in wanted}
-            await self._unload_unwanted(keep | {one.name for one in used if one}, loaded)
+            await self._tritons.unload_unwanted(keep | {one.name for one in used if one}, self._grace_s)
 
-    def _hold_what_is_used(self, before: Serving | None, versions: list[Version], loaded: Loaded) -> None:
+    def _hold_what_is_used(self, before: Serving | None, versions: list[Version]) -> None:
         """Have the champion, and the one before it, loaded by a Triton that lacks their files as well, whatever the aliases say."""
         for used in filter(None, (before.champion, before.previous) if before else ()):
             for version in versions:
                 if self._repository.name(version) == used.name:
                     with suppress(NotServed):
-                        self._hold(used.name, loaded, version)
+                        self._tritons.hold(used.name, version)
 
     def _after(
         self, before: Serving | None, champion: Served, wanted: dict[str, Version], served: dict[str, Served]
@@ -197,62 +160,24 @@ class Deployer:
             withdrawn=withdrawn,
         )
 
-    async def _withdraw(self, before: Serving, loaded: Loaded) -> Serving:
-        """The state, with the champion before in the place of one that fails; nothing but hard facts count."""
-        champion, previous = before.champion, before.previous
-        refused = await self._refusals.too_many(champion.name)
-        if previous is None or not loaded:
-            self._wrong = None
-            return before
-        why = await self._wrong_answers(champion.name, loaded)
-        if not why and refused and await self._answers(previous.name):
-            why = refused
-        if not why:
+    async def _withdraw(self, before: Serving) -> Serving:
+        """The state, with the champion before in the place of one that fails."""
+        why, previous = await self._failures.reason(before), before.previous
+        if not why or previous is None:
             return before
         with suppress(NotServed):
-            self._proved(previous.name, loaded)
+            self._tritons.proved(previous.name)
             after = Serving(
                 registered=before.registered,
                 champion=previous,
-                withdrawn={champion.name: f"it was withdrawn: {why}"},
+                withdrawn={before.champion.name: f"it was withdrawn: {why}"},
             )
             if await self._replace(before, after):
                 self._metrics.withdrawn()
-                self._log.error("the champion was withdrawn, the one before is it again", model=champion.name, why=why)
+                model = before.champion.name
+                self._log.error("the champion was withdrawn, the one before is it again", model=model, why=why)
                 return await read_serving_asyncio(self._redis) or before
         return before
-
-    async def _wrong_answers(self, name: str, loaded: Loaded) -> str:
-        """In words, if no Triton has proved a model for WRONG_S; otherwise empty."""
-        proof = self._proof(name)
-        if not proof.is_wrong_at(loaded):
-            self._wrong = None
-            return ""
-        if self._wrong is None or self._wrong[0] != name:
-            self._wrong = (name, time.monotonic())
-        if time.monotonic() - self._wrong[1] < WRONG_S:
-            return ""
-        await proof.prove()
-        return f"no Triton proves it: {proof.reason}" if proof.is_wrong_at(loaded) else ""
-
-    async def _answers(self, name: str) -> bool:
-        """Whether a model answers most of what the champion has refused: otherwise the events are to blame."""
-        payloads = tuple(self._refusals.payloads)
-        if self._asked == (name, payloads) or self._proof(name).model is None:
-            return False
-        asked = answered = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ASKED_S):
-                for payload in payloads:
-                    with suppress(InvalidEvent, InferenceError):
-                        event = decode_event(payload).within_readout()
-                        asked += 1
-                        await self._proof(name).infer([event])
-                        answered += 1
-        if 2 * answered > asked:
-            return True
-        self._asked = (name, payloads)
-        return False
 
     async def _replace(self, before: Serving | None, after: Serving) -> bool:
         """Change the serving state, if it is another one; whether it was changed."""
@@ -265,10 +190,9 @@ class Deployer:
                     for alias, one in ((CHAMPION, after.champion), (CHALLENGER, after.challenger))
                 }
                 self._log.info("the serving state has changed", **names)
-                epoch += 1
+                self._metrics.serving(structs.replace(after, epoch=epoch + 1))
             else:
                 self._log.warning("somebody else has changed the serving state: is there another deployer?")
-        self._metrics.epoch(epoch)
         return changed
 
     def _begin(self, versions: list[Version]) -> bool:
@@ -291,107 +215,15 @@ class Deployer:
         self._log.info("the model that Triton has from the start is the champion", version=version)
         return True
 
-    async def _loaded(self) -> Loaded:
-        """The models that each server has loaded, without servers that are away; raises OSError."""
-        addresses = await self._addresses(self._settings.triton_url)
-        if self._settings.triton_own:
-            self._own = frozenset(map(_without_scheme, await self._addresses(self._settings.triton_own)))
-        for address in self._controls.keys() - set(addresses):
-            await self._controls.pop(address).close()
-        found = {}
-        for address in addresses:
-            if address not in self._controls:
-                self._controls[address] = ModelControl(address, self._settings.triton_key)
-            try:
-                found[address] = await self._controls[address].loaded()
-            except InferenceError as error:  # it is away, or does not take the key
-                self._away = str(error)
-        return found
-
-    @staticmethod
-    async def _addresses(url: str) -> list[str]:
-        servers, failed = await resolve(url)
-        if failed:  # one that is not known may lack what is to be served
-            raise OSError("; ".join(f"{name} has no address: {reason}" for name, reason in failed.items()))
-        return list(dict.fromkeys(server.address for server in servers))
-
-    def _served(self, version: Version, loaded: Loaded, withdrawn: dict[str, str]) -> Served:
+    def _served(self, version: Version, withdrawn: dict[str, str]) -> Served:
         """The version, if every server that is there has loaded and proved it; otherwise a step towards that, and NotServed."""
         name = self._repository.name(version)
         if why := withdrawn.get(name):
             raise NotServed(f"{why} (icestream models rollback makes the one that is served the champion)")
-        checkpoint = self._proved(name, loaded, version)
+        checkpoint = self._tritons.proved(name, version)
         if checkpoint != version.checkpoint:
             raise NotServed(f"Triton serves as {name} what is made of {checkpoint}: restart the deployer")
         return Served(version=version.version, name=name)
-
-    def _proved(self, name: str, loaded: Loaded, version: Version | None = None) -> str:
-        """The checkpoint of a model that every server that is there has loaded and proved; as of `_hold`."""
-        self._hold(name, loaded, version)
-        proof = self._proof(name)
-        if not proof.is_proved_at(loaded) or proof.model is None:
-            raise NotServed(f"not every Triton has proved it: {proof.reason}")
-        return proof.model.checkpoint
-
-    def _proof(self, name: str) -> CheckedModel:
-        if name not in self._proofs:
-            self._proofs[name] = self._connect(name)
-        return self._proofs[name]
-
-    def _hold(self, name: str, loaded: Loaded, version: Version | None = None) -> None:
-        """Have a model loaded by every server that is there; raises NotServed while it is not.
-
-        Args:
-            version: whose files are fetched if they are not there.
-        """
-        if not loaded:
-            raise NotServed(self._away)
-        if not self._repository.has(name):
-            if version is None:
-                raise NotServed("its files are gone")
-            self._take_step((name, ""), lambda: in_thread(lambda: self._repository.add(version, self._registry)))
-            raise NotServed("its files are being fetched")
-        lacking = [address for address, models in loaded.items() if name not in models]
-        for address in filter(self._loads_into, lacking):
-            self._take_step((name, address), lambda address=address: self._controls[address].load(name))  # type: ignore[misc]
-        if lacking:
-            raise NotServed("it is being loaded")
-
-    def _loads_into(self, address: str) -> bool:
-        return self._own is None or _without_scheme(address) in self._own
-
-    def _take_step(self, key: tuple[str, str], begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin a step in the background unless it is under way; raises NotServed if it has failed lately."""
-        task = self._steps.get(key)
-        if task and task.done():
-            del self._steps[key]
-            error = None if task.cancelled() else task.exception()
-            if error and not isinstance(error, TritonUnavailable):  # which is away, and may be back at once
-                self._failures[key] = (time.monotonic(), str(error))
-        failed_s, why = self._failures.get(key, (-math.inf, ""))
-        if time.monotonic() - failed_s < AGAIN_S:
-            raise NotServed(why)
-        if key not in self._steps:
-            self._steps[key] = asyncio.create_task(begin())
-
-    async def _unload_unwanted(self, wanted: set[str], loaded: Loaded) -> None:
-        """Unload and delete what no alias has wanted for a while. The model that Triton has from the start stays."""
-        self._unwanted = {name: since_s for name, since_s in self._unwanted.items() if name not in wanted}
-        own = set(filter(self._loads_into, self._controls))
-        if not own or own - loaded.keys():
-            return  # one that is away may have loaded what would be deleted
-        for name in self._repository.names() - wanted:
-            if time.monotonic() - self._unwanted.setdefault(name, time.monotonic()) < self._settings.grace_s:
-                continue
-            if name in self._proofs:
-                await self._proofs.pop(name).close()
-            if having := [address for address in own if name in loaded[address]]:
-                for address in having:
-                    await self._controls[address].unload(name)
-            else:  # at a later look: unloading takes seconds
-                await in_thread(lambda name=name: self._repository.remove(name))  # type: ignore[misc]
-                del self._unwanted[name]
-                self._log.info("removed a model that no alias asks for", model=name)
 
     async def _tell(self, report: Report) -> None:
         """Say what is loaded, and what is not served and why, when that changes."""
@@ -411,7 +243,3 @@ class Deployer:
     def _failed(self, target: str, error: Exception) -> None:
         self._metrics.failed(target)
         self._log.warning("looking again later", error=str(error), failed=target)
-
-
-def _without_scheme(address: str) -> str:
-    return address.removeprefix("ipv4:").removeprefix("ipv6:")

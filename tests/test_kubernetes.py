@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -305,6 +305,45 @@ def test_by_the_length_of_the_stream_alone_it_would_flap() -> None:
     """Why bridges are added by their CPU as well."""
     policy = replace(Policy.of_manifest(), cpu_cores=math.inf)
     assert settled(simulate(policy, steady, seconds=3600), 600) > 5
+
+
+def test_tritons_are_added_by_how_long_the_champion_waits_alone(tool: Callable[[str], str], tmp_path: Path) -> None:
+    """An ensemble of two members, on two pods: what waits is counted in the members, and each request once."""
+    rates = {  # a second of each pod: microseconds of waiting, requests
+        "icemix-v2": (0, 10), "icemix-v2+a": (300_000, 10), "icemix-v2+b": (500_000, 10), "icemix": (9_000_000, 5), "icemix-v3": (4_000_000, 7),
+    }  # fmt: skip
+    series = [
+        {"series": f'{metric}{{namespace="icestream", pod="{pod}", model="{model}"}}', "values": f"0+{15 * each}x40"}
+        for model, pair in rates.items()
+        for metric, each in zip(("nv_inference_queue_duration_us", "nv_inference_request_success"), pair, strict=True)
+        for pod in ("triton-0", "triton-1")
+    ]
+    serving = 'namespace="icestream", champion="icemix-v2", challenger="icemix-v3", previous="icemix"'
+    deployers = [
+        {"series": f'icestream_deployer_serving_info{{pod="{pod}", {serving}}}', "values": "1x40"}
+        for pod in ("triton-0", "triton-1")
+    ]
+    [trigger] = of_kind("cpu", "ScaledObject")["triton"]["spec"]["triggers"]
+    cases = [(series + deployers, 80.0), (deployers, 0.0), (series, 0.0)]  # milliseconds
+    tests = [
+        {
+            "interval": "15s",
+            "input_series": given,
+            "promql_expr_test": [
+                {
+                    "expr": trigger["metadata"]["query"],
+                    "eval_time": "9m",
+                    "exp_samples": [{"labels": "{}", "value": ms}],
+                }
+            ],
+        }
+        for given, ms in cases
+    ]
+    (tmp_path / "query.yml").write_text(yaml.safe_dump({"evaluation_interval": "15s", "tests": tests}))
+    done = subprocess.run(
+        [tool("promtool"), "test", "rules", "query.yml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_kept_alone_cannot_be_two() -> None:

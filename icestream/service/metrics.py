@@ -22,7 +22,7 @@ class Metric:
     """One row of a process's table of metrics."""
 
     name: str  # without the prefix icestream_
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Literal["counter", "gauge", "histogram", "info"]
     help: str
     _: KW_ONLY
     label: str = ""  # the one label, if it has one,
@@ -99,7 +99,7 @@ class ProcessMetrics:
 def _make(row: Metric, exposed: str, registry: CollectorRegistry) -> dict[Any, Any]:
     """A metric, by its name, and each of its labelled children, by (name, value)."""
     arguments: dict[str, Any] = {"labelnames": [row.label] if row.label else [], "registry": registry}
-    kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
+    kinds: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram, "info": Info}
     if row.kind == "histogram":
         arguments["buckets"] = row.buckets
     made = kinds[row.kind](f"icestream_{exposed}", row.help, **arguments)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from deployer.repository import Repository
-from icestream.inference.addresses import resolve
+from icestream.inference.addresses import Server, resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.control import ModelControl
 from icestream.inference.errors import InferenceError, TritonUnavailable
@@ -51,8 +51,10 @@ class Tritons:
         self._repository, self._registry, self._connect, self._log = repository, registry, connect, log
         self._proofs: dict[str, CheckedModel] = {}  # by name in Triton
         self._controls: dict[str, ModelControl] = {}  # by address
-        self._own: frozenset[str] | None = None  # addresses of those that models are loaded into; all, if None
-        self._away = "no Triton was asked yet"  # or why the last one that is away is
+        self._own = frozenset[str]()  # addresses of those that models are loaded into
+        self._servers: dict[str, list[Server]] = {}  # by the URL that they were looked up by
+        self._unknown: list[str] = []  # names that have no address now, and why
+        self._away = ""  # why none is there
         self._steps: dict[tuple[str, str], asyncio.Task[None]] = {}  # (name, address) being loaded, (name, "") fetched
         self._failures: dict[tuple[str, str], tuple[float, str]] = {}  # when and why the last of those failed
         self._unwanted: dict[str, float] = {}  # name → since when
@@ -66,13 +68,15 @@ class Tritons:
             await control.close()
 
     async def look(self) -> None:
-        """See what each has loaded; one that is away is left out. Raises OSError."""
+        """See what each has loaded; one that is away, or whose name never had an address, is left out."""
+        self._unknown = []
         addresses = await self._addresses(self._url)
-        if self._own_url:
-            self._own = frozenset(map(_without_scheme, await self._addresses(self._own_url)))
+        self._own = frozenset(
+            map(_without_scheme, await self._addresses(self._own_url) if self._own_url else addresses)
+        )
         for address in self._controls.keys() - set(addresses):
             await self._controls.pop(address).close()
-        self.loaded = {}
+        self.loaded, self._away = {}, "; ".join(self._unknown)
         for address in addresses:
             if address not in self._controls:
                 self._controls[address] = ModelControl(address, self._key)
@@ -81,11 +85,12 @@ class Tritons:
             except InferenceError as error:  # it is away, or does not take the key
                 self._away = str(error)
 
-    @staticmethod
-    async def _addresses(url: str) -> list[str]:
+    async def _addresses(self, url: str) -> list[str]:
+        """Those that there are now; the servers of a name that cannot be looked up stay."""
         servers, failed = await resolve(url)
-        if failed:  # one that is not known may lack what is to be served
-            raise OSError("; ".join(f"{name} has no address: {reason}" for name, reason in failed.items()))
+        servers += [server for server in self._servers.get(url, ()) if server.host in failed]
+        self._servers[url] = servers
+        self._unknown += [f"{name} has no address: {reason}" for name, reason in failed.items()]
         return list(dict.fromkeys(server.address for server in servers))
 
     def proved(self, name: str, version: Version | None = None) -> str:
@@ -121,7 +126,7 @@ class Tritons:
             raise NotServed("it is being loaded")
 
     def _loads_into(self, address: str) -> bool:
-        return self._own is None or _without_scheme(address) in self._own
+        return _without_scheme(address) in self._own
 
     def _take_step(self, key: tuple[str, str], begin: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin a step in the background unless it is under way; raises NotServed if it has failed lately."""
@@ -141,7 +146,7 @@ class Tritons:
         """Unload and delete what no alias has wanted for a while. The model that Triton has from the start stays."""
         self._unwanted = {name: since_s for name, since_s in self._unwanted.items() if name not in wanted}
         own = set(filter(self._loads_into, self._controls))
-        if not own or own - self.loaded.keys():
+        if self._unknown or not own or own - self.loaded.keys():
             return  # one that is away may have loaded what would be deleted
         for name in self._repository.names() - wanted:
             if time.monotonic() - self._unwanted.setdefault(name, time.monotonic()) < grace_s:

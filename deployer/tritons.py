@@ -64,8 +64,6 @@ class Tritons:
         await cancel(self._steps.values())
         for proof in self._proofs.values():
             await proof.close()
-        for control in self._controls.values():
-            await control.close()
 
     async def look(self) -> None:
         """See what each has loaded; one that is away, or whose name never had an address, is left out."""
@@ -74,16 +72,17 @@ class Tritons:
         self._own = frozenset(
             map(_without_scheme, await self._addresses(self._own_url) if self._own_url else addresses)
         )
-        for address in self._controls.keys() - set(addresses):
-            await self._controls.pop(address).close()
-        self.loaded, self._away = {}, "; ".join(self._unknown)
-        for address in addresses:
-            if address not in self._controls:
-                self._controls[address] = ModelControl(address, self._key)
-            try:
-                self.loaded[address] = await self._controls[address].loaded()
-            except InferenceError as error:  # it is away, or does not take the key
-                self._away = str(error)
+        self._controls = {address: ModelControl(address, self._key) for address in addresses}
+        self._away = "; ".join(self._unknown)
+        found = await asyncio.gather(*(self._loaded(control) for control in self._controls.values()))
+        self.loaded = {address: models for address, models in zip(addresses, found, strict=True) if models is not None}
+
+    async def _loaded(self, control: ModelControl) -> set[str] | None:
+        try:
+            return await control.loaded()
+        except InferenceError as error:  # it is away, or does not take the key
+            self._away = str(error)
+            return None
 
     async def _addresses(self, url: str) -> list[str]:
         """Those that there are now; the servers of a name that cannot be looked up stay."""
@@ -97,9 +96,12 @@ class Tritons:
         """The checkpoint of a model that every server that is there has loaded and proved; as of `hold`."""
         self.hold(name, version)
         proof = self.proof(name)
-        if not proof.is_proved_at(self.loaded) or proof.model is None:
+        checkpoints = proof.checkpoints_at(self.loaded)
+        if not checkpoints:
             raise NotServed(f"not every Triton has proved it: {proof.reason}")
-        return proof.model.checkpoint
+        if len(checkpoints) > 1:
+            raise NotServed(f"the Tritons serve as {name} what is made of {' and '.join(sorted(checkpoints))}")
+        return checkpoints.pop()
 
     def proof(self, name: str) -> CheckedModel:
         if name not in self._proofs:

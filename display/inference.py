@@ -11,6 +11,7 @@ from icestream.event import Event
 from icestream.inference import checked_model
 from icestream.inference.access import TritonAccess
 from icestream.inference.batching import Batch, LengthQueues, QueuedEvent, infer_bisecting
+from icestream.inference.checked_model import Endpoint
 from icestream.inference.errors import RequestRefused, TritonUnavailable
 from icestream.inference.followed_model import FollowedModel
 
@@ -113,12 +114,18 @@ class InferenceClient:
                     radius_50_deg=float(answer.radius_50_deg[row]),
                     radius_90_deg=float(answer.radius_90_deg[row]),
                     model=model.name,
-                    model_version=answer.model_version,
+                    model_version=model.version,
                 )
 
     async def _ask(self, batch: Batch[RequestedEvent]) -> checked_model.Inference:
+        failed: set[Endpoint] = set()  # servers
         async with self._slots:
-            return await self._model.infer(batch.events)
+            while True:
+                try:
+                    return await self._model.infer(batch.events, failed)
+                except RequestRefused:
+                    if not self._model.can_ask_another(failed):
+                        raise
 
     async def _connect(
         self, access: TritonAccess, model: str, timeout_s: float, changed: Callable[[dict[str, int], str], None]

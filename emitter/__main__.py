@@ -49,7 +49,7 @@ def main() -> None:
                 connect(settings.redis_url, settings.redis_password),
                 run_id,
                 replicated=settings.durability == "replicated",
-                fails_over=Several.of(settings.redis_url) is not None,
+                fails_over=Several.of(settings.redis_url) is not None or settings.durability == "replicated",
             ),
             Pacing(rate, np.random.default_rng(settings.seed)),
             metrics=metrics,

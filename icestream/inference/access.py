@@ -40,10 +40,11 @@ class TritonAccess:
 
         Args:
             address: of the server.
-            host: the name that its certificate has to have; empty for the address itself.
+            host: the name that it is asked by, and that its certificate has to have; empty for the address itself.
         """
         if not self.tls:
-            return grpc.aio.insecure_channel(address, options=options)
+            named = [("grpc.default_authority", f"{host}:{address.rpartition(':')[2]}")] if host else []
+            return grpc.aio.insecure_channel(address, options=[*options, *named])
         authority = self.ca_file or ssl.get_default_verify_paths().cafile
         credentials = grpc.ssl_channel_credentials(Path(authority).read_bytes() if authority else None)
         named = [("grpc.ssl_target_name_override", host), ("grpc.default_authority", host)] if host else []

@@ -5,6 +5,8 @@ import ipaddress
 import socket
 from typing import NamedTuple
 
+LOOKUP_S = 5.0  # of one name
+
 
 class Server(NamedTuple):
     """One server: its address, and the name that it was looked up by (empty if it has none)."""
@@ -25,15 +27,22 @@ async def resolve(url: str) -> tuple[list[Server], dict[str, str]]:
         return [Server(f"{scheme}:{part.removeprefix(f'{scheme}:')}", "") for part in rest.split(",")], {}
     if scheme == "unix":
         return [Server(url, "")], {}
-    found: dict[Server, None] = {}
-    failed: dict[str, str] = {}
-    for part in url.split(","):
-        name = part.strip().removeprefix("dns:///").removeprefix("dns:")
-        try:
-            found |= dict.fromkeys(await _servers(name))
-        except (OSError, UnicodeError) as error:
-            failed[_host(name)] = str(error)
-    return list(found), failed
+    names = [part.strip().removeprefix("dns:///").removeprefix("dns:") for part in url.split(",")]
+    looked_up = await asyncio.gather(*map(_look_up, names))
+    found = [server for servers, _ in looked_up for server in servers]
+    failed = {_host(name): reason for name, (_, reason) in zip(names, looked_up, strict=True) if reason}
+    return list(dict.fromkeys(found)), failed
+
+
+async def _look_up(name: str) -> tuple[list[Server], str]:
+    """The servers of a name, or why there are none."""
+    try:
+        async with asyncio.timeout(LOOKUP_S):
+            return await _servers(name), ""
+    except TimeoutError:
+        return [], f"no answer within {LOOKUP_S:g} s"
+    except (OSError, UnicodeError) as error:
+        return [], str(error) or repr(error)
 
 
 def _host(name: str) -> str:

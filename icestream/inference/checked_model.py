@@ -1,12 +1,13 @@
 """One model on one or several Tritons, each of which has to prove it: only a server that gives the known answers is asked.
 
 A server has to prove its model again whenever the connection to it was lost, when its configuration or version is another one, and
-every PROVED_S. A server that does not respond is left out until it does. Requests name the version that was proved.
+every PROVED_S. A server that does not respond is left out until it does. One that turned a request away, or failed at what another
+has answered, is left out for a pause that grows, as long as another can be asked. Requests name the version that was proved.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,6 +24,11 @@ LOOK_S = 1.0  # between two looks at a server
 OVERLOADED_S = 16.0  # at most, while it turns requests away
 RESOLVE_S = 10.0  # between two looks at the addresses of a name
 PROVED_S = 30.0  # after which the known answers are asked for again
+CONNECTED_S = 30.0  # without a good look, after which the connection is made anew: it may be dead, or the authority's file another one
+SHUNNED_S = 1.0  # at first
+LONGEST_SHUNNED_S = 60.0
+FORGIVEN = 0.9  # of the next pause is left after each answer
+FLAKES = 3  # looks in a row at which the server is not reached over a connection that stands, before it has to prove its model again
 STATES = ("proved", "away", "wrong")
 
 
@@ -38,8 +44,10 @@ class Inference:
 class Endpoint:
     """One server."""
 
-    def __init__(self, client: TritonClient):
-        self.client = client
+    def __init__(self, connect: Callable[[], TritonClient]):
+        self._connect, self.client = connect, connect()
+        self._seen_s, self._flakes = time.monotonic(), 0
+        self._shunned_s, self._shunned_until_s = 0.0, 0.0  # the latest pause, and its end
         self.proved: ModelDescription | None = None
         self.responds, self.overloaded = True, False
         self.state, self.reason = "away", "it was not asked yet"
@@ -50,6 +58,24 @@ class Endpoint:
     @property
     def usable(self) -> bool:
         return self.proved is not None and self.responds and self._incarnation == self.client.incarnation
+
+    @property
+    def shunned(self) -> bool:
+        return time.monotonic() < self._shunned_until_s
+
+    def shun(self) -> None:
+        """It turned a request away, or failed at one that another server has answered."""
+        if not self.shunned:
+            self._shunned_s = min(max(2 * self._shunned_s, SHUNNED_S), LONGEST_SHUNNED_S)
+            self._shunned_until_s = time.monotonic() + self._shunned_s
+
+    def answered(self) -> None:
+        """It has answered a request."""
+        self._shunned_s = self._shunned_s * FORGIVEN if self._shunned_s > SHUNNED_S else 0.0
+
+    def has_timed_out(self) -> None:
+        """It has not answered a request in time: it has to give its known answers before it is asked again."""
+        self.responds, self._proved_s = False, 0.0
 
     async def answers_at(self, length: int) -> bool:
         """Whether the server gives the known answers at this padded length, too."""
@@ -70,11 +96,15 @@ class Endpoint:
                 self.overloaded = error.overloaded
                 if error.overloaded and self.proved and time.monotonic() - self._proved_s <= 2 * PROVED_S:
                     return  # nothing was seen: what is proved stays so for a while
+                self._flakes += 1
+                if error.asked and not error.timed_out and self.usable and self._flakes < FLAKES:
+                    return  # a proxy before it, perhaps
                 self.state, self.reason = "away", str(error)
                 if error.timed_out:
                     self.responds = False
                 else:
                     self.proved = None
+                await self._connect_again()
             except ModelMismatch as error:
                 self.state, self.reason, self.proved = "wrong", str(error), None
             except Exception as error:  # something that is no Triton, or a reply that nobody has thought of
@@ -94,6 +124,19 @@ class Endpoint:
             self._incarnation, self._proved_s = incarnation, time.monotonic()
             self.proved = self.proved or model
         self.state, self.reason, self.responds, self.overloaded = "proved", "", True, False
+        self._seen_s, self._flakes = time.monotonic(), 0
+
+    async def _connect_again(self) -> None:
+        """Make the connection anew where nothing was seen for long."""
+        if time.monotonic() - self._seen_s > CONNECTED_S:
+            self._seen_s = time.monotonic()
+            try:
+                before, self.client = self.client, self._connect()
+            except OSError as error:
+                self.reason = f"{error.filename} cannot be used: {error.strerror or error}"
+                return
+            self.proved = None
+            await before.close()
 
 
 class CheckedModel:
@@ -116,6 +159,7 @@ class CheckedModel:
         self._access, self._name, self._timeout_s, self._changed = access, model, timeout_s, changed
         self._endpoints: dict[Server, Endpoint] = {}
         self._tasks: dict[Server, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()  # servers that are no more, and may have requests under way
         self._unresolved = "it was not asked yet"
         self._reported: tuple[dict[str, int], str] | None = None
         self._turn = 0
@@ -136,9 +180,15 @@ class CheckedModel:
         )
         return reasons[0][1] if reasons else self._unresolved
 
-    def is_proved_at(self, addresses: Iterable[str]) -> bool:
-        """Whether each of these servers has proved the model."""
-        return all(self._at(address, lambda endpoint: endpoint.usable) for address in addresses)
+    def checkpoints_at(self, addresses: Iterable[str]) -> set[str]:
+        """The checkpoints of the models that these servers have proved; empty unless each has."""
+        if not all(self._at(address, lambda endpoint: endpoint.usable) for address in addresses):
+            return set()
+        return {
+            endpoint.proved.checkpoint
+            for server, endpoint in self._endpoints.items()
+            if server.address in addresses and endpoint.proved
+        }
 
     def is_wrong_at(self, addresses: Iterable[str]) -> bool:
         """Whether each of these servers serves something else under this name, or gives other answers than the known ones."""
@@ -148,41 +198,73 @@ class CheckedModel:
         found = [endpoint for server, endpoint in self._endpoints.items() if server.address == address]
         return bool(found) and all(map(holds, found))
 
-    async def infer(self, events: Sequence[Event]) -> Inference:
+    async def infer(self, events: Sequence[Event], failed: set[Endpoint] | None = None) -> Inference:
         """The answer to a batch.
+
+        Args:
+            failed: servers that have failed at it, which are asked last; one that fails is added.
 
         Raises:
             TritonUnavailable: no server is proved, or the one that was asked was lost; ask again.
             RequestRefused: Triton does not take this request, or failed at it.
         """
-        usable = self._usable()
-        if not usable:
-            raise TritonUnavailable(self.reason, asked=False)
-        self._turn += 1
-        endpoint = min(
-            usable[self._turn % len(usable) :] + usable[: self._turn % len(usable)], key=lambda one: len(one.requests)
-        )
-        model = endpoint.proved
-        assert model is not None
-        if len(events) > model.max_batch:
-            raise RequestRefused(f"{len(events)} events, version {model.version} takes {model.max_batch}", final=False)
-        inputs = pad(events, max(padded_length(event.n_pulses, model.max_pulses) for event in events))
-        context = self._access.traceparent(events) if self._access.traceparent else ""
-        answer = await self._ask(endpoint, inputs, model, context)
-        return Inference(inputs=inputs, answer=answer, model=model)
+        failed = set() if failed is None else failed
+        while True:
+            endpoint = self._choose(failed)
+            model = endpoint.proved
+            assert model is not None
+            if len(events) > model.max_batch:
+                failed.add(endpoint)
+                raise RequestRefused(
+                    f"{len(events)} events, version {model.version} takes {model.max_batch}", final=False
+                )
+            inputs = pad(events, max(padded_length(event.n_pulses, model.max_pulses) for event in events))
+            context = self._access.traceparent(events) if self._access.traceparent else ""
+            try:
+                answer = await self._ask(endpoint, inputs, model, context)
+            except TritonUnavailable as error:
+                if error.overloaded:
+                    endpoint.shun()
+                    if self.can_ask_another(failed):
+                        continue
+                elif error.asked:
+                    failed.add(endpoint)
+                raise
+            except RequestRefused:
+                failed.add(endpoint)
+                raise
+            endpoint.answered()
+            for other in failed - {endpoint}:
+                other.shun()
+            return Inference(inputs=inputs, answer=answer, model=model)
+
+    def can_ask_another(self, failed: Collection[Endpoint]) -> bool:
+        """Whether there is a server that is none of these, and has not turned a request away just now."""
+        return any(not endpoint.shunned and endpoint not in failed for endpoint in self._usable())
 
     async def prove(self, length: int = 0) -> bool:
-        """Ask every server now for the known answers, padded to this length at least; whether one gives them."""
+        """Ask every server now for the known answers, padded to this length at least, until one gives them; whether one does."""
         asked_s = time.monotonic()
         async with self._proving:
             began_s, proved_length, proved = self._proved_round
             if began_s < asked_s or proved_length != length:  # else another call has just done it
                 began_s = time.monotonic()
-                await asyncio.gather(*(endpoint.look(prove=True) for endpoint in self._endpoints.values()))
-                proved = any(await asyncio.gather(*(endpoint.answers_at(length) for endpoint in self._usable())))
+                tasks = [asyncio.create_task(self._prove_at(one, length)) for one in self._endpoints.values()]
+                proved = False
+                try:
+                    for task in asyncio.as_completed(tasks):  # one that hangs holds up no other
+                        if proved := await task:
+                            break
+                finally:
+                    await cancel(tasks)
                 self._proved_round = (began_s, length, proved)
                 self._report()
         return proved and bool(self._usable())
+
+    @staticmethod
+    async def _prove_at(endpoint: Endpoint, length: int) -> bool:
+        await endpoint.look(prove=True)
+        return endpoint.usable and await endpoint.answers_at(length)
 
     def tell_again(self) -> None:
         """Call `changed` with the states as they are."""
@@ -191,18 +273,31 @@ class CheckedModel:
 
     async def close(self) -> None:
         """Close all connections."""
-        await cancel((self._resolving, *self._tasks.values()))
+        await cancel((self._resolving, *self._tasks.values(), *self._leaving))
         for endpoint in self._endpoints.values():
             await endpoint.client.close()
 
     def _usable(self) -> list[Endpoint]:
         return [endpoint for endpoint in self._endpoints.values() if endpoint.usable]
 
+    def _choose(self, failed: Collection[Endpoint]) -> Endpoint:
+        """The server with the fewest requests, if possible one that is not shunned and has not failed at this one."""
+        usable = self._usable()
+        if not usable:
+            raise TritonUnavailable(self.reason, asked=False)
+        self._turn += 1
+        first = self._turn % len(usable)
+        return min(usable[first:] + usable[:first], key=lambda one: (one in failed, one.shunned, len(one.requests)))
+
     async def _ask(self, endpoint: Endpoint, inputs: Arrays, model: ModelDescription, context: str) -> Answer:
         task = asyncio.create_task(endpoint.client.infer(inputs, model.version, context))
         endpoint.requests.add(task)
         try:
             answer = await asyncio.shield(task)
+        except TritonUnavailable as error:
+            if error.timed_out:
+                endpoint.has_timed_out()
+            raise
         except asyncio.CancelledError:
             outer = asyncio.current_task()
             if task.cancelled() and outer and not outer.cancelling():
@@ -212,7 +307,9 @@ class CheckedModel:
         finally:
             endpoint.requests.discard(task)
         if endpoint.proved is not model:
-            raise TritonUnavailable(f"Triton at {endpoint.client.address} serves another model than before")
+            raise TritonUnavailable(
+                f"Triton at {endpoint.client.address} serves another model than before", asked=False
+            )
         return answer
 
     async def _look_forever(self, endpoint: Endpoint) -> None:
@@ -241,19 +338,30 @@ class CheckedModel:
         self._unresolved = "; ".join(f"{name} has no address: {reason}" for name, reason in failed.items())
         for server in [one for one in self._endpoints if one not in servers and one.host not in failed]:
             self._tasks.pop(server).cancel()
-            endpoint = self._endpoints.pop(server)
-            endpoint.proved = None
-            with suppress(Exception):
-                await endpoint.client.close()
+            task = asyncio.create_task(self._leave(self._endpoints.pop(server)))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
         for server in servers:
             if server not in self._endpoints:
                 try:
-                    client = TritonClient(self._access, self._name, self._timeout_s, server=server)
+                    endpoint = Endpoint(
+                        lambda server=server: TritonClient(self._access, self._name, self._timeout_s, server=server)  # type: ignore[misc]
+                    )
                 except OSError as error:
                     self._unresolved = f"{error.filename or self._access.url} cannot be used: {error.strerror or error}"
                     continue
-                endpoint = self._endpoints[server] = Endpoint(client)
+                self._endpoints[server] = endpoint
                 self._tasks[server] = asyncio.create_task(self._look_forever(endpoint))
+
+    @staticmethod
+    async def _leave(endpoint: Endpoint) -> None:
+        """Close the connection to a server that is asked no more, once it has answered what it was asked."""
+        try:
+            if endpoint.requests:
+                await asyncio.wait(endpoint.requests)
+        finally:
+            with suppress(Exception):
+                await endpoint.client.close()
 
     def _report(self) -> None:
         states = dict.fromkeys(STATES, 0)

@@ -33,7 +33,7 @@ MAX_KAPPA = 1e30  # as on the wire
 MAX_RADIUS_DEG = 180.001  # rounded
 METADATA_TIMEOUT_S = 3.0  # a server that takes longer does not respond
 _CHANNEL = [
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_receive_message_length", 16 * 2**20),  # an answer to the largest request has 100 kB
     ("grpc.max_send_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 200),  # reconnect soon after Triton was restarted
     ("grpc.min_reconnect_backoff_ms", 200),
@@ -51,7 +51,6 @@ class Answer:
     kappa: NDArray[np.float32]  # (events,)
     radius_50_deg: NDArray[np.float32]  # (events,)
     radius_90_deg: NDArray[np.float32]  # (events,)
-    model_version: str
 
 
 class TritonClient:
@@ -98,7 +97,8 @@ class TritonClient:
                     break
             else:
                 raise TritonUnavailable(
-                    f"Triton at {self.address} serves no model {name}: it is loading, or its repository or log says why"
+                    f"Triton at {self.address} serves no model {name}: it is loading, or its repository or log says why",
+                    asked=False,
                 )
             metadata = await self._question(
                 self._stub.ModelMetadata, pb.ModelMetadataRequest(name=name, version=wanted)
@@ -178,7 +178,10 @@ class TritonClient:
                 raise _unavailable(error) from None
             raise RequestRefused(_words(error), final=error.code() is grpc.StatusCode.INVALID_ARGUMENT) from None
         if incarnation != self.incarnation:
-            raise TritonUnavailable(f"the connection to Triton at {self.address} was lost meanwhile")
+            raise TritonUnavailable(f"the connection to Triton at {self.address} was lost meanwhile", asked=False)
+        if reply.model_name != self._model or version not in ("", reply.model_version):
+            said = f"{reply.model_name[:100]!r}, version {reply.model_version[:100]!r}"
+            raise RequestRefused(f"version {version} of {self._model} was asked, {said} answers", final=False)
         return _answer(reply, len(inputs["n_pulses"]))
 
     async def close(self) -> None:
@@ -233,7 +236,6 @@ def _answer(reply: Any, events: int) -> Answer:
         kappa=kappa,
         radius_50_deg=radius[:, RADIUS_50],
         radius_90_deg=radius[:, RADIUS_90],
-        model_version=reply.model_version,
     )
 
 
@@ -262,8 +264,10 @@ def _unavailable(error: Any) -> TritonUnavailable:
 
 def _overloaded(error: Any) -> bool:
     """Whether the server, or what is before it, turns requests away because there are too many."""
-    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED or (
-        error.code() is grpc.StatusCode.UNAVAILABLE and bool(_TOO_MANY.search(str(error.details())))
+    details = str(error.details())
+    return bool(
+        (error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and not _TOO_LARGE.search(details))
+        or (error.code() is grpc.StatusCode.UNAVAILABLE and _TOO_MANY.search(details))
     )
 
 

@@ -33,37 +33,35 @@ class ModelControl:
 
     def __init__(self, address: str, key: str = ""):
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
-        self._stub: Any = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._metadata = [(HEADER, key)] if key else None
-
-    async def close(self) -> None:
-        await self._channel.close()
 
     async def loaded(self) -> set[str]:
         """Names of the models that are ready. Raises TritonUnavailable, ModelControlRefused."""
         request = pb.RepositoryIndexRequest(ready=True)
-        async with self._words("list its models"):
-            reply = await self._stub.RepositoryIndex(request, timeout=CALL_S, metadata=self._metadata)
+        async with self._stub("list its models") as stub:
+            reply = await stub.RepositoryIndex(request, timeout=CALL_S, metadata=self._metadata)
         return {model.name for model in reply.models if model.state == "READY"}
 
     async def load(self, name: str) -> None:
         """Load a model of the server's repositories, and the members of an ensemble. Raises TritonUnavailable, ModelControlRefused."""
         request = pb.RepositoryModelLoadRequest(model_name=name)
-        async with self._words(f"load {name}"):
-            await self._stub.RepositoryModelLoad(request, timeout=LOAD_S, metadata=self._metadata)
+        async with self._stub(f"load {name}") as stub:
+            await stub.RepositoryModelLoad(request, timeout=LOAD_S, metadata=self._metadata)
 
     async def unload(self, name: str) -> None:
         """Unload a model, and the members of an ensemble, some seconds later. Raises TritonUnavailable, ModelControlRefused."""
         request = pb.RepositoryModelUnloadRequest(model_name=name)
         request.parameters["unload_dependents"].bool_param = True
-        async with self._words(f"unload {name}"):
-            await self._stub.RepositoryModelUnload(request, timeout=CALL_S, metadata=self._metadata)
+        async with self._stub(f"unload {name}") as stub:
+            await stub.RepositoryModelUnload(request, timeout=CALL_S, metadata=self._metadata)
 
     @asynccontextmanager
-    async def _words(self, what: str) -> AsyncIterator[None]:
+    async def _stub(self, what: str) -> AsyncIterator[Any]:
+        """Over a connection of its own: one that stands for long may be dead without a sign, or wait before it tries again."""
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
         try:
-            yield
+            async with grpc.aio.insecure_channel(self.address, options=options) as channel:
+                yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
         except grpc.RpcError as error:
             details = str(error.details())
             if "restricted" in details:  # the status is UNAVAILABLE, and asking again would not help

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from icestream.event import Event
 from icestream.inference.access import TritonAccess
-from icestream.inference.checked_model import CheckedModel, Inference
+from icestream.inference.checked_model import CheckedModel, Endpoint, Inference
 from icestream.inference.model import ModelDescription
 from icestream.tasks import cancel
 
@@ -51,14 +51,18 @@ class FollowedModel:
             self._retire(self._next[1])
         self._next = None if name == self.name else (name, self._connect(name))
 
-    async def infer(self, events: Sequence[Event]) -> Inference:
-        """The answer of the model of this moment; raises as `CheckedModel.infer` does."""
+    async def infer(self, events: Sequence[Event], failed: set[Endpoint] | None = None) -> Inference:
+        """The answer of the model of this moment; as of `CheckedModel.infer`."""
         model = self._now
         self._requests[model] += 1
         try:
-            return await model.infer(events)
+            return await model.infer(events, failed)
         finally:
             self._requests[model] -= 1
+
+    def can_ask_another(self, failed: Collection[Endpoint]) -> bool:
+        """As `CheckedModel.can_ask_another`."""
+        return self._now.can_ask_another(failed)
 
     async def prove(self, length: int = 0) -> bool:
         """As `CheckedModel.prove`."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import pairwise
+from math import nan
 from typing import Any
 
 from icestream.event import Event
@@ -29,11 +30,15 @@ def tracing(service: str, environment: Mapping[str, str] = os.environ) -> "Traci
     """The traces of a process; None where nobody wants them. A ratio that is none ends the process with a sentence."""
     if not environment.get(ENDPOINT):
         return None
-    given = environment.get(RATIO) or str(DEFAULT_RATIO)
+    given, ratio = environment.get(RATIO) or str(DEFAULT_RATIO), nan
     with suppress(ValueError):
-        if 0 <= float(given) <= 1:
-            return Tracing(service, float(given))
-    sys.exit(f"{service}: {RATIO} must be a number from 0 to 1 (got {given!r})")
+        ratio = float(given)
+    if not 0 <= ratio <= 1:
+        sys.exit(f"{service}: {RATIO} must be a number from 0 to 1 (got {given!r})")
+    try:
+        return Tracing(service, ratio)
+    except ValueError as error:
+        sys.exit(f"{service}: a setting of OpenTelemetry (OTEL_…) is wrong: {error}")
 
 
 class Tracing:

@@ -45,7 +45,8 @@ SOCKET_TIMEOUT_S = 10.0  # longer than any read blocks
 CONNECT_TIMEOUT_S = 5.0
 LOOKUP_TIMEOUT_S = 1.0  # of a server that says where the primary is; there are others
 BLOCK_MS = 500  # a blocking read returns at least this often, so that a stop request is noticed
-ELSEWHERE = (ReadOnlyError, MovedError)  # this server has become a replica, or has given the slot away
+# This server has become a replica, has given the slot away, or is cut off from the others of its cluster.
+ELSEWHERE = (ReadOnlyError, MovedError, ClusterDownError)
 
 
 def _is_elsewhere(error: ResponseError) -> bool:

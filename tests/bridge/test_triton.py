@@ -176,6 +176,25 @@ def test_a_triton_of_two_that_hangs_is_left_out_until_it_responds(
     assert sorted(one.event_id for one in results(redis)) == list(range(400))
 
 
+@pytest.mark.parametrize("charge", ["13", "17", "23"], ids=["it refuses them", "it fails", "it hangs"])
+def test_events_at_which_one_of_two_fails_are_answered_by_the_other(
+    redis: Any, bridge: Start, triton: TritonProcess, tmp_path: Path, charge: str
+) -> None:
+    """It gives its known answers, but the one that hangs once it was asked for such an event."""
+    repository = tmp_path / "sick"
+    shutil.copytree(triton.repository / "picky", repository / "picky")
+    program = repository / "picky" / "1" / "model.py"
+    sick = program.read_text().replace("6.0 *", "600.0 *").replace(f"charge == {charge}", "charge == 2")
+    program.write_text(sick)
+    with serving(repository, tmp_path) as other:
+        process = bridge(triton_url=f"ipv4:{triton.url},{other}", model="picky", request_timeout_s=5)
+        wait_until(lambda: process.metric("icestream_bridge_tritons", state="proved") == 2, "both are proved")
+        put(redis, *(event(number, charge=2.0) for number in range(300)))
+        wait_until(finished(redis, 300), "all results")
+    assert sorted(one.event_id for one in results(redis)) == list(range(300))
+    assert redis.xlen(keys.REJECTED) == 0
+
+
 def test_a_triton_that_fails_at_every_event_of_its_length_makes_those_wait(
     redis: Any, bridge: Start, triton: TritonProcess
 ) -> None:

@@ -38,7 +38,7 @@ class EmitterSettings(StreamSettings):
         100.0, description="events/s with Poisson gaps, or max for as fast as possible"
     )
     count: int | None = Field(
-        None, ge=1, description="stop after this many events (default: never, or at the end of the files)"
+        None, ge=1, lt=2**63, description="stop after this many events (default: never, or at the end of the files)"
     )
     loop: bool = Field(False, description="repeat a replayed folder; each pass is a run of its own")
     seed: int = Field(
@@ -47,7 +47,7 @@ class EmitterSettings(StreamSettings):
         description="of the simulation and of the gaps; 1, 2 and 3 are what the weights were trained, evaluated and calibrated on",
     )
     run_id: int | None = Field(
-        None, ge=0, description="id of this run; an existing run is resumed (default: the time in ms)"
+        None, ge=0, lt=2**63, description="id of this run; an existing run is resumed (default: the time in ms)"
     )
     geometry: Path | None = Field(
         None, description="sensor_geometry.csv to simulate with (default: nominal IceCube-86)"

@@ -27,6 +27,7 @@ PUBLISHED = {
 }
 PREFIXES = ("module.", "model.", "_model.", "network.", "net.")  # that trainers put before all names
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 State = dict[str, torch.Tensor]
 
 
@@ -71,6 +72,7 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
         raise CheckpointError(
             f"{path} does not fit {variant or 'its configuration'}: parameter {name} is {here} in the file and {there} in the network"
         )
+    _refuse_other_numbers(state, path)
     refuse_odd_weights(state, path)
     if key or prefix:
         words = [f"under {key!r}"] * bool(key) + [f"without the prefix {prefix!r}"] * bool(prefix)
@@ -81,9 +83,18 @@ def load_checkpoint(path: Path, variant: str | None = None) -> tuple[IceMix, dic
             f"{path}: {' and '.join(alike)} has the same parameters as {variant}, so that the file cannot show which it is. Check "
             "--variant: the wrong one answers worse, as export/evaluate.py shows\n"
         )
+    card = _json(path, metadata, "card")
     network = IceMix(config)
     network.load_state_dict(state)
-    return network.eval(), json.loads(metadata.get("card", "{}"))
+    return network.eval(), card
+
+
+def _refuse_other_numbers(state: State, path: Path) -> None:
+    """Raise CheckpointError if a parameter is no dense array of floats."""
+    for name, tensor in state.items():
+        if tensor.dtype not in FLOATS or tensor.layout is not torch.strided or tensor.is_meta:
+            kind = "without values" if tensor.is_meta else f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+            raise CheckpointError(f"{path}: parameter {name} is {kind}: save the network as float32")
 
 
 def refuse_odd_weights(state: State, path: Path) -> None:
@@ -104,14 +115,36 @@ def _configuration(path: Path, variant: str | None, metadata: dict[str, str]) ->
         )
     variant = variant or published
     if variant is not None:
-        if "config" in metadata and IceMixConfig(**json.loads(metadata["config"])) != VARIANTS[variant]:
+        if "config" in metadata and _carried(path, metadata) != VARIANTS[variant]:
             raise CheckpointError(
                 f"{path} does not hold {variant}: it carries another configuration; leave out --variant"
             )
         return VARIANTS[variant], variant
     if "config" in metadata:
-        return IceMixConfig(**json.loads(metadata["config"])), None
+        return _carried(path, metadata), None
     raise CheckpointError(f"{path} does not say which network it is: add --variant with one of {', '.join(VARIANTS)}")
+
+
+def _carried(path: Path, metadata: dict[str, str]) -> IceMixConfig:
+    """The configuration that a file carries."""
+    try:
+        config = IceMixConfig(**_json(path, metadata, "config"))
+        _shapes(config)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{path} carries a configuration of another program ({error}): save the weights without it"
+        ) from None
+    return config
+
+
+def _json(path: Path, metadata: dict[str, str], name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(metadata.get(name, "{}"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: its {name} is no JSON object")
+    return found
 
 
 def _unwrapped(candidates: dict[str, State], wanted: dict[str, tuple[int, ...]], path: Path) -> tuple[State, str, str]:

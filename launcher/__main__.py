@@ -7,6 +7,7 @@ require("launcher")
 import argparse
 import asyncio
 import os
+import shlex
 import sys
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before MLflow is imported
@@ -15,7 +16,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # its ba
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
@@ -26,6 +27,7 @@ from icestream import __version__
 from icestream.detector import nominal_icecube86
 from icestream.event import REASONS
 from icestream.registry import REGISTERED, Registry
+from icestream.service.output import Output
 from icestream.service.settings import RedisUrl
 from icestream.sources.kaggle import write_folder
 from icestream.sources.replay import is_replay
@@ -51,7 +53,9 @@ CORES_PER_BRIDGE, MOST_BRIDGES = 4, 4  # the model needs cores, too; one Redis s
 def main() -> None:
     options = _parser().parse_args()
     # This machine's own servers are asked directly, without any HTTP proxy.
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), HOST]))
+    given = [os.environ.get(name) for name in ("no_proxy", "NO_PROXY")]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, [*given, HOST])))
+    os.environ["PYTHONSAFEPATH"] = "1"  # a file here named like a process is not it
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow, "rejected": _rejected, "inspect": _inspect,
         "models": _models,
@@ -208,7 +212,7 @@ def _up(options: argparse.Namespace) -> int:
     )
 
     async def run() -> int:
-        return await Session(plan, Console()).run()
+        return await Session(plan, _console()).run()
 
     try:
         return asyncio.run(run())
@@ -222,8 +226,8 @@ def _simulate(options: argparse.Namespace) -> int:
         write_folder(folder, islice(simulated_events(nominal_icecube86(), options.seed, run_id=0), options.events))
     except OSError as error:
         raise LauncherError(f"{folder} cannot be written ({error.strerror}): name another folder") from None
-    Console().print(
-        f"wrote {options.events} events to {folder}: replay them with icestream up --source kaggle:{folder}",
+    _console().print(
+        f"wrote {options.events} events to {folder}: replay them with icestream up --source {shlex.quote(f'kaggle:{folder}')}",
         soft_wrap=True,
     )
     return 0
@@ -267,7 +271,7 @@ def _rejected(options: argparse.Namespace) -> int:
 
 
 def _mlflow(options: argparse.Namespace) -> int:
-    return serve_recorded(options.state_dir, Console())
+    return serve_recorded(options.state_dir, _console())
 
 
 def _table(text: str) -> Path:
@@ -282,9 +286,13 @@ def _bridges(text: str) -> int:
     return _positive(text)
 
 
+def _console() -> Console:
+    return Console(file=cast("TextIO", Output(sys.stdout)))
+
+
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if not text.isdigit() or not 0 < int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0 and below 2⁶³")
     return int(text)
 
 

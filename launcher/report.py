@@ -23,6 +23,7 @@ class Counts:
     """Events of a session, by what became of them."""
 
     emitted: int
+    latest: int = 0  # id of the latest pass over a folder
     forgotten: int = 0  # emitted before Redis was emptied: what became of them is not known
     reconstructed: int  # results
     repeated: int = 0  # further entries of an event that has a result

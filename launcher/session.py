@@ -227,7 +227,7 @@ class Session:
                 f"no report: Redis does not answer ({error}); what it holds is in {plan.state_dir / 'redis'}"
             )
             return None
-        rows, runs = self._recorded()
+        rows, runs = self._recorded(counts.latest)
         figures = report(counts, rows, plan.max_pulses)
         options = plan.options
         figures |= {
@@ -244,8 +244,8 @@ class Session:
             opening_angles(rows, plan.state_dir / "opening_angle.png")
         return figures
 
-    def _recorded(self) -> tuple[pa.Table, list[str]]:
-        """The results of this session in MLflow, without those of events that an earlier session has left."""
+    def _recorded(self, latest: int) -> tuple[pa.Table, list[str]]:
+        """The results of this session in MLflow, up to its latest pass: without those of other runs."""
         plan = self._plan
         try:
             with tempfile.TemporaryDirectory() as folder:
@@ -253,7 +253,8 @@ class Session:
         except (MlflowException, RequestException, OSError) as error:
             self._view.say(f"MLflow does not answer ({str(error)[:200]}): the report has counts only")
             return SCHEMA.empty_table(), []
-        return rows.filter(pc.greater_equal(rows["run_id"], plan.run_id)), runs
+        own = pc.and_(pc.greater_equal(rows["run_id"], plan.run_id), pc.less_equal(rows["run_id"], latest))
+        return rows.filter(own), runs
 
     def _finish(self, figures: dict[str, Any]) -> None:
         path = self._plan.options.report

@@ -62,8 +62,11 @@ class Probe:
             run = count_run(self._redis, self._plan.run_id)
         except RedisError:
             return None
+        first = self._plan.run_id
         latency = [
-            one for found in results for one in found.latency_s[found.rows["run_id"] >= self._plan.run_id].tolist()
+            one
+            for found in results
+            for one in found.latency_s[(found.rows["run_id"] >= first) & (found.rows["run_id"] <= run.latest)].tolist()
         ]
         before = self._before or stream
         return SessionStatus(
@@ -92,18 +95,19 @@ class Probe:
         run = count_run(self._redis, self._plan.run_id)
         return Counts(
             emitted=run.emitted,
+            latest=run.latest,
             forgotten=run.forgotten,
             reconstructed=run.stored,
             repeated=run.repeated,
             rejected=run.rejected,
-            left_in_stream=self._left_in_stream(),
+            left_in_stream=self._left_in_stream(run.latest),
             truth=read_description(self._redis, self._plan.run_id).get("truth", ""),
         )
 
-    def _left_in_stream(self) -> int:
-        """Entries that are events of this session's run (or of a later pass over its folder)."""
+    def _left_in_stream(self, latest: int) -> int:
+        """Entries that are events of this session's run, or of a later pass over its folder up to this one."""
         runs = (wire.run_of(payload) for payload in payloads(self._redis, keys.EVENTS))
-        return sum(run_id is not None and run_id >= self._plan.run_id for run_id in runs)
+        return sum(run_id is not None and self._plan.run_id <= run_id <= latest for run_id in runs)
 
     def _angles_deg(self) -> dict[str, float]:
         status = fetch_json(f"{self._plan.display_url}/v1/status") or {}

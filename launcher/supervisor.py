@@ -104,7 +104,8 @@ class Supervisor:
         """Begin each log that has become too long anew; its content so far is kept once, as NAME.log.1."""
         for path in self._logs.glob("*.log"):
             if path.stat().st_size > MAX_LOG_BYTES:
-                shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+                with suppress(OSError):  # the disk is full
+                    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
                 os.truncate(path, 0)  # what writes to it appends
                 self._log_starts[path.stem] = 0
 
@@ -206,9 +207,11 @@ class Supervisor:
                 _write_line(self._watchdog, f"+{pid}")
 
     def _write_pids(self) -> None:
+        """For people to look at: a full disk is no reason to end what runs."""
         temporary = self._pids_file.with_suffix(".part")
-        temporary.write_text(json.dumps(self._pids, indent=2) + "\n")
-        temporary.replace(self._pids_file)
+        with suppress(OSError):
+            temporary.write_text(json.dumps(self._pids, indent=2) + "\n")
+            temporary.replace(self._pids_file)
 
 
 def _start_watchdog() -> "subprocess.Popen[str]":

@@ -1,5 +1,6 @@
 """What a person at the terminal sees: a live table, a progress bar, and a summary at the end."""
 
+import shlex
 import time
 from typing import Any
 
@@ -118,7 +119,11 @@ class View:
             for name in ("sky.png", "opening_angle.png"):
                 self.say(f"picture      {plan.state_dir / name}")
         if figures["mlflow_run_id"]:
-            folder = "" if plan.options.state_dir.name == ".icestream" else f" --state-dir {plan.options.state_dir}"
+            folder = (
+                ""
+                if plan.options.state_dir.name == ".icestream"
+                else f" --state-dir {shlex.quote(str(plan.options.state_dir))}"
+            )
             self.say(f"MLflow       icestream mlflow{folder}   (opens this run again)")
 
 
@@ -159,8 +164,8 @@ def summary(figures: dict[str, Any]) -> RenderableType:
         )
         table.add_row("score", f"{figures['score_radians']:.4f} (mean angle in radians, as the competition counts)")
     elif figures["recorded"]:
-        table.add_row(
-            "score", f"not known, because {figures['truth'].removeprefix('not known: ') or 'no event has a truth'}"
-        )
+        truth = figures["truth"]
+        reason = truth.removeprefix("not known: ") if truth.startswith("not known: ") else "no event has a truth"
+        table.add_row("score", f"not known, because {reason}")
     table.add_row("served by", f"Triton {figures['triton_version']}, {figures['redis']}")
     return Panel(table, title="session", width=100)

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from google.protobuf.json_format import ParseError  # a reply of MLflow that is none
 from mlflow.exceptions import MlflowException
 from requests import RequestException
 
@@ -90,7 +91,7 @@ def upload(uploader: Uploader, interval_s: float, *, stop: threading.Event, metr
                 return
             waits = pauses(*PAUSES_S)
             stop.wait(interval_s)
-        except (MlflowException, RequestException, RedisError, OSError) as error:
+        except (MlflowException, RequestException, RedisError, OSError, ParseError) as error:
             pause_s = next(waits)
             metrics.upload_failed()
             log.warning("upload failed, retrying", error=str(error)[:300], pause_s=pause_s)

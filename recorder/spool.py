@@ -77,7 +77,7 @@ class RecorderRun:
     def mlflow_run(self) -> str | None:
         """Its run, once it has one."""
         run_id = self._state().get("mlflow_run_id")
-        return run_id if isinstance(run_id, str) else None
+        return run_id if isinstance(run_id, str) and run_id else None
 
     @mlflow_run.setter
     def mlflow_run(self, run_id: str | None) -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from icestream import __version__
 from icestream.results.mlflow_names import EXPERIMENT_TAGS, PREDICTIONS
@@ -134,7 +134,8 @@ class Uploader:
                     self._client.restore_experiment(experiment_id)
             made = self._client.search_runs([experiment_id], f"tags.`icestream.start` = '{recorder_run.name}'")
             run = made[0] if made else self._create_run(experiment_id, recorder_run)
-            run_id = str(run.info.run_id)
+            if not (run_id := str(run.info.run_id)):
+                raise MlflowException("MLflow's reply names no run: is something else at its address?")
             if not run.data.params:  # MLflow refuses other values; what a crash has left without them is completed here
                 self._log_parameters(run_id, rows)
             recorder_run.mlflow_run = run_id
@@ -147,7 +148,7 @@ class Uploader:
         try:
             deleted = self._client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED
         except MlflowException as error:
-            deleted = error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+            deleted = error.error_code in map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE))
         if deleted:
             self._log.warning(
                 "somebody has deleted the MLflow run: another takes the results to come", mlflow_run=run_id

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -18,14 +19,27 @@ DEAD_PROXY = "http://127.0.0.1:9"
 
 
 def test_the_whole_stream_runs_where_nothing_is_usual(tmp_path: Path) -> None:
-    """A path that a shell would split and expand, a proxy that is dead, a home that is not there, a umask of 077, TMPDIR elsewhere."""
+    """A path that a shell would split and expand, a proxy that is dead, a home that is not there, a umask of 077, TMPDIR elsewhere,
+    and files that are named like our programs.
+    """
     folder, temporary = tmp_path / "my $data; (1)", tmp_path / "tmp space"
     for one in (folder, temporary):
         one.mkdir()
     shutil.copytree(ROOT / "model_repository" / "icemix", folder / "models" / "icemix")
+    for name in ("display", "bridge", "recorder", "deployer", "emitter", "launcher"):
+        (folder / f"{name}.py").write_text("raise SystemExit('this is the file of a user')")
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), DEAD_PROXY)
     environment = {**os.environ, **proxies, "HOME": "/nonexistent", "TMPDIR": str(temporary)}
-    command = [*UP, "--events", "30", "--rate", "max", "--model-repository", "models"]
+    command = [
+        str(Path(sys.executable).with_name("icestream")),
+        "up",
+        "--events",
+        "30",
+        "--rate",
+        "max",
+        "--model-repository",
+        "models",
+    ]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, umask=0o077)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 of 30" in done.stdout

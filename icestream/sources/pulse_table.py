@@ -101,17 +101,31 @@ class PulseTable:
                 if read <= skipped:
                     continue
                 fresh = _part(self._columns(path, batch), slice(max(0, skipped - before), None))
-                begin, low, complete = read - len(fresh[0]), 0, int(np.searchsorted(ends, read, "right"))
-                for event_id, end in zip(
-                    events.ids[number:complete].tolist(), ends[number:complete].tolist(), strict=True
+                begin, complete = read - len(fresh[0]), int(np.searchsorted(ends, read, "right"))
+                edges = np.concatenate([[0], ends[number:complete] - begin])  # of the events that end in this batch
+                odd = _disordered(fresh, edges)
+                if len(held[0]):
+                    odd.add(0)
+                places = zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+                for index, (event_id, (low, high)) in enumerate(
+                    zip(events.ids[number:complete].tolist(), places, strict=True)
                 ):
-                    part = _part(fresh, slice(low, end - begin))
-                    yield event_id, _joined([held, part]) if len(held[0]) else part
-                    low, held = end - begin, _empty()
+                    part = _part(fresh, slice(low, high))
+                    if index in odd:
+                        part, held = self._ordered(event_id, _joined([held, part])), _empty()
+                    yield event_id, part
                 number = complete
-                held = _part(_joined([held, _part(fresh, slice(low, None))]), slice(MOST_ROWS))
+                held = _part(_joined([held, _part(fresh, slice(int(edges[-1]), None))]), slice(MOST_ROWS))
         if number < len(events.ids) or len(held[0]):
             raise SourceError(self._changed())
+
+    def _ordered(self, event_id: int, columns: Columns) -> Columns:
+        """The pulses of an event in the order of their times; raises SourceError if each is there twice."""
+        number = np.zeros(len(columns[0]), np.int32)
+        if (np.diff(columns[1]) < 0).any():
+            columns = _part(columns, np.lexsort((columns[2], columns[0], columns[1])))
+        self._refuse_doubled(np.array([event_id]), number, columns, np.array([0, len(number)]))
+        return columns
 
     def _gathered(self, events: Events, start: int) -> Iterator[tuple[int, Columns]]:
         while start < len(events.ids):
@@ -172,6 +186,23 @@ class PulseTable:
         columns = self._layout.convert(*(values(path, batch, name) for name in self._layout.pulse))
         self.leaves_out = self.leaves_out or bool((columns[0] == LEFT_OUT).any())
         return columns
+
+
+def _disordered(columns: Columns, edges: NDArray[np.int64]) -> set[int]:
+    """The events (by number) of which a pulse is earlier than the one before it, or which may have each pulse twice.
+
+    Args:
+        edges: where each event begins, and where the last one ends.
+    """
+    sensor, time, charge, _ = (column[: edges[-1]] for column in columns)
+    within = np.ones(len(time), bool)  # whether the pulse before it is of the same event
+    within[edges[:-1]] = False
+    same = np.all([column[1:] == column[:-1] for column in (sensor, time, charge)], axis=0)
+    early = np.flatnonzero(within[1:] & (time[1:] < time[:-1])) + 1
+    again = np.flatnonzero(within[1:] & same) + 1
+    times = np.bincount(np.searchsorted(edges, again, "right") - 1, minlength=len(edges) - 1)
+    doubled = np.flatnonzero((times * 2 >= np.diff(edges)) & (times > 0))
+    return {*(np.searchsorted(edges, early, "right") - 1).tolist(), *doubled.tolist()}
 
 
 def _merged(

@@ -84,7 +84,9 @@ def _reason_against(path: Path, event_id: str, events: Sequence[Range]) -> str:
         said = statistics(path, name)
         if all(group and group[0] >= 0 and group[1] <= limit + ROUNDED for group in said):
             continue
-        values = np.concatenate([numbers(path, batch, name) for batch in batches(path, [name])])
+        values = np.concatenate([[math.nan], *(numbers(path, batch, name) for batch in batches(path, [name]))])
+        if not np.isfinite(values).any():
+            return f"{path.name} has no {name}"
         if np.count_nonzero((values < 0) | (values > limit + ROUNDED)) > FEW * len(values):
             low, high = np.nanmin(values), np.nanmax(values)
             return f"{name} in {path.name} is {low:g} to {high:g}, radians from 0 to {limit:.2f} are expected"

@@ -177,20 +177,25 @@ class RunCounts:
     """Events of a run, as Redis counted them."""
 
     emitted: int
-    forgotten: int  # of those, before all keys were deleted: what became of them is not known
-    stored: int  # results, those of runs with larger ids (later passes over a folder) included
-    repeated: int  # entries of an event that has a result, the same runs included
+    latest: int  # id of the latest pass over a folder: each is a run of its own, with the next id
+    forgotten: int  # of those that were emitted, before all keys were deleted: what became of them is not known
+    stored: int  # results, those of later passes included
+    repeated: int  # entries of an event that has a result, of the same runs
     rejected: int  # the same
 
 
 def count_run(redis: Redis, run_id: int) -> RunCounts:
     """The counts of a run. Raises RedisError."""
-    own: Any = redis.hmget(keys.run(run_id), "emitted", "forgotten")
+    own: Any = redis.hmget(keys.run(run_id), "emitted", "forgotten", "run_id")
+    emitted, forgotten, latest = (int(value or 0) for value in own)
+    latest = max(latest, run_id)
     done = [0, 0, 0]
     for key in redis.scan_iter(f"{keys.EMITTED}:*", count=1000):
         number = key.rsplit(b":", 1)[1]
-        if keys.INTEGER.fullmatch(number) and int(number) >= run_id:
+        if keys.INTEGER.fullmatch(number) and run_id <= int(number) <= latest:
             found: Any = redis.hmget(key, "stored", "repeated", "rejected")
             done = [total + int(value or 0) for total, value in zip(done, found, strict=True)]
-    emitted, forgotten = (int(value or 0) for value in own)
-    return RunCounts(emitted=emitted, forgotten=forgotten, stored=done[0], repeated=done[1], rejected=done[2])
+    stored, repeated, rejected = done
+    return RunCounts(
+        emitted=emitted, latest=latest, forgotten=forgotten, stored=stored, repeated=repeated, rejected=rejected
+    )

@@ -1,7 +1,9 @@
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import onnx
 import pytest
 import torch
 from mlflow import MlflowClient
+from safetensors.torch import save_file
 
 from export.checkpoint import SHIPPED, CheckpointError, load_checkpoint, save_checkpoint
 from export.icemix import VARIANTS, IceMix, IceMixConfig
@@ -191,6 +194,40 @@ def test_what_is_no_checkpoint_is_refused_in_words(tmp_path: Path, tiny: Path) -
         load_checkpoint(tmp_path / "short.pth", "small")
     with pytest.raises(CheckpointError, match="does not hold B_d32"):
         load_checkpoint(tiny, "B_d32")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"config": '{"hidden_size": 3}'}, "carries a configuration of another program"),
+        ({"config": "[1]"}, "its config is no JSON object"),
+        ({"config": "dim: 5"}, "its config is no JSON object"),
+        ({"config": '{"dim": -8, "dim_base": 4, "depth": 1, "head_size": 4, "n_rel": 0}'}, "of another program"),
+        ({"config": json.dumps(asdict(VARIANTS["small"])), "card": "made by hand"}, "its card is no JSON object"),
+    ],
+)
+def test_what_a_file_says_of_itself_is_read_with_care(tmp_path: Path, metadata: dict[str, str], words: str) -> None:
+    save_file(IceMix(VARIANTS["small"]).state_dict(), tmp_path / "odd.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to(torch.float8_e4m3fn),
+        lambda tensor: tensor.to(torch.int8),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+    ],
+    ids=["float8", "int8", "complex", "sparse", "meta"],
+)
+def test_other_numbers_than_floats_are_refused(tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    state = IceMix(VARIANTS["small"]).state_dict()
+    torch.save(state | {"proj_out.weight": change(state["proj_out.weight"])}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match="save the network as float32"):
+        load_checkpoint(tmp_path / "odd.pth", "small")
 
 
 def test_a_file_of_another_network_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

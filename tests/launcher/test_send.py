@@ -40,6 +40,16 @@ def test_a_file_becomes_a_table_of_directions(display: Display, tmp_path: Path, 
     assert np.degrees(np.median(opening_angle(found, truth))) < 25
 
 
+def test_a_host_that_needs_no_proxy_is_asked_without(
+    display: Display, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, islice(simulated_events(nominal_icecube86(), 11, 0), 3))
+    for name, value in (("http_proxy", "http://127.0.0.1:9"), ("NO_PROXY", "localhost")):
+        monkeypatch.setenv(name, value)
+    done = send(next(tmp_path.glob("train/*.parquet")), "--url", display.url.replace(HOST, "localhost"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_json_lines_are_answered_line_by_line_and_a_bad_one_says_why(display: Display) -> None:
     bad = GOOD | {"sensor_id": [1, 2, 9999], "event_id": 7}
     odd = [

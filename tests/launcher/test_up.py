@@ -82,6 +82,17 @@ def report(folder: Path) -> dict[str, Any]:
     return read
 
 
+def test_it_works_on_when_nobody_reads_what_it_says_any_more(tmp_path: Path) -> None:
+    """As in `icestream up | head`, or when the terminal is closed."""
+    command = [*UP, "--events", "100", "--rate", "50"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(180) == 0
+    assert report(tmp_path)["recorded"] == 100
+
+
 def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up: Up) -> None:
     made = [
         sys.executable,

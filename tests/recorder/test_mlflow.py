@@ -1,6 +1,8 @@
 """What MLflow gets of the recorder's results, whatever happens to it or to the spool meanwhile."""
 
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.events import encoded, made_result
 from tests.recorder.streams import SPOOLS, collector, put_results, spooled
 from tests.servers import Program, RedisProcess
 from tests.waiting import wait_until
+from tritonserver.process import HOST
 
 Start = Callable[..., Program]
 
@@ -151,6 +154,37 @@ def test_results_wait_on_disk_while_mlflow_is_away(
     rows, ids = recorded(mlflow_url, "s2", tmp_path)
     assert sorted(rows["event_id"].to_pylist()) == list(range(30))
     assert len(ids) == 2  # one run per start
+
+
+@pytest.mark.parametrize("reply", [b"{}", b"", b'{"experiment": 5}', b'{"experiment": null, "runs": null}', b"<html>"])
+def test_a_server_that_is_no_mlflow_costs_no_result(
+    redis: Any, mlflow_url: str, recorder: Start, tmp_path: Path, reply: bytes
+) -> None:
+    """As a proxy that is still starting: everything is answered with 200 and these bytes."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        do_POST = do_PATCH = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            """No line for each request."""
+
+    session = f"wrong {len(reply)}"
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        misled = recorder(mlflow_url=f"http://{HOST}:{server.server_port}", session=session, window_s=0.2)
+        put_results(redis, *range(5))
+        wait_until(lambda: misled.log.count("upload failed") > 1, "uploads fail")
+        misled.kill()
+        server.shutdown()
+    recorder(session=session, window_s=0.2)
+    wait_until(lambda: recorded(mlflow_url, session, tmp_path)[0].num_rows == 5, "all results")
 
 
 def test_a_run_that_a_crash_has_left_keeps_its_parameters(

@@ -59,6 +59,8 @@ def test_variables_of_other_programs_are_passed_over() -> None:
     ("arguments", "message"),
     [
         (["emitter", "--rate", "-5"], "RATE"),
+        (["emitter", "--run-id", "9223372036854775808"], "RUN_ID"),
+        (["emitter", "--count", "99999999999999999999"], "COUNT"),
         (["emitter", "--source", "kagle:/x"], "simulate, kaggle:DIR or graphnet:FILE"),
         (["emitter", "--source", "kaggle:/nowhere"], "no such file or folder"),
         (["emitter", "--geometry", "/nowhere.csv"], "cannot be read"),

@@ -191,6 +191,44 @@ def test_two_files_of_the_same_events_are_refused(tmp_path: Path, rows: pd.DataF
         list(open_folder(tmp_path).events(1))
 
 
+@pytest.mark.parametrize("batch_rows", [500_000, 7])
+@pytest.mark.parametrize("how", ["each event after itself", "each row after itself"])
+def test_a_file_with_each_pulse_twice_is_refused(
+    tmp_path: Path, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, how: str, batch_rows: int
+) -> None:
+    monkeypatch.setattr(pulse_table, "BATCH_ROWS", batch_rows)
+    groups = [group for _, group in rows.groupby("event_id", sort=False)]
+    if how == "each event after itself":
+        doubled = pd.concat([one for group in groups for one in (group, group)])
+    else:
+        doubled = rows.loc[rows.index.repeat(2)]
+    doubled.to_parquet(tmp_path / "batch_1.parquet")
+    with pytest.raises(SourceError, match="has each of its pulses twice"):
+        list(open_folder(tmp_path).events(1))
+
+
+@pytest.mark.parametrize("batch_rows", [500_000, 7])
+def test_pulses_that_are_not_in_the_order_of_time_are_put_into_it(
+    tmp_path: Path,
+    rows: pd.DataFrame,
+    simulated: list[tuple[Event, Truth]],
+    monkeypatch: pytest.MonkeyPatch,
+    batch_rows: int,
+) -> None:
+    monkeypatch.setattr(pulse_table, "BATCH_ROWS", batch_rows)
+    by_sensor = rows.sort_values(["event_id", "sensor_id"], kind="stable")
+    by_sensor.to_parquet(tmp_path / "batch_1.parquet")
+    expected = {event.event_id: event for event, _ in simulated}
+    back = [event for event, _ in open_folder(tmp_path).events(1)]
+    assert len(back) == len(expected)
+    for event in back:
+        order = np.lexsort(
+            (expected[event.event_id].charge_pe, expected[event.event_id].sensor_id, expected[event.event_id].time_ns)
+        )
+        for name in ("time_ns", "sensor_id", "charge_pe", "auxiliary"):
+            np.testing.assert_array_equal(getattr(event, name), getattr(expected[event.event_id], name)[order])
+
+
 def test_two_files_of_one_number_are_both_replayed(tmp_path: Path, rows: pd.DataFrame) -> None:
     ids = rows.event_id.unique()
     rows[rows.event_id.isin(ids[:20])].to_parquet(tmp_path / "batch_01.parquet")
@@ -288,6 +326,8 @@ WITHOUT: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     ),
     "other names": (lambda meta: meta.rename(columns={"azimuth": "phi"}), "train_meta.parquet has no azimuth"),
     "degrees": (lambda meta: meta.assign(azimuth=np.degrees(meta.azimuth)), "radians from 0 to 6.28 are expected"),
+    "no rows": (lambda meta: meta[:0], "train_meta.parquet has no"),
+    "empty angles": (lambda meta: meta.assign(azimuth=np.nan), "train_meta.parquet has no azimuth"),
     "other events": (lambda meta: meta.assign(event_id=-1 - meta.event_id), "has none of these events"),
 }
 

@@ -87,9 +87,10 @@ def test_results_are_counted_by_run(redis: Any, redis_server: RedisProcess) -> N
         assert 0 < redis.ttl(keys.run(7)) <= keys.RUN_KEPT_S
         assert await queue.reject(Rejection(entry=bad, reason="refused_by_model", detail=""))
         assert redis.keys(keys.run(0)) == []  # nobody has begun it: anybody may write events of any run
-        redis.hset("{icestream}:emitted:x", "stored", 5)
+        for other in ("x", "9"):  # another emitter's run
+            redis.hset(f"{keys.EMITTED}:{other}", "stored", 5)
         found = count_run(redis, 7)
-        assert found == RunCounts(emitted=3, forgotten=0, stored=3, repeated=1, rejected=1)
+        assert found == RunCounts(emitted=3, latest=8, forgotten=0, stored=3, repeated=1, rejected=1)
 
     with_client(redis_server, use)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.crc import key_slot
 
 from icestream.detector import nominal_icecube86
 from icestream.sources.simulation.simulator import simulated_events
@@ -169,6 +170,21 @@ def test_commands_that_are_sent_together_find_the_slot_as_well(cluster: Cluster)
         publisher.show_alive()
     publisher.show_alive()
     assert publisher.position() == (0, None)
+
+
+def test_a_node_that_is_cut_off_from_its_cluster_is_left(cluster: Cluster) -> None:
+    client: Any = connect(cluster.url)
+    client.set(keys.EMITTER, "x")
+    before, slot = client.client_id(), str(key_slot(keys.EMITTER.encode()))
+    others = [server for server in cluster.servers if not server.ask("CLUSTER", "COUNTKEYSINSLOT", slot)]
+    for server in others:
+        server.pause()
+    with pytest.raises(RedisError, match="cluster is down"):
+        wait_until(lambda: client.set(keys.EMITTER, "x") is None, "it says that it is cut off")
+    for server in others:
+        server.resume()
+    wait_until(cluster.well, "the cluster is well")
+    assert client.client_id() != before
 
 
 def test_the_stream_runs_on_a_cluster_and_finds_its_slot_again(

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from icestream.inference import addresses
 from icestream.inference.access import TritonAccess
 from icestream.inference.addresses import Server, resolve
 from icestream.inference.checked_model import CheckedModel
@@ -16,6 +18,25 @@ def test_a_name_without_an_address_costs_no_other() -> None:
     servers, failed = asyncio.run(resolve("127.0.0.1:1,does-not-exist.invalid:8001,[::1]:2"))
     assert servers == [Server("127.0.0.1:1", ""), Server("ipv6:[::1]:2", "")]
     assert failed.keys() == {"does-not-exist.invalid"}
+
+
+def test_a_name_whose_look_up_hangs_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look_up() -> tuple[list[Server], dict[str, str]]:
+        loop = asyncio.get_running_loop()
+        found = loop.getaddrinfo
+
+        async def getaddrinfo(host: str, *arguments: Any, **options: Any) -> Any:
+            if host == "slow.example.org":
+                await asyncio.Event().wait()
+            return await found(host, *arguments, **options)
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+        return await resolve("slow.example.org:1,127.0.0.1:2")
+
+    monkeypatch.setattr(addresses, "LOOKUP_S", 0.1)
+    servers, failed = asyncio.run(look_up())
+    assert servers == [Server("127.0.0.1:2", "")]
+    assert failed == {"slow.example.org": "no answer within 0.1 s"}
 
 
 def test_addresses_are_found_by_name_and_keep_it() -> None:

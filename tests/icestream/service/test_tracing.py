@@ -175,7 +175,10 @@ def test_a_collector_that_is_away_costs_no_event(
     assert process.stop(30) == 0
 
 
-def test_it_is_off_unless_somebody_wants_it_and_a_wrong_ratio_is_named() -> None:
+def test_it_is_off_unless_somebody_wants_it_and_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracing("bridge", {}) is None
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")  # below the size of a batch
+    with pytest.raises(SystemExit, match="a setting of OpenTelemetry"):
+        tracing("bridge", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
     with pytest.raises(SystemExit, match="OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1"):
         tracing("bridge", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER_ARG": "all"})

@@ -225,7 +225,7 @@ class CheckedModel:
             except TritonUnavailable as error:
                 if error.overloaded:
                     endpoint.shun()
-                    if self.can_ask_another(failed):
+                    if any(not one.shunned and one not in failed for one in self._usable()):
                         continue
                 elif error.asked:
                     failed.add(endpoint)
@@ -239,8 +239,8 @@ class CheckedModel:
             return Inference(inputs=inputs, answer=answer, model=model)
 
     def can_ask_another(self, failed: Collection[Endpoint]) -> bool:
-        """Whether there is a server that is none of these, and has not turned a request away just now."""
-        return any(not endpoint.shunned and endpoint not in failed for endpoint in self._usable())
+        """Whether there is a proved server that is none of these."""
+        return any(endpoint not in failed for endpoint in self._usable())
 
     async def prove(self, length: int = 0) -> bool:
         """Ask every server now for the known answers, padded to this length at least, until one gives them; whether one does."""

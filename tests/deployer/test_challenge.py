@@ -279,6 +279,7 @@ def test_whatever_dies_meanwhile_a_challenge_counts_no_event_twice_and_the_strea
     before = system.compared
     system.send_simulated(100)
     wait_until(lambda: system.compared and before and system.compared.pairs > before.pairs + 20, "and more", 60)
+    system.all_answered()
     assert system.compared is not None
     copies = system.copies
     assert system.compared.pairs <= copies.answered <= copies.copied <= system.emitted

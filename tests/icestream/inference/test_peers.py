@@ -46,11 +46,15 @@ def use(url: str, work: Callable[[CheckedModel], Coroutine[Any, Any, None]]) -> 
     asyncio.run(run())
 
 
+def is_marked(method: str, request: bytes) -> bool:
+    return method == "ModelInfer" and np.full(8, MARKED, "<f4").tobytes() in request
+
+
 def at_marked(change: Callable[[pb.ModelInferResponse], object]) -> Change:
     """Changes the answer to marked events."""
 
     def changed(method: str, request: bytes, reply: bytes, context: grpc.ServicerContext) -> bytes:
-        if method != "ModelInfer" or np.full(8, MARKED, "<f4").tobytes() not in request:
+        if not is_marked(method, request):
             return reply
         answer = pb.ModelInferResponse.FromString(reply)
         change(answer)
@@ -109,7 +113,7 @@ def test_one_that_turns_requests_away_is_left_out_while_there_is_another(triton:
     turned_away = []
 
     def turn_away(method: str, request: bytes, reply: bytes, context: grpc.ServicerContext) -> bytes:
-        if method == "ModelInfer":
+        if is_marked(method, request):
             turned_away.append(method)
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate limited")
         return reply
@@ -119,7 +123,7 @@ def test_one_that_turns_requests_away_is_left_out_while_there_is_another(triton:
             await asyncio.sleep(0.05)
         front.change = turn_away
         for number in range(40):
-            await model.infer([event(number)])
+            await model.infer([event(number, charge=MARKED)])
         assert len(turned_away) < 20
 
     use(f"ipv4:{triton.url},{front.url}", ask)

@@ -125,7 +125,7 @@ class Tritons:
         for address in filter(self._loads_into, lacking):
             self._take_step((name, address), lambda address=address: self._controls[address].load(name))  # type: ignore[misc]
         if lacking:
-            raise NotServed("it is being loaded")
+            raise NotServed("; ".join(["it is being loaded", *self._unknown]))
 
     def _loads_into(self, address: str) -> bool:
         return _without_scheme(address) in self._own

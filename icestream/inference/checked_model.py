@@ -53,6 +53,7 @@ class Endpoint:
         self.state, self.reason = "away", "it was not asked yet"
         self._incarnation, self._proved_s = -1, 0.0
         self._looking = asyncio.Lock()
+        self.proofs: dict[int, asyncio.Task[bool]] = {}  # by padded length, the latest
         self.requests: set[asyncio.Task[Answer]] = set()
 
     @property
@@ -73,17 +74,28 @@ class Endpoint:
         """It has answered a request."""
         self._shunned_s = self._shunned_s * FORGIVEN if self._shunned_s > SHUNNED_S else 0.0
 
+    def prove(self, length: int) -> "asyncio.Task[bool]":
+        """Whether it gives the known answers now, at this padded length, too; one that is still asked is not asked twice."""
+        if (task := self.proofs.get(length)) is None or task.done():
+            task = self.proofs[length] = asyncio.create_task(self._prove(length))
+        return task
+
+    async def _prove(self, length: int) -> bool:
+        await self.look(prove=True)
+        return self.usable and await self._answers_at(length)
+
     def has_timed_out(self) -> None:
         """It has not answered a request in time: it has to give its known answers before it is asked again."""
         self.responds, self._proved_s = False, 0.0
+        self.state, self.reason = "away", f"Triton at {self.client.address} has not answered a request in time"
 
-    async def answers_at(self, length: int) -> bool:
+    async def _answers_at(self, length: int) -> bool:
         """Whether the server gives the known answers at this padded length, too."""
         if self.proved is None:
             return False
         try:
             await self.client.check_known_answers(self.proved, length)
-        except (TritonUnavailable, ModelMismatch):
+        except Exception:  # the next look says it in words
             return False
         return True
 
@@ -97,7 +109,7 @@ class Endpoint:
                 if error.overloaded and self.proved and time.monotonic() - self._proved_s <= 2 * PROVED_S:
                     return  # nothing was seen: what is proved stays so for a while
                 self._flakes += 1
-                if error.asked and not error.timed_out and self.usable and self._flakes < FLAKES:
+                if not prove and error.asked and not error.timed_out and self.usable and self._flakes < FLAKES:
                     return  # a proxy before it, perhaps
                 self.state, self.reason = "away", str(error)
                 if error.timed_out:
@@ -123,8 +135,9 @@ class Endpoint:
                 raise TritonUnavailable("the connection was lost while the model was proved")
             self._incarnation, self._proved_s = incarnation, time.monotonic()
             self.proved = self.proved or model
-        self.state, self.reason, self.responds, self.overloaded = "proved", "", True, False
-        self._seen_s, self._flakes = time.monotonic(), 0
+        self._seen_s, self._flakes, self.overloaded = time.monotonic(), 0, False
+        if self._proved_s:  # else a request has timed out meanwhile
+            self.state, self.reason, self.responds = "proved", "", True
 
     async def _connect_again(self) -> None:
         """Make the connection anew where nothing was seen for long."""
@@ -136,7 +149,8 @@ class Endpoint:
                 self.reason = f"{error.filename} cannot be used: {error.strerror or error}"
                 return
             self.proved = None
-            await before.close()
+            with suppress(Exception):
+                await before.close()
 
 
 class CheckedModel:
@@ -163,6 +177,7 @@ class CheckedModel:
         self._unresolved = "it was not asked yet"
         self._reported: tuple[dict[str, int], str] | None = None
         self._turn = 0
+        self._witnesses = set[Endpoint]()  # servers that gave the answers of the latest proof
         self._proving = asyncio.Lock()
         self._proved_round = (0.0, 0, False)  # when it began, its length, and its outcome
         self._resolving = asyncio.get_running_loop().create_task(self._resolve_forever())
@@ -209,8 +224,9 @@ class CheckedModel:
             RequestRefused: Triton does not take this request, or failed at it.
         """
         failed = set() if failed is None else failed
+        turned_away = set[Endpoint]()  # by these, this time
         while True:
-            endpoint = self._choose(failed)
+            endpoint = self._choose(failed, turned_away)
             model = endpoint.proved
             assert model is not None
             if len(events) > model.max_batch:
@@ -223,13 +239,14 @@ class CheckedModel:
             try:
                 answer = await self._ask(endpoint, inputs, model, context)
             except TritonUnavailable as error:
-                if error.overloaded:
-                    endpoint.shun()
-                    if any(not one.shunned and one not in failed for one in self._usable()):
-                        continue
-                elif error.asked:
+                if not error.overloaded and error.asked:
                     failed.add(endpoint)
-                raise
+                    raise
+                endpoint.shun()
+                turned_away.add(endpoint)
+                if not self.can_ask_another(failed | turned_away):
+                    raise
+                continue
             except RequestRefused:
                 failed.add(endpoint)
                 raise
@@ -249,22 +266,19 @@ class CheckedModel:
             began_s, proved_length, proved = self._proved_round
             if began_s < asked_s or proved_length != length:  # else another call has just done it
                 began_s = time.monotonic()
-                tasks = [asyncio.create_task(self._prove_at(one, length)) for one in self._endpoints.values()]
-                proved = False
-                try:
-                    for task in asyncio.as_completed(tasks):  # one that hangs holds up no other
-                        if proved := await task:
-                            break
-                finally:
-                    await cancel(tasks)
-                self._proved_round = (began_s, length, proved)
+                self._witnesses = await self._until_one_proves(length)
+                self._proved_round = (began_s, length, proved := bool(self._witnesses))
                 self._report()
         return proved and bool(self._usable())
 
-    @staticmethod
-    async def _prove_at(endpoint: Endpoint, length: int) -> bool:
-        await endpoint.look(prove=True)
-        return endpoint.usable and await endpoint.answers_at(length)
+    async def _until_one_proves(self, length: int) -> set[Endpoint]:
+        """The servers that give the known answers first; empty where none does. One that hangs holds up no other, and goes on."""
+        proofs = {endpoint.prove(length): endpoint for endpoint in self._endpoints.values()}
+        pending, witnesses = set(proofs), set[Endpoint]()
+        while pending and not witnesses:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            witnesses = {proofs[task] for task in done if not task.cancelled() and task.result()}
+        return witnesses
 
     def tell_again(self) -> None:
         """Call `changed` with the states as they are."""
@@ -275,19 +289,28 @@ class CheckedModel:
         """Close all connections."""
         await cancel((self._resolving, *self._tasks.values(), *self._leaving))
         for endpoint in self._endpoints.values():
+            await cancel(endpoint.proofs.values())
             await endpoint.client.close()
 
     def _usable(self) -> list[Endpoint]:
         return [endpoint for endpoint in self._endpoints.values() if endpoint.usable]
 
-    def _choose(self, failed: Collection[Endpoint]) -> Endpoint:
-        """The server with the fewest requests, if possible one that is not shunned and has not failed at this one."""
+    def _choose(self, failed: Collection[Endpoint], turned_away: Collection[Endpoint]) -> Endpoint:
+        """The server with the fewest requests, if possible one that has not failed at this one; after a failure, one that gave the
+        latest known answers; and one that is not shunned.
+        """
         usable = self._usable()
         if not usable:
             raise TritonUnavailable(self.reason, asked=False)
         self._turn += 1
         first = self._turn % len(usable)
-        return min(usable[first:] + usable[:first], key=lambda one: (one in failed, one.shunned, len(one.requests)))
+        in_turn = usable[first:] + usable[:first]
+
+        def last(one: Endpoint) -> tuple[bool | int, ...]:
+            unsure = bool(failed) and one not in self._witnesses
+            return (one in turned_away, one in failed, unsure, one.shunned, len(one.requests))
+
+        return min(in_turn, key=last)
 
     async def _ask(self, endpoint: Endpoint, inputs: Arrays, model: ModelDescription, context: str) -> Answer:
         task = asyncio.create_task(endpoint.client.infer(inputs, model.version, context))
@@ -356,6 +379,7 @@ class CheckedModel:
     @staticmethod
     async def _leave(endpoint: Endpoint) -> None:
         """Close the connection to a server that is asked no more, once it has answered what it was asked."""
+        await cancel(endpoint.proofs.values())
         try:
             if endpoint.requests:
                 await asyncio.wait(endpoint.requests)

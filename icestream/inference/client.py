@@ -198,7 +198,7 @@ class TritonClient:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise TritonUnavailable(f"the connection to Triton at {self.address} was closed") from None
+            raise TritonUnavailable(f"the connection to Triton at {self.address} was closed", asked=False) from None
 
 
 def _highest(versions: Sequence[str], name: str) -> str:

@@ -10,10 +10,14 @@ GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal, does n
 
 
 class Output:
-    """A text file; what cannot be written to it is lost."""
+    """A text file; what cannot be written to it is lost.
 
-    def __init__(self, file: IO[str]):
-        self._file = file
+    Args:
+        file: None where the process was started with it closed.
+    """
+
+    def __init__(self, file: IO[str] | None):
+        self._file: IO[str] = open(os.devnull, "w") if file is None else file
 
     def write(self, text: str) -> int:
         self._try(lambda: self._file.write(text))

@@ -27,6 +27,7 @@ MOST_ROWS = MAX_PULSES + 1  # of one event that are kept: enough for it to be re
 LEFT_OUT = -2  # the sensor of a pulse that is none of the detector's
 CHUNK_ROWS = 2_000_000
 MERGED_RUNS = 1_000_000
+DOUBLED_LEAST = 4  # pulses of an event that has each of them twice; two that are equal may be chance
 
 Columns = tuple[NDArray[np.int16], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]
 
@@ -168,11 +169,11 @@ class PulseTable:
         self, wanted: NDArray[np.int64], number: NDArray[np.int32], columns: Columns, edges: NDArray[np.intp]
     ) -> None:
         """Raise SourceError if an event has each of its pulses twice: its files, or a part of them, are there twice."""
-        rows = (number, *columns)
-        again = np.flatnonzero(np.all([column[1:] == column[:-1] for column in rows], axis=0))
+        again = _equal_to_the_one_before(columns)
+        again = again[number[again] == number[again - 1]]
         doubled = np.bincount(number[again], minlength=len(wanted))
         sizes = np.diff(edges)
-        found = np.flatnonzero((doubled * 2 >= sizes) & (sizes > 1))
+        found = np.flatnonzero((doubled * 2 >= sizes) & (sizes >= DOUBLED_LEAST))
         if len(found):
             places = " and ".join(map(str, self.paths))
             raise SourceError(
@@ -194,15 +195,21 @@ def _disordered(columns: Columns, edges: NDArray[np.int64]) -> set[int]:
     Args:
         edges: where each event begins, and where the last one ends.
     """
-    sensor, time, charge, _ = (column[: edges[-1]] for column in columns)
+    columns = _part(columns, slice(int(edges[-1])))
+    time = columns[1]
     within = np.ones(len(time), bool)  # whether the pulse before it is of the same event
     within[edges[:-1]] = False
-    same = np.all([column[1:] == column[:-1] for column in (sensor, time, charge)], axis=0)
     early = np.flatnonzero(within[1:] & (time[1:] < time[:-1])) + 1
-    again = np.flatnonzero(within[1:] & same) + 1
-    times = np.bincount(np.searchsorted(edges, again, "right") - 1, minlength=len(edges) - 1)
+    again = _equal_to_the_one_before(columns)
+    times = np.bincount(np.searchsorted(edges, again[within[again]], "right") - 1, minlength=len(edges) - 1)
     doubled = np.flatnonzero((times * 2 >= np.diff(edges)) & (times > 0))
     return {*(np.searchsorted(edges, early, "right") - 1).tolist(), *doubled.tolist()}
+
+
+def _equal_to_the_one_before(columns: Columns) -> NDArray[np.intp]:
+    """The pulses that are; without those that are left out, of which nothing is known but their time and charge."""
+    equal = np.all([column[1:] == column[:-1] for column in columns], axis=0)
+    return np.flatnonzero(equal & (columns[0][1:] != LEFT_OUT)) + 1
 
 
 def _merged(

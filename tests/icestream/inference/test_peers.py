@@ -109,13 +109,36 @@ def test_a_question_that_fails_now_and_then_takes_no_proof_back(front: Front) ->
     use(front.url, watch)
 
 
-def test_one_that_turns_requests_away_is_left_out_while_there_is_another(triton: TritonProcess, front: Front) -> None:
+def test_after_a_failure_a_server_is_asked_that_gives_the_known_answers(triton: TritonProcess, front: Front) -> None:
+    """So that an event is not blamed for a server that answers nothing any more."""
+
+    def answer_nothing(method: str, request: bytes, reply: bytes, context: grpc.ServicerContext) -> bytes:
+        if method == "ModelInfer":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "upstream connect error")
+        return reply
+
+    async def ask(model: CheckedModel) -> None:
+        while len(model._usable()) < 2:
+            await asyncio.sleep(0.05)
+        both = set(model._usable())
+        front.change = answer_nothing
+        assert await model.prove()
+        for number in range(6):
+            await model.infer([event(number)], set(both))
+
+    use(f"ipv4:{triton.url},{front.url}", ask)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.PERMISSION_DENIED])
+def test_one_that_turns_requests_away_is_left_out_while_there_is_another(
+    triton: TritonProcess, front: Front, code: grpc.StatusCode
+) -> None:
     turned_away = []
 
     def turn_away(method: str, request: bytes, reply: bytes, context: grpc.ServicerContext) -> bytes:
         if is_marked(method, request):
             turned_away.append(method)
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate limited")
+            context.abort(code, "not now")
         return reply
 
     async def ask(model: CheckedModel) -> None:

@@ -1,5 +1,6 @@
-"""Words whose disk is full."""
+"""Words whose disk is full, or that go nowhere."""
 
+import shlex
 import subprocess
 import sys
 
@@ -9,4 +10,9 @@ SAY = "from icestream.service.logs import configure_logs; log = configure_logs('
 def test_a_full_disk_ends_no_process_through_what_it_says() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", SAY], stdout=subprocess.PIPE, stderr=full, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+def test_a_process_may_be_started_with_its_output_closed() -> None:
+    done = subprocess.run(f"{shlex.join([sys.executable, '-c', SAY])} 2>&-", shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "done\n")

@@ -191,6 +191,12 @@ def test_two_files_of_the_same_events_are_refused(tmp_path: Path, rows: pd.DataF
         list(open_folder(tmp_path).events(1))
 
 
+def test_two_equal_pulses_are_no_event_that_is_there_twice(tmp_path: Path, rows: pd.DataFrame) -> None:
+    first = rows[rows.event_id == rows.event_id.iloc[0]][:1]
+    pd.concat([first, first, rows[rows.event_id != first.event_id.iloc[0]]]).to_parquet(tmp_path / "batch_1.parquet")
+    assert next(open_folder(tmp_path).events(1))[0].n_pulses == 2
+
+
 @pytest.mark.parametrize("batch_rows", [500_000, 7])
 @pytest.mark.parametrize("how", ["each event after itself", "each row after itself"])
 def test_a_file_with_each_pulse_twice_is_refused(

@@ -14,7 +14,7 @@ from icestream.registry import CHAMPION, Registry
 from icestream.streams.publisher import count_run
 from icestream.streams.serving import read_report
 from tests.deployer.conftest import SHIPPED, System, plain
-from tests.events import stored
+from tests.events import results, stored
 from tests.servers import MlflowProcess, Program
 from tests.waiting import wait_until
 
@@ -24,6 +24,11 @@ def begin(system: System, **settings: object) -> Program:
     deployer = system.deployer(**settings)
     wait_until(system.serves("icemix"), "the shipped model is the champion", 60)
     return deployer
+
+
+def latest_model(system: System) -> str:
+    """The model of the latest result."""
+    return "".join(plain(one.model) for one in results(system.redis)[-1:])
 
 
 def asks(system: System, name: str) -> bool:
@@ -202,6 +207,7 @@ def test_the_model_is_changed_again_and_again_under_load_whatever_is_killed(syst
                 system.triton.kill()
                 system.triton.start()
         wait_until(system.serves(name), f"{name} is served", 120)
+        wait_until(lambda: latest_model(system) == name, "it answers", 120)  # noqa: B023 (at once)
         epochs.append(system.serving and system.serving.epoch)
     assert epochs == sorted(set(epochs), key=lambda epoch: epoch or 0)
     assert emitter.stop() == 0

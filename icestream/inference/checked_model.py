@@ -140,8 +140,8 @@ class Endpoint:
             self.state, self.reason, self.responds = "proved", "", True
 
     async def _connect_again(self) -> None:
-        """Make the connection anew where nothing was seen for long."""
-        if time.monotonic() - self._seen_s > CONNECTED_S:
+        """Make the connection anew where nothing was seen for long; what was asked over it ends first, by its own time-out."""
+        if not self.requests and time.monotonic() - self._seen_s > CONNECTED_S:
             self._seen_s = time.monotonic()
             try:
                 before, self.client = self.client, self._connect()

@@ -178,7 +178,7 @@ class TritonClient:
                 raise _unavailable(error) from None
             raise RequestRefused(_words(error), final=error.code() is grpc.StatusCode.INVALID_ARGUMENT) from None
         if incarnation != self.incarnation:
-            raise TritonUnavailable(f"the connection to Triton at {self.address} was lost meanwhile", asked=False)
+            raise TritonUnavailable(f"the connection to Triton at {self.address} was lost meanwhile")
         if reply.model_name != self._model or version not in ("", reply.model_version):
             said = f"{reply.model_name[:100]!r}, version {reply.model_version[:100]!r}"
             raise RequestRefused(f"version {version} of {self._model} was asked, {said} answers", final=False)
@@ -198,7 +198,7 @@ class TritonClient:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise TritonUnavailable(f"the connection to Triton at {self.address} was closed", asked=False) from None
+            raise TritonUnavailable(f"the connection to Triton at {self.address} was closed") from None
 
 
 def _highest(versions: Sequence[str], name: str) -> str:

@@ -9,6 +9,7 @@ from icestream.inference import checked_model
 from icestream.inference.access import TritonAccess
 from icestream.inference.addresses import Server
 from icestream.inference.checked_model import CheckedModel
+from icestream.inference.errors import TritonUnavailable
 from icestream.inference.model import ModelDescription
 from tests.events import event
 from tests.servers import TritonProcess
@@ -50,6 +51,36 @@ def test_a_server_that_is_taken_away_still_answers_what_it_was_asked(
     monkeypatch.setattr(checked_model, "resolve", resolve)
     monkeypatch.setattr(checked_model, "RESOLVE_S", 0.1)
     asyncio.run(use())
+
+
+def test_a_request_at_which_a_server_hangs_ends_by_its_time_out_alone(
+    triton: TritonProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by a connection that is made anew: the event may be to blame."""
+
+    async def use() -> None:
+        model = CheckedModel(TritonAccess(url=triton.url), "picky", 8)
+        try:
+            await proved(model)
+            asking = asyncio.create_task(model.infer([SLOW]))
+            async with asyncio.timeout(10):
+                while not any(endpoint.requests for endpoint in model._endpoints.values()):
+                    await asyncio.sleep(0.01)
+            triton.pause()
+            with pytest.raises(TritonUnavailable) as caught:
+                await asking
+            assert caught.value.timed_out
+            assert caught.value.asked
+        finally:
+            triton.resume()
+            await model.close()
+
+    monkeypatch.setattr(checked_model, "CONNECTED_S", 1.0)
+    try:
+        asyncio.run(use())
+    finally:
+        triton.kill()  # its Python backend may end by itself after that, at any time
+        triton.start()
 
 
 def test_a_call_that_is_given_up_is_cancelled(triton: TritonProcess) -> None:

@@ -45,6 +45,7 @@ SERVING = Serving(
     champion=Served(version="1", name="icemix"), challenger=Served(version="2", name="icemix-v2"), share=1.0
 )
 CHALLENGE = keys.challenge(1)
+REFUSED_IN_A_SCRIPT = "ACL failure in script|The user executing the script can't"  # by Redis 7.0; by later ones, Valkey
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +300,7 @@ def test_an_attack_is_refused(guarded: RedisProcess, user: str, attack: str) -> 
 )
 def test_a_script_may_do_no_more_than_its_user(guarded: RedisProcess, user: str, script: str) -> None:
     guarded.client.xadd(keys.TRUTH, {wire.FIELD: b"secret"})
-    with as_user(guarded, user) as client, pytest.raises(ResponseError, match=r"ACL failure|[Nn]o permissions|NOPERM"):
+    with as_user(guarded, user) as client, pytest.raises(ResponseError, match=REFUSED_IN_A_SCRIPT):
         client.eval(script, 2, keys.TRUTH, keys.EVENTS)
 
 
@@ -307,7 +308,7 @@ def test_a_script_may_do_no_more_than_its_user(guarded: RedisProcess, user: str,
 @pytest.mark.parametrize("command", ["'XRANGE', KEYS[1], '-', '+'", "'XINFO', 'STREAM', KEYS[1]"])
 def test_no_script_reads_the_truth(guarded: RedisProcess, user: str, command: str) -> None:
     guarded.client.xadd(keys.TRUTH, {wire.FIELD: b"secret"})
-    with as_user(guarded, user) as client, pytest.raises(ResponseError, match=r"ACL failure|[Nn]o permissions|NOPERM"):
+    with as_user(guarded, user) as client, pytest.raises(ResponseError, match=REFUSED_IN_A_SCRIPT):
         client.eval(f"return redis.call({command})", 1, keys.TRUTH)
 
 

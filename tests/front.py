@@ -16,12 +16,13 @@ class Front(grpc.GenericRpcHandler):
 
     Args:
         triton: host:port of its gRPC service.
+        certificate: with which it speaks TLS.
 
     Attributes:
         change: called with the name of the method, the request, the reply and the context; returns the reply that is sent.
     """
 
-    def __init__(self, triton: str):
+    def __init__(self, triton: str, certificate: grpc.ServerCredentials | None = None):
         self._channel = grpc.insecure_channel(triton)
         self._server = grpc.server(
             ThreadPoolExecutor(32),
@@ -29,7 +30,13 @@ class Front(grpc.GenericRpcHandler):
             options=[("grpc.so_reuseport", 0), ("grpc.max_send_message_length", -1)],
         )
         self.change: Change = lambda method, request, reply, context: reply  # noqa: ARG005
-        self.url = f"{HOST}:{self._server.add_insecure_port(f'{HOST}:0')}"
+        any_port = f"{HOST}:0"
+        port = (
+            self._server.add_secure_port(any_port, certificate)
+            if certificate
+            else self._server.add_insecure_port(any_port)
+        )
+        self.url = f"{HOST}:{port}"
         self._server.start()
 
     def service(self, handler_call_details: Any) -> Any:

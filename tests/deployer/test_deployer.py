@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from deployer.deployer import BEAT_S
 from deployer.models import Models, ModelsError
 from icestream.registry import CHAMPION, Registry
 from icestream.streams.publisher import count_run
@@ -17,6 +18,8 @@ from tests.deployer.conftest import SHIPPED, System, plain
 from tests.events import results, stored
 from tests.servers import MlflowProcess, Program
 from tests.waiting import wait_until
+
+HEARTBEAT = "icestream_deployer_heartbeat_timestamp_seconds"
 
 
 def begin(system: System, **settings: object) -> Program:
@@ -221,7 +224,7 @@ def test_the_model_is_changed_again_and_again_under_load_whatever_is_killed(syst
 def test_files_that_are_not_those_that_were_registered_are_not_served(
     frail_system: System, own_mlflow: MlflowProcess
 ) -> None:
-    """And a stop is heard while MLflow hangs."""
+    """And while MLflow hangs the deployer shows that it waits, and hears a stop."""
     system = frail_system
     deployer = begin(system)
     version = system.register()
@@ -233,7 +236,11 @@ def test_files_that_are_not_those_that_were_registered_are_not_served(
     assert system.serves("icemix")()
     os.killpg(own_mlflow.process_group, signal.SIGSTOP)
     try:
-        wait_until(lambda: deployer.metric("icestream_deployer_failures_total", target="mlflow") > 0, "it waits", 60)
+        beat = deployer.metric(HEARTBEAT)
+        for _ in range(2):
+            wait_until(lambda: deployer.metric(HEARTBEAT) > beat + BEAT_S / 2, "it shows that it waits", 60)  # noqa: B023 (at once)
+            beat = deployer.metric(HEARTBEAT)
+        assert deployer.metric("icestream_deployer_failures_total", target="mlflow") == 0  # for one and the same call
         assert deployer.stop(10) == 0
     finally:
         os.killpg(own_mlflow.process_group, signal.SIGCONT)

@@ -78,12 +78,17 @@ def test_after_a_lost_second_the_run_continues_where_redis_ends(
     assert emitted(redis) == expected[50:]
 
 
-def test_a_lost_first_second_is_emitted_again(
-    redis: Any, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("on_disk_s", "fails_over"),
+    [(inf, False), (0.0, True)],
+    ids=["the first second", "whenever a replica that has nothing may have taken over"],
+)
+def test_what_redis_has_lost_is_emitted_again(
+    redis: Any, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch, on_disk_s: float, fails_over: bool
 ) -> None:
-    monkeypatch.setattr(publisher, "ON_DISK_S", inf)  # it stays the first second, however slow this machine is
+    monkeypatch.setattr(publisher, "ON_DISK_S", on_disk_s)  # however slow this machine is
     emission = Emission(
-        Publisher(connect(redis_server.url), run_id=9),
+        Publisher(connect(redis_server.url), run_id=9, fails_over=fails_over),
         Pacing(100, np.random.default_rng(1)),
         metrics=EmitterMetrics(CollectorRegistry()),
         log=configure_logs("emitter"),

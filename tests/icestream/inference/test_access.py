@@ -1,17 +1,22 @@
 """How servers are found and what a call carries, where files and names are wrong."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+import trustme
 
-from icestream.inference import addresses
+from icestream.inference import addresses, checked_model
 from icestream.inference.access import TritonAccess
 from icestream.inference.addresses import Server, resolve
 from icestream.inference.checked_model import CheckedModel
 from icestream.inference.errors import TritonUnavailable
+from tests.front import Front
+from tests.servers import TritonProcess
+from tritonserver.process import HOST
 
 
 def test_a_name_without_an_address_costs_no_other() -> None:
@@ -79,3 +84,68 @@ def test_an_authority_that_cannot_be_read_is_named_and_tried_again(tmp_path: Pat
             await model.close()
 
     asyncio.run(use())
+
+
+@pytest.fixture
+def front(triton: TritonProcess, authority: trustme.CA, tls: bool) -> Iterator[Front]:
+    """Before Triton, as localhost."""
+    one = authority.issue_cert("localhost")
+    pair = (one.private_key_pem.bytes(), b"".join(part.bytes() for part in one.cert_chain_pems))
+    front = Front(triton.url, grpc.ssl_server_credentials([pair]) if tls else None)
+    yield front
+    front.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> trustme.CA:
+    """One whose certificate is in ca.pem."""
+    made = trustme.CA()
+    made.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return made
+
+
+def as_localhost(front: Front, tls: bool, ca_file: Path) -> CheckedModel:
+    url = front.url.replace(HOST, "localhost")
+    return CheckedModel(TritonAccess(url=url, tls=tls, ca_file=ca_file if tls else None), "icemix", 30)
+
+
+@pytest.mark.parametrize("tls", [True])
+def test_an_authority_that_is_renewed_is_read_again(
+    front: Front, authority: trustme.CA, tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked_model, "CONNECTED_S", 1.0)
+    file = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+
+    async def use() -> None:
+        model = as_localhost(front, tls, file)
+        try:
+            await _until(lambda: "CERTIFICATE_VERIFY_FAILED" in model.reason)
+            authority.cert_pem.write_to_path(file)
+            await _until(lambda: model.model is not None)
+        finally:
+            await model.close()
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_is_told_the_name_that_it_is_asked_by(front: Front, tls: bool, tmp_path: Path) -> None:
+    """By which a proxy finds the server behind it."""
+    asked = set[str]()
+
+    def note(method: str, request: bytes, reply: bytes, context: Any) -> bytes:
+        asked.add(context._rpc_event.call_details.host.decode().split(":")[0])
+        return reply
+
+    front.change = note
+
+    async def use() -> None:
+        model = as_localhost(front, tls, tmp_path / "ca.pem")
+        try:
+            await _until(lambda: model.model is not None)
+        finally:
+            await model.close()
+
+    asyncio.run(use())
+    assert asked == {"localhost"}

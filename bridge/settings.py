@@ -38,7 +38,7 @@ class BridgeSettings(TritonSettings):
     )
     challenger: bool = Field(
         False,
-        description="answer copies of some events by the challenger, while there is one, instead of the stream by the champion",
+        description="be the challenger's bridge: answer copies of some events by the challenger, while there is one",
     )
     consumer: str = Field(
         f"{socket.gethostname()}-{os.getpid()}", description="name in the consumer group, unique among bridges"

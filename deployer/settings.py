@@ -18,7 +18,7 @@ class DeployerSettings(StreamSettings):
     mlflow_url: HttpUrl = Field("http://127.0.0.1:5000", description="the MLflow server that has the model registry")
     triton_url: str = Field(
         "127.0.0.1:8001",
-        description="host:port of Triton's gRPC service; for several, dns:///host:port or ipv4:host:port,host:port",
+        description="host:port of Triton's gRPC service; for several, dns:///host:port, ipv4:host:port,host:port, or names with commas",
     )
     triton_own: str = Field(
         "",

@@ -105,7 +105,7 @@ class FollowedStatus:
     latency_p99_s: float | None = None
     opening_angle_mean_deg: float | None = None
     linefit_opening_angle_mean_deg: float | None = None
-    emitter: bool = False  # has written an event lately
+    emitter: bool = False  # alive
     bridges: int = 0  # alive
     recorder: bool = False  # alive
     rejected: int | None = None  # ever

@@ -149,7 +149,7 @@ class RejectedEntries(msgspec.Struct, forbid_unknown_fields=True):
 class Status(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What is alive, and the figures of the last seconds."""
 
-    emitter: Annotated[bool, Meta(description="an event was written within 5 s")]
+    emitter: Annotated[bool, Meta(description="an emitter is alive: it has shown so within 5 s")]
     bridges: Annotated[
         int, Meta(description="bridges that sent Redis a command within 5 s", extra_json_schema=_NOT_NEGATIVE)
     ]

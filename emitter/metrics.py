@@ -10,7 +10,7 @@ TABLE = (
     Metric("emitter_events_total", "counter", "Events written into the stream"),
     Metric("emitter_pulses_total", "counter", "Pulses of those events"),
     Metric("emitter_left_out_pulses", "gauge", "Pulses of the source that are of no DOM of IceCube-86, not written"),
-    Metric("emitter_publish_failures_total", "counter", "Writes that Redis did not confirm and that are repeated"),
+    Metric("emitter_publish_failures_total", "counter", "Calls to Redis that failed and are repeated"),
     Metric("emitter_publish_duration_seconds", "histogram", "Duration of one confirmed write"),
     Metric("emitter_backpressure_seconds_total", "counter", "Time spent waiting for a full stream to drain"),
     Metric("emitter_target_rate_events_per_second", "gauge", "The configured rate; 0 for as fast as possible"),

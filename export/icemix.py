@@ -73,7 +73,7 @@ class Features(NamedTuple):
     qe: Tensor  # (B, L) 1 for a high-efficiency tube
     ice: Tensor  # (B, L, 2) scaled scattering and absorption lengths
     mask: Tensor  # (B, L) bool, True for a pulse, False for padding
-    n_pulses: Tensor  # (B,) float, pulses of the event before any were dropped
+    n_pulses: Tensor  # (B,) float, pulses of the event, those that the model is not given included
 
 
 def fourier(x: Tensor, dim: int, base: float = 10_000.0) -> Tensor:

@@ -102,7 +102,7 @@ def parameter(name: str, value: str) -> str:
 
 
 def parameters_of(model: ModelDescription) -> str:
-    """What the bridge reads: the pulse limit, the checkpoint, and the known answers that it compares at its start."""
+    """What the bridge reads: the pulse limit, the checkpoint, and the known answers that a server has to give."""
     lines = parameter("max_pulses", str(model.max_pulses)) + parameter("checkpoint", model.checkpoint)
     return lines + (parameter("self_test", known_answers.encode(model.known_answers)) if model.known_answers else "")
 

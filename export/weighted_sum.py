@@ -1,4 +1,4 @@
-"""Serve the weighted sum of the published networks that are in the model repository: a Triton ensemble `icemix_sum`.
+"""Write the weighted sum of the published networks that are in the model repository: a Triton ensemble `icemix_sum`.
 
     python export/weighted_sum.py --output model_repository
     ICESTREAM_BRIDGE_MODEL=icemix_sum make up

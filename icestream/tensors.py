@@ -14,7 +14,7 @@ INPUTS: dict[str, tuple[str, list[int]]] = {
     "time": ("FP32", [-1]),  # ns
     "charge": ("FP32", [-1]),  # photo-electrons
     "auxiliary": ("BOOL", [-1]),
-    "n_pulses": ("INT32", [1]),  # of the event, before any were dropped
+    "n_pulses": ("INT32", [1]),  # of the event, those that the model is not given included
 }
 OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "direction": ("FP32", [3]),  # unit vector to where the particle came from

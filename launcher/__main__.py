@@ -30,7 +30,7 @@ from icestream.registry import REGISTERED, Registry
 from icestream.service.output import Output
 from icestream.service.settings import RedisUrl
 from icestream.sources.kaggle import write_folder
-from icestream.sources.replay import is_replay
+from icestream.sources.replay import FILES, is_replay
 from icestream.sources.simulation.simulator import simulated_events
 from icestream.sources.source import SourceError
 from launcher.errors import LauncherError
@@ -83,9 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, dest="command")
     _add_up(commands)
-    simulate = commands.add_parser("simulate", help="write simulated events as the competition's Parquet files")
+    simulate = commands.add_parser(
+        "simulate", help="write simulated events as the competition's Parquet files", formatter_class=_WithDefaults
+    )
     simulate.add_argument("folder", type=Path, help="where train/batch_1.parquet and train_meta.parquet go")
-    simulate.add_argument("--events", type=_positive, default=2000, help="how many (2000)")
+    simulate.add_argument("--events", type=_positive, default=2000, help="how many")
     _add_setting(simulate, "seed")
     ask = commands.add_parser("send", help="ask a running display for the directions of your own events")
     ask.add_argument(
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=_table, default=None, metavar="FILE", help=".csv or .parquet (default: CSV is printed)"
     )
     look = commands.add_parser("inspect", help="what is in files of events: how many, what would be rejected and why")
-    look.add_argument("source", type=_files, help="kaggle:DIR or graphnet:FILE")
+    look.add_argument("source", type=_files, help=FILES)
     look.add_argument("--all", action="store_true", help="read all events, not the first few thousand")
     _add_rejected(commands)
     _add_models(commands)
@@ -106,18 +108,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _WithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def _add_up(commands: Any) -> None:
     up = commands.add_parser(
         "up",
-        help="run the whole stream here: Redis, Triton, MLflow, emitter, bridge, recorder, display",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="run the whole stream here: Redis, Triton, MLflow, emitter, bridges, recorder, deployer, display",
+        formatter_class=_WithDefaults,
     )
     up.add_argument(
         "--events",
         type=_positive,
         default=None,
         metavar="N",
-        help="end when N events are reconstructed (default: run until Ctrl-C)",
+        help="end when N events are emitted and all have a result or are rejected; without it, run until Ctrl-C",
     )
     for name in ("rate", "source", "seed"):
         _add_setting(up, name)
@@ -243,7 +252,7 @@ def _send(options: argparse.Namespace) -> int:
 
 def _files(text: str) -> str:
     if not is_replay(text):
-        raise argparse.ArgumentTypeError("a source of files is kaggle:DIR or graphnet:FILE")
+        raise argparse.ArgumentTypeError(f"a source of files is {FILES}")
     return text
 
 

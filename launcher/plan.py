@@ -15,6 +15,7 @@ from deployer.settings import DeployerSettings
 from display.settings import DisplaySettings
 from emitter.settings import EmitterSettings
 from icestream.inference.model_config import parse_config
+from icestream.results.mlflow_names import EXPERIMENT
 from icestream.service.settings import problems
 from icestream.sources.replay import is_replay, open_files
 from icestream.sources.source import SourceError
@@ -76,6 +77,7 @@ class Plan:
         self.ports = Ports(options.bridges, options.ports)
         self.experiment_id = "0"  # of MLflow, until the session has made one
         self.run_id = time.time_ns() // 1_000_000
+        self.ignored: list[str] = []  # variables of the environment that would change what is set here
         self._check_settings()
         self.triton = TritonServer(self.state_dir)  # may have to fetch a library
         self.card = find_card(self.repository / self.model / "1" / "model.onnx")
@@ -219,6 +221,7 @@ class Plan:
         settings = {
             **self._redis_as("recorder"),
             "MLFLOW_URL": self.mlflow_url,
+            "EXPERIMENT": EXPERIMENT,
             "SPOOL_DIR": str(self.state_dir / "spool"),
             "SESSION": str(self.run_id),
             "METRICS_PORT": str(self.ports["recorder_metrics"]),
@@ -295,13 +298,15 @@ class Plan:
         ):
             if found := problems(settings, {**os.environ, **service.environment}):
                 raise LauncherError("\n".join(found))
+            own = service.environment
+            self.ignored += [name for name, value in own.items() if os.environ.get(name, value) != value]
 
 
 def mlflow_command() -> str:
     """The program `mlflow`; raises LauncherError."""
     found = shutil.which("mlflow", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
-        raise LauncherError("MLflow is not installed: pip install mlflow, or run make")
+        raise LauncherError("MLflow is not installed: pip install mlflow, or run make up")
     return found
 
 

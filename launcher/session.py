@@ -99,6 +99,8 @@ class Session:
         )
         if os.getuid() == 0:
             view.say("this runs as root, which it need not: what it starts may do anything on this machine")
+        if plan.ignored:
+            view.say(f"not taken from the environment, see `icestream up --help`: {', '.join(plan.ignored)}")
         if not await self._start_all():
             return None
         triton = await self._triton_version()

@@ -22,7 +22,7 @@ class RecorderSettings(StreamSettings):
     )
     reference: Path = Field(
         SHIPPED,
-        description="reference distributions of κ, zenith and opening angle (recorder/reference.py)",
+        description="reference distributions of the physics charts (recorder/reference.py)",
     )
     window_s: float = Field(5.0, gt=0, description="seconds between two points of the charts")
     part_s: float = Field(60.0, gt=0, description="seconds between two Parquet parts and two sets of pictures")

@@ -62,7 +62,7 @@ class WindowContent:
 
 
 class RecorderRun:
-    """The windows of one run of the recorder: from its start, or from the end of the run before, for a day at most."""
+    """The windows of one run of the recorder: from its start, or from the end of the run before, for `run_hours` at most."""
 
     def __init__(self, folder: Path):
         self.folder = folder

@@ -50,7 +50,7 @@ def description(rows: pa.Table) -> str:
     """The latest results in words, as Markdown: the description of a run."""
     latency = latency_s(rows)
     lines = [
-        "Directions of the stream since one start of the recorder. *Model metrics*: a point for each window. *Artifacts*: all results as Parquet, the latest as pictures and as a table.",
+        "Directions of the stream, of one run of the recorder. *Model metrics*: a point for each window. *Artifacts*: all results as Parquet, the latest as pictures and as a table.",
         "",
         f"| the latest {rows.num_rows} events | |",
         "| --- | --- |",

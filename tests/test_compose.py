@@ -93,7 +93,7 @@ def test_servers_are_started_as_icestream_up_starts_them(plan: Plan, name: str, 
         ("bridge", BridgeSettings, {"METRICS_PORT"}, {"METRICS_HOST", "MODEL"}),
         ("challenger", BridgeSettings, set(), {"METRICS_HOST"}),
         ("deployer", DeployerSettings, {"METRICS_PORT"}, {"METRICS_HOST"}),
-        ("recorder", RecorderSettings, {"METRICS_PORT"}, {"METRICS_HOST"}),
+        ("recorder", RecorderSettings, {"METRICS_PORT", "EXPERIMENT"}, {"METRICS_HOST"}),
         (
             "display",
             DisplaySettings,

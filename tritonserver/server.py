@@ -56,7 +56,9 @@ class TritonServer:
             )
         spec = importlib.util.find_spec("pytriton")
         if spec is None or not spec.submodule_search_locations:
-            raise MissingDependency(f"the wheel {WHEEL} is not installed: pip install --no-deps {WHEEL}, or run make")
+            raise MissingDependency(
+                f"the wheel {WHEEL} is not installed: pip install --no-deps {WHEEL}, or run make up"
+            )
         package = Path(spec.submodule_search_locations[0])
         self._server = package / "tritonserver"
         self._libraries = [package.parent / "nvidia_pytriton.libs", libpython_folder(state_dir)]

@@ -181,7 +181,7 @@ def _health() -> Row:
             "Heartbeats",
             [
                 (
-                    'time() - {__name__=~"icestream_(emitter|bridge|deployer|recorder|display)_heartbeat_timestamp_seconds"}',
+                    'time() - {__name__=~"icestream_(emitter|bridge|challenger|deployer|recorder|display)_heartbeat_timestamp_seconds"}',
                     "{{job}} {{instance}}",
                 )
             ],

@@ -133,7 +133,7 @@ def _warnings(report: Report) -> str:
 
 - **Physics.** {_limits(report.card)}
 - Comparing with the competition's leaderboard: simulated events here are easier than the competition's.
-- Events of another detector, geometry or pulse extraction than it was exported with; energies beyond 100 GeV to 1 PeV; bundles of coincident muons.
+- Events of another detector, geometry or pulse extraction than it was exported with; energies outside 100 GeV to 1 PeV; bundles of coincident muons.
 - Deciding alone: κ near 0 means that the network does not know.
 """
 

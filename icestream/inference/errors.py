@@ -3,7 +3,7 @@
     InferenceError
     ├── TritonUnavailable   transient: wait and ask again, nothing is lost
     ├── RequestRefused      poison: Triton will not or cannot answer this request; bisect it until one event is left
-    └── ModelMismatch       fatal: the served model is not the exported one; exit with the message
+    └── ModelMismatch       wrong: the served model is not the exported one; it is not asked until it gives its known answers
 
 An event that can never be reconstructed is `icestream.event.InvalidEvent`: it is rejected with its reason.
 """

@@ -105,7 +105,7 @@ def _headers(text: str) -> str:
             or not equals
             or not re.fullmatch(r"[ -~]*", value)
         ):
-            raise ValueError("must be name=value with commas, names in small letters and not of bytes (-bin)")
+            raise ValueError("must be name=value, separated by commas, names in small letters and not of bytes (-bin)")
     return text
 
 
@@ -116,15 +116,17 @@ class TritonSettings(StreamSettings):
         "127.0.0.1:8001",
         description="host:port of Triton's gRPC service; for several, dns:///host:port, ipv4:host:port,host:port, or names with commas",
     )
-    triton_tls: bool = Field(False, description="speak TLS with Triton; the system's authorities vouch for it")
+    triton_tls: bool = Field(
+        False, description="speak TLS with Triton; its certificate is verified by the system's CA certificates"
+    )
     triton_ca_file: Annotated[Path, AfterValidator(readable)] | None = Field(
-        None, description="the authority that vouches for Triton's certificate instead, PEM; implies TLS"
+        None, description="CA certificate that Triton's is verified by instead, PEM; implies TLS"
     )
     triton_token_file: Annotated[Path, AfterValidator(readable)] | None = Field(
         None, description="a file that holds the bearer token of each request; it is read again, since tokens expire"
     )
     triton_headers: Annotated[str, AfterValidator(_headers)] = Field(
-        "", description="further metadata of each request, name=value with commas"
+        "", description="further metadata of each request, name=value, separated by commas"
     )
     triton_prefix: str = Field("", description="what stands before the name of every model at that Triton")
 

@@ -8,7 +8,8 @@ from icestream.sources.graphnet import open_graphnet
 from icestream.sources.kaggle import open_folder
 from icestream.sources.source import EventAndTruth, Files, Position, SourceError
 
-KINDS = "simulate, kaggle:DIR or graphnet:FILE"
+FILES = "kaggle:DIR or graphnet:FILE"
+KINDS = f"simulate, {FILES}"
 
 
 def is_replay(source: str) -> bool:
@@ -27,7 +28,7 @@ def open_files(source: str) -> Files:
             return open_graphnet(place)
     except (OSError, UnicodeError) as error:
         raise SourceError(f"{source}: cannot be read ({error})") from None
-    raise SourceError(f"{source}: a source of files is kaggle:DIR or graphnet:FILE")
+    raise SourceError(f"{source}: a source of files is {FILES}")
 
 
 class Replay:

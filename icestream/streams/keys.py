@@ -23,7 +23,7 @@ EMITTED = (
 )
 RECORDER = "{icestream}:recorder"  # lease of the recorder that reads DIRECTIONS and TRUTH: there is one at a time
 ALONE = "{icestream}:alone"  # lease of the bridge that asks Triton alone, to see which event is to blame
-SERVING = "{icestream}:serving"  # hash: which model is served; deployer → bridges
+SERVING = "{icestream}:serving"  # hash: which model is served; deployer → bridges, display, recorder
 COMPARISON = "{icestream}:comparison"  # how champion and challenger compare; recorder → everybody
 EMITTER = "{icestream}:emitter"  # expires when no emitter has renewed it for some seconds
 
@@ -95,7 +95,7 @@ def run(run_id: int) -> str:
     return f"{EMITTED}:{run_id}"
 
 
-# What versions before 1.0 called the streams.
+# What versions before 0.1 called the streams.
 OLD_NAMES = {
     "icestream:events": EVENTS,
     "icestream:truth": TRUTH,

@@ -1,10 +1,10 @@
-"""Random blows against a running stream; at the end every good event has exactly one result, by a proved model.
+"""Random faults against a running stream; at the end every good event has exactly one result, by a proved model.
 
-    python -m tests.faults.chaos --blows 200 --seed 1
+    python -m tests.faults.chaos --faults 200 --seed 1
 
-The whole stream runs on real servers: emitter, Redis, two bridges, two Tritons, recorder, MLflow, display. A blow kills one of them,
+The whole stream runs on real servers: emitter, Redis, two bridges, two Tritons, recorder, MLflow, display. A fault kills one of them,
 lets it hang, makes it slow, fills its disk or memory, sets its clock, takes Redis's last second, replaces a model, deletes a
-consumer, or pours a hostile input. One line a blow; the same seed gives the same blows. Exit status 1 if anything was lost, doubled, answered by another model, or wrongly rejected.
+consumer, or pours a hostile input. One line a fault; the same seed gives the same faults. Exit status 1 if anything was lost, doubled, answered by another model, or wrongly rejected.
 """
 
 import argparse
@@ -271,7 +271,7 @@ def pour(stream: Stream, chance: random.Random) -> str:
     return f"hostile input into {key}: {name}"
 
 
-BLOWS: list[Callable[[Stream, random.Random], str]] = [
+INJECTED: list[Callable[[Stream, random.Random], str]] = [
     kill_program, kill_program, kill_program, pause_program, pause_program, kill_redis, lose_a_second, pause_redis,
     kill_triton, pause_triton, slow_triton, replace_model, replace_model, kill_mlflow, pause_mlflow, fill_disk, fill_redis,
     set_clock, set_clock, delete_consumer, pour, pour, pour, pour,
@@ -341,7 +341,7 @@ def different(rows: list[dict[str, Any]], events: dict[int, Event]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--blows", type=int, default=200)
+    parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     chance, done = random.Random(options.seed), Counter[str]()
@@ -350,10 +350,10 @@ def main() -> None:
         stream = Stream(Path(folder), stack)
         wait_until(lambda: int(stream.redis.get(keys.STORED) or 0) > 50, "the stream runs")
         began = time.monotonic()
-        for number in range(1, options.blows + 1):
-            blow = chance.choice(BLOWS)
-            words = blow(stream, chance)
-            done[blow.__name__] += 1
+        for number in range(1, options.faults + 1):
+            fault = chance.choice(INJECTED)
+            words = fault(stream, chance)
+            done[fault.__name__] += 1
             print(f"{number:4} {time.monotonic() - began:6.0f} s  {words}", flush=True)
             time.sleep(chance.uniform(0, 4))
         emitter = stream.programs.pop("emitter")

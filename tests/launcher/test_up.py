@@ -93,7 +93,10 @@ def test_it_works_on_when_nobody_reads_what_it_says_any_more(tmp_path: Path) -> 
     assert report(tmp_path)["recorded"] == 100
 
 
-def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up: Up) -> None:
+def test_a_replayed_folder_is_scored_and_two_bridges_share_it(
+    tmp_path: Path, up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ICESTREAM_RECORDER_EXPERIMENT", "other")  # which is said, and not used
     made = [
         sys.executable,
         "-m",
@@ -108,8 +111,10 @@ def test_a_replayed_folder_is_scored_and_two_bridges_share_it(tmp_path: Path, up
     subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
     process = up("--events", 300, "--source", f"kaggle:{tmp_path / 'kaggle'}", "--rate", "max", "--bridges", 2)
     assert process.wait(180) == 0, (tmp_path / "up.log").read_text()
+    said = (tmp_path / "up.log").read_text()
+    assert "not taken from the environment, see `icestream up --help`: ICESTREAM_RECORDER_EXPERIMENT\n" in said
     figures = report(tmp_path)
-    assert (figures["emitted"], figures["reconstructed"]) == (300, 300)
+    assert (figures["emitted"], figures["reconstructed"], figures["recorded"]) == (300, 300, 300)
     assert figures["rejected"] == figures["lost"] == figures["duplicated"] == 0
     assert figures["score_radians"] == pytest.approx(figures["opening_angle_deg"]["mean"] * 3.14159265 / 180)
     assert figures["score_radians"] < 1.2

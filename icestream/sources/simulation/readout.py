@@ -6,7 +6,7 @@ from icestream.detector import DOM_COUNT, DOMS_PER_STRING
 from icestream.sources.simulation.draws import Array, Draws
 from icestream.sources.simulation.light import Photons
 
-WINDOW_NS = (4000, 16000)  # the readout window
+WINDOW_NS = (4000, 16000)  # in which pulses are simulated
 FIRST_COINCIDENCE_NS, FIRST_SPREAD_NS = 9880.0, 12.0  # where the trigger puts the first coincident pulse
 NOISE_HZ = 550.0  # of each DOM
 MERGE_NS = 10  # pulses of a DOM closer than this are one

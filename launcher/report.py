@@ -73,6 +73,7 @@ def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
         max_pulses: the limit of the model, for the share of padding.
     """
     angles, guesses = numbers(rows, "opening_angle_deg"), numbers(rows, "linefit_opening_angle_deg")
+    recorded_events = rows.group_by(["run_id", "event_id"]).aggregate([]).num_rows
     kinds = sorted(set(rows["kind"].drop_null().to_pylist()) - {""})
     return {
         "version": __version__,
@@ -84,7 +85,8 @@ def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
         "left_in_stream": counts.left_in_stream,
         "lost": counts.lost,
         "duplicated": counts.duplicated,
-        "recorded": rows.num_rows,
+        "recorded": recorded_events,
+        "recorded_twice": rows.num_rows - recorded_events,
         "truth": counts.truth,
         "opening_angle_deg": mean_median(angles),
         "linefit_opening_angle_deg": mean_median(guesses),
@@ -98,15 +100,16 @@ def report(counts: Counts, rows: pa.Table, max_pulses: int) -> dict[str, Any]:
 
 
 def is_whole(figures: Mapping[str, Any]) -> bool:
-    """Whether every event of a report has one result, or is known to wait or to be rejected."""
-    return not any(figures[name] for name in ("lost", "duplicated", "forgotten"))
+    """Whether every event of a report has one result, which is recorded, or is known to wait or to be rejected."""
+    wrong = any(figures[name] for name in ("lost", "duplicated", "forgotten", "recorded_twice"))
+    return not wrong and figures["recorded"] >= figures["reconstructed"]
 
 
 def _speed(rows: pa.Table, max_pulses: int) -> dict[str, Any]:
     if rows.num_rows == 0:
         return dict.fromkeys(("events_per_second", "latency_seconds", "padding_waste", "mean_batch_size"))
     latency, used = latency_s(rows), rows["n_used"].to_pylist()
-    span = (numbers(rows, "stored_ns").max() - numbers(rows, "emitted_ns").min()) * 1e-9
+    span = (numbers(rows, "stored_ns").max() - numbers(rows, "read_ns").min()) * 1e-9
     padded = sum(padded_length(n, max(max_pulses, n)) for n in used)
     return {
         "events_per_second": rows.num_rows / span,

@@ -136,6 +136,12 @@ def summary(figures: dict[str, Any]) -> RenderableType:
     counts = f"{figures['reconstructed']} of {figures['emitted']} events, {figures['rejected']} rejected, {figures['lost']} lost, {figures['duplicated']} duplicated"
     if figures["repeated"]:
         counts += f"; {figures['repeated']} came with the run_id and event_id of another and have its result"
+    if figures["left_in_stream"]:
+        counts += f"; {figures['left_in_stream']} are still in the stream"
+    if figures["recorded"] < figures["reconstructed"]:
+        counts += f"; only {figures['recorded']} are in MLflow, of which what follows is: the next `icestream up` uploads the others"
+    if figures["recorded_twice"]:
+        counts += f"; {figures['recorded_twice']} results are in MLflow twice"
     if figures["forgotten"]:
         counts += f"; of {figures['forgotten']} nothing is known: Redis was emptied while the stream ran"
     table.add_row("reconstructed", Text(counts, style="green" if whole else "bold red"))

@@ -31,7 +31,7 @@ from icestream.streams.results import AnotherReader, GroupReader
 from icestream.streams.suitability import UnsuitableRedis
 from recorder.collector import Collector
 from recorder.judge import Judge
-from recorder.loops import collect, upload
+from recorder.loops import CLOSING_S, collect, upload
 from recorder.metrics import RecorderMetrics
 from recorder.settings import RecorderSettings
 from recorder.spool import Spool, SpoolInUse
@@ -78,12 +78,13 @@ def main() -> None:
             faults.put(error)
             stop.set()
 
-    uploading = threading.Thread(target=upload_all)
+    uploading = threading.Thread(target=upload_all, daemon=True)
     uploading.start()
     refused: str | None = None
     try:
         collector = Collector(GroupReader(redis), spool, metrics, traces)
-        collect(collector, Judge(redis, metrics, log), settings.window_s, stop=stop, metrics=metrics, log=log)
+        judge = Judge(redis, metrics, log)
+        collect(collector, judge, settings.window_s, stop=stop, hangs=lambda: uploader.hangs, metrics=metrics, log=log)
     except AnotherReader as error:
         log.error("stopping", error=str(error))
         refused = f"recorder: {error}: one Redis has one recorder"
@@ -91,7 +92,9 @@ def main() -> None:
         refused = f"recorder: {error}"
     finally:
         collected.set()
-        uploading.join()
+        uploading.join(CLOSING_S)
+        if uploading.is_alive():
+            log.warning("stopped while MLflow does not answer; the next start uploads what is in the spool")
         if traces:
             traces.close()
     log.info("stopped")

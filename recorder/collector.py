@@ -7,6 +7,7 @@ written before its event, so reading results first and truths second misses none
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 
 import pyarrow as pa
@@ -52,18 +53,24 @@ class Collector:
         self._recorded = deque[tuple[bytes, int]]()  # entries that stay in the stream → results
         self._recorded_results = 0
 
-    def prepare(self) -> None:
-        """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply."""
+    def prepare(self) -> Iterator[None]:
+        """Join the groups and read again what was delivered and not recorded: to an earlier recorder, or in a lost reply.
+
+        Yields whenever the window is full: it has to be closed before more is read.
+        """
         self._reader.take()
         self._reader.join()
-        for number, (entry_id, data) in enumerate(self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE), 1):
-            self._add_results(entry_id, data)
-            if number % READ_AT_ONCE == 0:
-                self._reader.renew()
         for number, (entry_id, data) in enumerate(self._reader.pending(keys.TRUTH, READ_AT_ONCE), 1):
             self._add_truths(entry_id, data)
             if number % READ_AT_ONCE == 0:
                 self._reader.renew()
+        for number, (entry_id, data) in enumerate(self._reader.pending(keys.DIRECTIONS, READ_AT_ONCE), 1):
+            self._add_results(entry_id, data)
+            if number % READ_AT_ONCE == 0:
+                self._reader.renew()
+            if self.full:
+                self._read_truths()
+                yield
         self._acknowledge()
 
     def forget(self) -> None:
@@ -129,6 +136,7 @@ class Collector:
             rows = table(results, [pair and pair[1] for pair in known])
             self._spool.write(rows, confirm=self._reader.renew)
             self._metrics.spooled(rows)
+            self._metrics.spool(*self._spool.size())  # the uploader may hang
             if self._tracing:
                 for found in results:
                     self._tracing.recorded(found, time.time_ns())
@@ -176,7 +184,8 @@ class Collector:
                 fresh.append(index)
                 self._open.add(event)
                 if event not in self._truths:
-                    self._missing[event] = int(results.rows["emitted_ns"][index]) // 1_000_000 + CLOCKS_MS
+                    emitted_ms = int(results.rows["emitted_ns"][index]) // 1_000_000
+                    self._missing[event] = min(emitted_ms + CLOCKS_MS, int(entry_id.split(b"-")[0]))
         self._metrics.repeated(len(results) - len(fresh))
         if fresh:
             self._results[entry_id] = results.only(fresh)

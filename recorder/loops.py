@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from google.protobuf.json_format import ParseError  # a reply of MLflow that is none
 from mlflow.exceptions import MlflowException
@@ -28,10 +29,15 @@ def collect(
     window_s: float,
     *,
     stop: threading.Event,
+    hangs: Callable[[], bool] = lambda: False,
     metrics: RecorderMetrics,
     log: Log,
 ) -> None:
-    """Read and spool until stopped, then spool what there is; raises AnotherReader if another recorder reads."""
+    """Read and spool until stopped, then spool what there is; raises AnotherReader if another recorder reads.
+
+    Args:
+        hangs: whether uploading does.
+    """
     prepared, due = False, time.monotonic() + window_s
     refused_s = time.monotonic() + REFUSED_S
     waits = pauses(*PAUSES_S)
@@ -40,8 +46,12 @@ def collect(
             if not prepared:
                 for warning in collector.check_server():
                     log.warning(warning)
-                collector.prepare()
+                for _ in collector.prepare():
+                    judge.judge(collector.close_window())
+                    metrics.beat()
                 prepared = True
+            if collector.full:  # a window that could not be closed: nothing is read beside it
+                judge.judge(collector.close_window())
             stopping = stop.is_set()
             found = collector.read(None if stopping else BLOCK_MS)
             if collector.full or time.monotonic() >= due or (stopping and not found):
@@ -52,7 +62,7 @@ def collect(
                 return
             waits = pauses(*PAUSES_S)
             refused_s = 0.0
-            metrics.beat()
+            metrics.beat("mlflow" if hangs() else "")
             if 0 < found < READ_AT_ONCE:
                 stop.wait(LOOK_S)  # what comes meanwhile is read at once
         except LeaseLost as error:

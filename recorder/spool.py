@@ -1,10 +1,10 @@
 """Results on disk until MLflow has them.
 
-    SPOOL/lock                           held by the recorder that uses the spool
-    SPOOL/recent.npy                     the last events that were recorded and are no longer in a window: run_id, event_id
-    SPOOL/<run>/window-<number>.parquet  one window of results of one run of the recorder
-    SPOOL/<run>/run.json                 its MLflow run, once it has one, and the last window in a part there
-    SPOOL/damaged/                       windows that could not be read
+    SPOOL/lock                                    held by the recorder that uses the spool
+    SPOOL/recent.npy                              the last events that were recorded and are no longer in a window: run_id, event_id
+    SPOOL/<run>/window-<number>-<CRC-32>.parquet  one window of results of one run of the recorder
+    SPOOL/<run>/run.json                          its MLflow run, once it has one, and the last window in a part there
+    SPOOL/damaged/                                windows that could not be read, or have another checksum than their name says
 
 A result is recorded once by its event: what is delivered again, after a crash or after Redis has lost its last writes, is in a
 window or among the recent events.
@@ -17,6 +17,8 @@ import math
 import os
 import re
 import time
+import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ from icestream.results.table import SCHEMA
 KEPT_EVENTS = 200_000  # that are recognised when they are delivered again: the last minute at 3000 events/s
 SINCE = b"since_ns"  # metadata of a window: Unix time at which it begins
 
-RUN, WINDOW = re.compile("[0-9]+"), re.compile(r"window-[0-9]+\.parquet")
+# The checksum is missing in files of an earlier version.
+RUN, WINDOW = re.compile("[0-9]+"), re.compile(r"window-(?P<number>[0-9]+)(-(?P<checksum>[0-9a-f]{8}))?\.parquet")
 
 EventKey = tuple[int, int]  # run_id, event_id
 
@@ -47,10 +50,8 @@ class Window:
     """One spooled window."""
 
     path: Path
-
-    @property
-    def number(self) -> int:
-        return int(self.path.stem.split("-")[1])
+    number: int
+    checksum: str | None  # CRC-32 of the file; None in files of an earlier version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,17 @@ class RecorderRun:
 
     def windows(self) -> list[Window]:
         """Those that are not in a part yet, in the order of their numbers."""
-        found = [Window(path) for path in self.folder.iterdir() if WINDOW.fullmatch(path.name)]
-        return sorted((window for window in found if window.number > self.uploaded), key=lambda window: window.number)
+        uploaded = self.uploaded
+        found = [
+            Window(path, int(name["number"]), name["checksum"])
+            for path in self.folder.iterdir()
+            if (name := WINDOW.fullmatch(path.name))
+        ]
+        return sorted((window for window in found if window.number > uploaded), key=lambda window: window.number)
+
+    def parts(self) -> list[Path]:
+        """Files that a crash has left half written."""
+        return [path for path in self.folder.glob("*.part") if path.stem == "run.json" or WINDOW.fullmatch(path.stem)]
 
     @property
     def mlflow_run(self) -> str | None:
@@ -107,8 +117,9 @@ class RecorderRun:
     def remove(self) -> None:
         """Remove the folder once all of it is in MLflow; files that are not the recorder's stay."""
         for path in self.folder.iterdir():
-            if WINDOW.fullmatch(path.name) or path.name == "run.json":
+            if WINDOW.fullmatch(path.name):
                 path.unlink(missing_ok=True)
+        (self.folder / "run.json").unlink(missing_ok=True)  # the last one: it says that the windows are uploaded
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -133,10 +144,10 @@ class Spool:
         except BlockingIOError:
             self.close()
             raise SpoolInUse(f"another recorder uses {folder}") from None
-        for part in folder.glob("**/*.part"):
-            part.unlink()
+        for part in [folder / "recent.npy.part", *(part for run in self.runs() for part in run.parts())]:
+            part.unlink(missing_ok=True)
         self.damaged = 0  # windows set aside by this process
-        self._recent: dict[EventKey, None] = dict.fromkeys(self._kept_events())
+        self._recent: OrderedDict[EventKey, None] = OrderedDict.fromkeys(self._kept_events())
         for run in self.runs():
             for window in run.windows():
                 if content := self.read(window):
@@ -170,28 +181,37 @@ class Spool:
         """
         if time.time_ns() - int(self.current.name) > self._run_ns:
             self._begin_run()
+        since_ns = min(self._since_ns, pc.min(rows["stored_ns"]).as_py())  # some may have waited for the recorder
         sink = pa.BufferOutputStream()
-        pq.write_table(rows.replace_schema_metadata({SINCE: str(self._since_ns)}), sink, compression="zstd")
-        path = self.current.folder / f"window-{self._number + 1:08d}.parquet"
-        _write(path, sink.getvalue().to_pybytes(), confirm)
+        pq.write_table(rows.replace_schema_metadata({SINCE: str(since_ns)}), sink, compression="zstd")
+        content = sink.getvalue().to_pybytes()
+        path = self.current.folder / f"window-{self._number + 1:08d}-{zlib.crc32(content):08x}.parquet"
+        _write(path, content, confirm)
         self._number += 1
         self._since_ns = pc.max(rows["stored_ns"]).as_py()
         self._remember(_events(rows))
 
     def read(self, window: Window) -> WindowContent | None:
-        """The content of a window, columns that an earlier version did not write empty; a damaged one is set aside."""
+        """The content of a window, columns that an earlier version did not write empty; a damaged one is set aside.
+
+        Raises:
+            OSError, MemoryError: it could not be read; that passes.
+        """
+        content = window.path.read_bytes()
         try:
-            rows = pq.read_table(window.path, partitioning=None)
-        except FileNotFoundError:
-            raise
-        except (pa.ArrowException, OSError):
+            if window.checksum not in (None, f"{zlib.crc32(content):08x}"):
+                raise ValueError("another checksum")
+            rows = pq.read_table(pa.BufferReader(content))
+            columns = [
+                rows[one.name] if one.name in rows.schema.names else pa.nulls(rows.num_rows, one.type) for one in SCHEMA
+            ]
+            since = (rows.schema.metadata or {}).get(SINCE)
+            return WindowContent(rows=pa.table(columns, schema=SCHEMA), since_ns=None if since is None else int(since))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, MemoryError):
+                raise
             self._set_aside(window.path, f"{window.path.parent.name}-{window.path.name}")
             return None
-        columns = [
-            rows[one.name] if one.name in rows.schema.names else pa.nulls(rows.num_rows, one.type) for one in SCHEMA
-        ]
-        since = (rows.schema.metadata or {}).get(SINCE)
-        return WindowContent(rows=pa.table(columns, schema=SCHEMA), since_ns=None if since is None else int(since))
 
     def forget(self, run: RecorderRun, windows: list[Window]) -> None:
         """Delete windows that are in MLflow, after their number and their events were written."""
@@ -204,7 +224,10 @@ class Spool:
 
     def size(self) -> tuple[int, int]:
         """Files and bytes that wait."""
-        sizes = [window.path.stat().st_size for run in self.runs() for window in run.windows()]
+        sizes = []
+        for window in [window for run in self.runs() for window in run.windows()]:
+            with suppress(FileNotFoundError):  # it was uploaded meanwhile
+                sizes.append(window.path.stat().st_size)
         return len(sizes), sum(sizes)
 
     def _begin_run(self) -> None:
@@ -215,10 +238,11 @@ class Spool:
 
     def _kept_events(self) -> list[EventKey]:
         path = self._folder / "recent.npy"
-        try:
-            return list(map(tuple, np.load(path).reshape(-1, 2).tolist()))
-        except FileNotFoundError:
+        if not path.exists():
             return []
+        content = path.read_bytes()
+        try:
+            return list(map(tuple, np.load(io.BytesIO(content)).reshape(-1, 2).tolist()))
         except Exception:  # NumPy raises whatever its parser of the header does
             self._set_aside(path, f"{time.time_ns()}-{path.name}")
             return []
@@ -233,7 +257,7 @@ class Spool:
         for event in events:
             self._recent[event] = None
         while len(self._recent) > KEPT_EVENTS:
-            del self._recent[next(iter(self._recent))]
+            self._recent.popitem(last=False)
 
 
 def _events(rows: pa.Table) -> Iterable[EventKey]:

@@ -34,6 +34,7 @@ from recorder.windows import aggregates, description
 PART_ROWS = 50_000  # a part is closed when it has so many
 SHOWN_ROWS = 5000  # results in the pictures
 LISTED_ROWS = 200  # results in the CSV that MLflow shows as a table
+HANGS_S = 120.0  # without progress, while it uploads: each read of a reply has a time-out, but not their number
 
 
 class Uploader:
@@ -66,11 +67,13 @@ class Uploader:
         self._undrawn = False  # and whether there are some that are in no picture
         self._tagged: set[tuple[str, str, str]] = set()  # models it is tagged with: name, version, checkpoint
         self._part_due = time.monotonic() + settings.part_s
+        self._progress_s: float | None = None  # the latest, while it uploads
         self._challenge = ChallengeRun(self._client, read_challenge, log)
         self._retention = Retention(self._client, settings.experiment, settings.keep_days, log)
 
     def upload(self, closing: bool = False) -> None:
         """Upload what waits; `closing` uploads all of it and ends the current run."""
+        self._progress_s = time.monotonic()
         try:
             for recorder_run in self._spool.runs():
                 try:
@@ -83,6 +86,16 @@ class Uploader:
                 self._retention.apply()
         finally:  # while MLflow is away, too: that is when the spool grows
             self._metrics.spool(*self._spool.size())
+            self._progress_s = None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether MLflow has neither answered nor failed for long."""
+        return (since_s := self._progress_s) is not None and time.monotonic() - since_s > HANGS_S
+
+    def _uploaded(self, began_s: float) -> None:
+        self._progress_s = time.monotonic()
+        self._metrics.uploaded(self._progress_s - began_s)
 
     def _upload_run(self, recorder_run: RecorderRun, closing: bool) -> None:
         ended = recorder_run.name != self._spool.current.name
@@ -179,7 +192,7 @@ class Uploader:
         self._recent = pa.concat_tables([self._recent, rows])
         self._recent = self._recent.slice(max(0, self._recent.num_rows - SHOWN_ROWS))
         self._undrawn = True
-        self._metrics.uploaded(time.monotonic() - began)
+        self._uploaded(began)
 
     def _log_parameters(self, run_id: str, rows: pa.Table) -> None:
         """Log the source of the events, the model, and this recorder's settings, once for a run."""
@@ -241,7 +254,7 @@ class Uploader:
         self._spool.forget(recorder_run, windows)
         for window in windows:
             self._rows.pop(window.number, None)
-        self._metrics.uploaded(time.monotonic() - began)
+        self._uploaded(began)
 
     def _draw(self, recorder_run: RecorderRun) -> None:
         """Draw the latest results, if there are newer ones than were drawn, and describe the run by them."""

@@ -39,7 +39,7 @@ def read_copies(redis: Redis, epoch: int) -> Copies:
         copied=status.emitted_total,
         answered=status.stored_total,
         refused=status.rejected_total,
-        dropped=int(str(dropped, "ascii")) if isinstance(dropped, bytes) and keys.INTEGER.fullmatch(dropped) else 0,
+        dropped=keys.number(dropped),
     )
 
 

@@ -268,7 +268,7 @@ class EventQueue:
     async def take_turn(self, for_s: float) -> bool:
         """Take the bridges' turn at asking Triton alone, for so many seconds; False while another bridge has it."""
         holder: bytes = await self._lease(keys=[self._names.alone], args=[self._consumer, int(for_s * 1000)])
-        return holder.decode() == self._consumer
+        return holder.decode(errors="replace") == self._consumer
 
     async def give_turn(self) -> None:
         """Let another bridge ask alone."""

@@ -5,7 +5,7 @@ All have the hash tag `{icestream}`, so that one script may use several of them 
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # emitter → bridge; an entry is deleted when its result is stored, so its length is the backlog
 EVENTS = "{icestream}:events"
@@ -75,6 +75,12 @@ RECORDER_GROUP = "recorder"  # reads DIRECTIONS and TRUTH
 END = "18446744073709551615-0"
 
 INTEGER = re.compile(rb"-?[0-9]{1,19}")  # run_id, event_id
+
+
+def number(value: Any, otherwise: int = 0) -> int:
+    """A number as Redis holds it; whatever else is there, or nothing, is `otherwise`."""
+    return int(value) if isinstance(value, bytes) and INTEGER.fullmatch(value) else otherwise
+
 
 REMEMBERED_MS = 300_000
 REMEMBERED_MOST = 1_000_000  # events: some 110 MB, five minutes at 3000 events/s

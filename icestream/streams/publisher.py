@@ -21,7 +21,7 @@ from icestream.truth import Truth
 ALIVE_MS = 5000  # that a sign of life lasts
 ON_DISK_S = 2.0  # after which a write is on the disk of a Redis that writes its append-only file to it every second
 REPLICATED_MS = 2000  # for a replica to have what was written
-DESCRIBED = ("source", "rate", "seed", "truth")
+DESCRIBED, DESCRIBED_LENGTH = ("source", "rate", "seed", "truth"), 500  # characters of each
 CONTENTS = "contents"  # of the source: what a run is continued with
 
 
@@ -82,7 +82,7 @@ class Publisher:
         begun, emitted = cast("list[bytes | None]", self._redis.hmget(self._key, CONTENTS, "emitted"))
         resumed = emitted is not None
         if begun and int(emitted or 0):
-            before = begun.decode().split("\n")
+            before = begun.decode(errors="replace").split("\n")
             if before != list(contents[: len(before)]):
                 differing = next((one for one, other in zip_longest(before, contents) if one != other), None)
                 raise AnotherSource(
@@ -169,7 +169,11 @@ class Publisher:
 def read_description(redis: Redis, run_id: int) -> dict[str, str]:
     """The description that an emitter wrote of its run: source, rate, seed, truth; empty if there is none. Raises RedisError."""
     found: Any = redis.hmget(keys.run(run_id), *DESCRIBED)
-    return {name: value.decode() for name, value in zip(DESCRIBED, found, strict=True) if value is not None}
+    return {
+        name: value.decode(errors="replace")[:DESCRIBED_LENGTH]
+        for name, value in zip(DESCRIBED, found, strict=True)
+        if value is not None
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,14 +191,14 @@ class RunCounts:
 def count_run(redis: Redis, run_id: int) -> RunCounts:
     """The counts of a run. Raises RedisError."""
     own: Any = redis.hmget(keys.run(run_id), "emitted", "forgotten", "run_id")
-    emitted, forgotten, latest = (int(value or 0) for value in own)
+    emitted, forgotten, latest = map(keys.number, own)
     latest = max(latest, run_id)
     done = [0, 0, 0]
     for key in redis.scan_iter(f"{keys.EMITTED}:*", count=1000):
         number = key.rsplit(b":", 1)[1]
         if keys.INTEGER.fullmatch(number) and run_id <= int(number) <= latest:
             found: Any = redis.hmget(key, "stored", "repeated", "rejected")
-            done = [total + int(value or 0) for total, value in zip(done, found, strict=True)]
+            done = [total + keys.number(value) for total, value in zip(done, found, strict=True)]
     stored, repeated, rejected = done
     return RunCounts(
         emitted=emitted, latest=latest, forgotten=forgotten, stored=stored, repeated=repeated, rejected=rejected

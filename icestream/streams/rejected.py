@@ -92,8 +92,8 @@ def _dead_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     return DeadLetter(
         id=entry_id.decode(),
         payload=payload,
-        size=int(size) if size.isdigit() else len(payload),
-        tries=int(tries) if tries.isdigit() else 0,
+        size=keys.number(size, len(payload)),
+        tries=keys.number(tries),
         **text,
     )
 

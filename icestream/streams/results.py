@@ -104,7 +104,7 @@ class GroupReader:
 
     def _hold(self, renew_only: bool) -> None:
         arguments: list[str | int] = [self._name, int(self.LEASE_S * 1000), int(renew_only)]
-        holder = self._lease(keys=[keys.RECORDER], args=arguments).decode()
+        holder = self._lease(keys=[keys.RECORDER], args=arguments).decode(errors="replace")
         if not holder:
             raise LeaseLost(f"this recorder has not renewed its lease for {self.LEASE_S:g} s")
         if holder != self._name:
@@ -164,7 +164,7 @@ class GroupReader:
 async def count_stored_asyncio(redis: AsyncRedis) -> int:
     """How many results were ever stored. Raises RedisError."""
     count: Any = await redis.get(keys.STORED)
-    return int(count) if keys.INTEGER.fullmatch(count or b"") else 0
+    return keys.number(count)
 
 
 def latest_results(redis: Redis, count: int) -> list[Results]:

@@ -74,7 +74,7 @@ async def read_epoch_asyncio(redis: AsyncRedis) -> int:
     """The number of the state, whether or not it is understood; 0 before the first one. Raises RedisError."""
     reply: Any = redis.hget(keys.SERVING, "epoch")
     text = await reply
-    return int(text) if keys.INTEGER.fullmatch(text or b"") else 0
+    return keys.number(text)
 
 
 async def replace_serving(redis: AsyncRedis, epoch: int, after: Serving) -> bool:

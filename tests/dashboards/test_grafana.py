@@ -156,7 +156,9 @@ def watched(
         shared_redis.client.xadd(keys.EVENTS, {"e": b"no event"})  # one that is rejected
         page = programs["display"].said("serving", "address")
         asked = "sum(rate(icestream_display_requests_total[1m]))"
-        wait_until(lambda: answers(f"{page}/v1/status") and value(url, asked) > 0, "a request is seen between scrapes", 60)
+        wait_until(
+            lambda: answers(f"{page}/v1/status") and value(url, asked) > 0, "a request is seen between scrapes", 60
+        )
         served = 'sum(rate(nv_inference_request_success{model="icemix"}[1m]))'
         wait_until(lambda: value(url, served) > 0, "Triton was scraped twice")
         reasons = "sum by (reason) (increase(icestream_bridge_rejected_total[1m]))"

@@ -15,12 +15,12 @@ from recorder.spool import Spool
 from tests.events import encoded, made_result, truth
 
 
-def put_results(redis: Any, *numbers: int, known: bool = True) -> None:
+def put_results(redis: Any, *numbers: int, known: bool = True, **changes: Any) -> None:
     """Results as a bridge stores them, their truths before them."""
     for number in numbers:
         if known:
             redis.xadd(keys.TRUTH, {wire.FIELD: wire.encode_truths([truth(7, number, 1.0, 0.5, "cascade")])})
-        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number))})
+        redis.xadd(keys.DIRECTIONS, {wire.FIELD: encoded(made_result(number, **changes))})
 
 
 def spooled(folder: Path) -> list[int]:
@@ -46,5 +46,6 @@ def spool(folder: Path) -> Spool:
 def collector(redis: Any, folder: Path) -> Collector:
     redis.delete(keys.RECORDER)  # the lease of an earlier one has expired
     one = Collector(GroupReader(redis), spool(folder), RecorderMetrics(CollectorRegistry()))
-    one.prepare()
+    for _ in one.prepare():
+        one.close_window()
     return one

@@ -1,16 +1,18 @@
 """The metrics of the bridge."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from icestream.event import REASONS
 from icestream.inference.checked_model import STATES
 from icestream.result import Results
-from icestream.service.metrics import COUNT_BUCKETS, Metric, ProcessMetrics
+from icestream.service.metrics import COUNT_BUCKETS, LATENCY_BUCKETS, Metric, ProcessMetrics
 from icestream.streams.event_queue import Outcome
-from icestream.streams.status import StreamStatus
+from icestream.streams.status import Oldest, StreamStatus
 from icestream.tensors import Arrays
 
 NS = 1e-9
@@ -59,6 +61,8 @@ class BridgeMetrics(ProcessMetrics):
         else:
             super().__init__(registry, "bridge", TABLE)
 
+        self._oldest: dict[str, tuple[str, float]] = {}  # metric → entry, since when it is the oldest
+
     def completed(self, results: Results, outcomes: Sequence[Outcome], stored_ns: int) -> None:
         rows = results.rows
         for outcome, name in OUTCOMES.items():
@@ -66,10 +70,10 @@ class BridgeMetrics(ProcessMetrics):
                 self.metrics["bridge_events_total", name].inc(count)
         if outcomes.count(Outcome.STORED) < len(outcomes):
             rows = rows[[outcome is Outcome.STORED for outcome in outcomes]]
-        self.metrics["bridge_event_latency_seconds"].observe_all((stored_ns - rows["emitted_ns"]) * NS)
+        self.metrics["bridge_event_latency_seconds"].observe_all(_seconds(stored_ns - rows["emitted_ns"]))
         stage = "bridge_stage_duration_seconds"
-        self.metrics[stage, "queued"].observe_all((rows["read_ns"] - rows["emitted_ns"]) * NS)
-        self.metrics[stage, "waiting"].observe_all((results.sent_ns - rows["read_ns"]) * NS)
+        self.metrics[stage, "queued"].observe_all(_seconds(rows["read_ns"] - rows["emitted_ns"]))
+        self.metrics[stage, "waiting"].observe_all(_seconds(results.sent_ns - rows["read_ns"]))
 
     def store_took(self, seconds: float) -> None:
         self._stage("store", seconds)
@@ -118,9 +122,25 @@ class BridgeMetrics(ProcessMetrics):
     def stream_status(self, status: StreamStatus) -> None:
         self.metrics["stream_backlog_entries"].set(status.backlog)
         self.metrics["stream_pending_entries"].set(status.pending)
-        self.metrics["stream_oldest_pending_age_seconds"].set(status.oldest_pending_s)
-        self.metrics["stream_oldest_unheld_age_seconds"].set(status.oldest_unheld_s)
-        self.metrics["stream_unrecorded_age_seconds"].set(status.oldest_unrecorded_s)
+        for name, oldest in (
+            ("stream_oldest_pending_age_seconds", status.oldest_pending),
+            ("stream_oldest_unheld_age_seconds", status.oldest_unheld),
+            ("stream_unrecorded_age_seconds", status.oldest_unrecorded),
+        ):
+            self.metrics[name].set(self._age_s(name, oldest))
+
+    def _age_s(self, name: str, oldest: Oldest) -> float:
+        """The age of an entry: at least as long as it has been the oldest, whatever Redis' clock says."""
+        before, since_s = self._oldest.get(name, ("", 0.0))
+        if oldest.entry != before:
+            since_s = time.monotonic()
+            self._oldest[name] = (oldest.entry, since_s)
+        return max(oldest.age_s, time.monotonic() - since_s) if oldest.entry else 0.0
 
     def _stage(self, stage: str, seconds: float) -> None:
         self.metrics["bridge_stage_duration_seconds", stage].observe(seconds)
+
+
+def _seconds(ns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """At most twice the last bound of the buckets: a stamp that no clock has set would outweigh a million others in the sum."""
+    return np.clip(ns * NS, 0.0, 2 * LATENCY_BUCKETS[-1])

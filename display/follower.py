@@ -277,9 +277,13 @@ class StreamFollower:
                 self._add_challenges(challenges)
 
     def _add_challenges(self, entries: list[dict[bytes, bytes]]) -> None:
+        challenger = self.challenge and self.challenge[0].challenger
+        name = challenger.name if challenger else ""
         for fields in entries:
             with suppress(InvalidEvent):
                 results = wire.decode_results(fields.get(wire.FIELD, b""))
+                if results.model != name:
+                    continue
                 with self._lock:
                     self._challenges.update(zip(results.events, results, strict=True))
                     while len(self._challenges) > KEPT_CHALLENGES:

@@ -38,7 +38,7 @@ MAX_KEYS = 16 * schemas.MAX_EVENTS  # in a body: an event has eight
 MAX_LISTED = 1000
 RETRY_AFTER_S = 5
 
-_NO_NUMBER = re.compile(rb'"(?:[^"\\\\]|\\\\.)*"|-?(?:NaN|Infinity)')  # or a string, which is left alone
+_NO_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)')  # or a string, which is left alone
 
 _decode_many = msgspec.json.Decoder(Events).decode
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -25,12 +25,12 @@ TRUTH_ROW = np.dtype([
 _SENSOR, _FLOAT, _FLAG = np.dtype("<i2"), np.dtype("<f4"), np.dtype("u1")
 MAX_AZIMUTH, MAX_ZENITH = 2 * math.pi + 1e-6, math.pi + 1e-6
 MAX_COMPONENT, MAX_DEGREES, MAX_KAPPA = 1.002, 180.001, 1e30  # of a unit vector; rounded
+UNIT_TOLERANCE = 0.004  # of the square of its length
 
 # Bounds also refuse NaN and infinity.
 Int64 = Annotated[int, msgspec.Meta(ge=INT64[0], le=INT64[1])]
-UnixNs = Annotated[int, msgspec.Meta(ge=0, le=INT64[1])]
-MAX_EMITTED_NS = 2**62  # the year 2116: what is computed with it stays within 64 bits
-EmittedNs = Annotated[int, msgspec.Meta(ge=0, le=MAX_EMITTED_NS)]
+MAX_UNIX_NS = 2**62  # the year 2116: what is computed with it stays within 64 bits
+UnixNs = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNIX_NS)]
 Pulses = Annotated[int, msgspec.Meta(ge=0, le=MAX_PULSES)]
 Component = Annotated[float, msgspec.Meta(ge=-MAX_COMPONENT, le=MAX_COMPONENT)]
 Vector = tuple[Component, Component, Component]
@@ -42,7 +42,7 @@ Word = Annotated[str, msgspec.Meta(max_length=300)]
 RANGES = {
     "direction": (-MAX_COMPONENT, MAX_COMPONENT), "kappa": (0, MAX_KAPPA), "radius_50_deg": (0, MAX_DEGREES),
     "radius_90_deg": (0, MAX_DEGREES), "linefit": (-MAX_COMPONENT, MAX_COMPONENT), "n_pulses": (0, MAX_PULSES),
-    "n_used": (0, MAX_PULSES), "emitted_ns": (0, MAX_EMITTED_NS), "read_ns": (0, INT64[1]),
+    "n_used": (0, MAX_PULSES), "emitted_ns": (0, MAX_UNIX_NS), "read_ns": (0, MAX_UNIX_NS),
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ class EventColumns(msgspec.Struct, array_like=True, gc=False):
     version: int
     run_id: Int64
     event_id: Int64
-    emitted_ns: EmittedNs
+    emitted_ns: UnixNs
     sensor_id: bytes  # <i2
     time_ns: bytes  # <f4
     charge_pe: bytes  # <f4
@@ -219,12 +219,23 @@ def decode_results(data: bytes) -> Results:
     found = _decoded(data, {RESULT_VERSION: _Results, 3: _Result3, 2: _Result2})
     if not isinstance(found, _Results):
         one = {name: getattr(found, name) for name in found.__struct_fields__ if name != "version"}
-        return pack([Result(**one)])
-    rows = _rows(found.rows, ROW)
+        results = pack([Result(**one)])
+    else:
+        results = Results(rows=_rows(found.rows, ROW), **{name: getattr(found, name) for name in SHARED})
+    _check(results.rows)
+    return results
+
+
+def _check(rows: NDArray[np.void]) -> None:
+    """Raises InvalidEvent if a row cannot be a result."""
     for name, (low, high) in RANGES.items():
         if not ((rows[name] >= low) & (rows[name] <= high)).all():  # NaN is in no range
             raise InvalidEvent("undecodable", f"a {name} outside {low}…{high}")
-    return Results(rows=rows, **{name: getattr(found, name) for name in SHARED})
+    direction, linefit = ((rows[name].astype(np.float64) ** 2).sum(axis=1) for name in ("direction", "linefit"))
+    if not ((abs(direction - 1) <= UNIT_TOLERANCE) & ((abs(linefit - 1) <= UNIT_TOLERANCE) | (linefit == 0))).all():
+        raise InvalidEvent("undecodable", "a direction that is no unit vector")
+    if (rows["n_used"] > rows["n_pulses"]).any():
+        raise InvalidEvent("undecodable", "more pulses used than there are")
 
 
 def encode_truths(truths: Sequence[Truth]) -> bytes:

@@ -61,7 +61,8 @@ def _figures() -> Row:
         ),
         tile(
             "Rejected, last hour",
-            'sum(increase(icestream_bridge_events_total{outcome="rejected"}[1h]))',
+            'sum(increase(icestream_bridge_events_total{outcome="rejected"}[1h]) > 0'
+            ' or (icestream_bridge_events_total{outcome="rejected"} unless icestream_bridge_events_total{outcome="rejected"} offset 1h)) or vector(0)',
             "short",
             "Entries that were rejected because they cannot be reconstructed (dead letters).",
             steps=[(1, ORANGE), (100, RED)],

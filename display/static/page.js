@@ -37,6 +37,12 @@ async function choose(id, byHand = true) {
   mark();
 }
 
+function escaped(text) {
+  const element = document.createElement("span");
+  element.textContent = text;
+  return element.innerHTML;
+}
+
 function showFacts(found) {
   const parts = [
     `Event <b>${found.id}</b>, ${found.n_pulses} pulses, κ <b>${number(found.kappa, "", found.kappa < 100 ? 1 : 0)}</b>, radii ${found.radius_50_deg.toFixed(1)}° (50 %), ${found.radius_90_deg.toFixed(1)}° (90 %)`,
@@ -46,7 +52,7 @@ function showFacts(found) {
     parts.push(`<span class="truth">▲ truth: zenith ${degrees(found.true_zenith)}, azimuth ${degrees(found.true_azimuth)}; opening angle <b>${found.opening_angle_deg.toFixed(2)}°</b></span>`);
   if (found.challenger) {
     const { model, zenith, azimuth, opening_angle_deg: angle } = found.challenger;
-    parts.push(`<span class="challenger">▲ challenger ${model}: zenith ${degrees(zenith)}, azimuth ${degrees(azimuth)}${angle === null ? "" : `; opening angle <b>${angle.toFixed(2)}°</b>`}</span>`);
+    parts.push(`<span class="challenger">▲ challenger ${escaped(model)}: zenith ${degrees(zenith)}, azimuth ${degrees(azimuth)}${angle === null ? "" : `; opening angle <b>${angle.toFixed(2)}°</b>`}</span>`);
   }
   if (!found.pulses) parts.push("Its pulses were not kept.");
   find("#facts").innerHTML = parts.join("<br>");

@@ -6,6 +6,7 @@ from typing import Any
 
 from icestream.streams import keys
 from icestream.streams.connection import AsyncRedis, Redis
+from icestream.streams.publisher import ALIVE_MS
 from icestream.streams.scripts import load
 
 ALIVE_S = 5.0  # a consumer that has sent Redis no command for so long is not alive; all send one at least every 2 s
@@ -13,7 +14,15 @@ LOOKED_AT = 10  # oldest events that are looked at whether a bridge holds them
 COUNTED = 1000  # entries that are counted at most where Redis does not know a group's lag, after a restart
 
 _SCRIPT = load("status")
-_ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED), str(LOOKED_AT))
+_ARGUMENTS = (keys.BRIDGE_GROUP, keys.RECORDER_GROUP, str(COUNTED), str(LOOKED_AT), str(ALIVE_MS))
+
+
+@dataclass(frozen=True)
+class Oldest:
+    """The oldest of some entries."""
+
+    entry: str = ""  # its id; empty if there is none
+    age_s: float = 0.0  # by Redis' clock, 0 where that was set back behind it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +31,10 @@ class StreamStatus:
 
     backlog: int  # events without a result
     pending: int  # of those, delivered to some bridge
-    oldest_pending_s: float  # age of the oldest of them; 0 if there is none
-    oldest_unheld_s: float  # age of the oldest event that no bridge holds; 0 if there is none
-    last_event_s: float | None  # age of the newest event ever written; None if there has been none
+    oldest_pending: Oldest  # of them
+    oldest_unheld: Oldest  # of the events that no bridge holds
     unrecorded: int  # entries of results that the recorder has not put on disk
-    oldest_unrecorded_s: float  # age of the oldest of them; 0 if there is none
+    oldest_unrecorded: Oldest  # of them
     emitted_total: int  # events ever added,
     stored_total: int  # results,
     rejected_total: int  # dead letters
@@ -54,23 +62,26 @@ def _arguments(queue: keys.Queue) -> Any:
 
 def _parse(reply: Any) -> StreamStatus:
     found: dict[str, Any] = json.loads(reply)
-    last_event_ms = found.get("last_event_ms")
+    last_event_ms = found.get("last_event", ("", -1))[1]
     return StreamStatus(
         backlog=int(found["backlog"]),
         pending=int(found["pending"]),
-        oldest_pending_s=found.get("oldest_pending_ms", 0) / 1000,
-        oldest_unheld_s=found.get("oldest_unheld_ms", 0) / 1000,
-        last_event_s=None if last_event_ms is None else last_event_ms / 1000,
+        oldest_pending=_oldest(found.get("oldest_pending")),
+        oldest_unheld=_oldest(found.get("oldest_unheld")),
         unrecorded=int(found["unrecorded"]),
-        oldest_unrecorded_s=found.get("oldest_unrecorded_ms", 0) / 1000,
+        oldest_unrecorded=_oldest(found.get("oldest_unrecorded")),
         emitted_total=int(found["emitted_total"]),
         stored_total=int(found["stored_total"]),
         rejected_total=int(found["rejected_total"]),
         rejected=int(found["rejected"]),
-        emitters=int(bool(found["emitter"]) or (last_event_ms is not None and last_event_ms < ALIVE_S * 1000)),
+        emitters=int(bool(found["emitter"]) or 0 <= last_event_ms < ALIVE_S * 1000),
         bridges=_alive(found["bridges_idle_ms"]),
         recorders=_alive(found["recorders_idle_ms"]),
     )
+
+
+def _oldest(found: Any) -> Oldest:
+    return Oldest(found[0], max(0, found[1]) / 1000) if found else Oldest()
 
 
 def _alive(idle_ms: Any) -> int:

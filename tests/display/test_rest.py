@@ -161,12 +161,15 @@ def test_a_body_that_cannot_be_read_is_named(
     assert (found, answer["error"]["reason"]) == (status, reason)
 
 
+@pytest.mark.parametrize("key", ["colour", "x\\", 'a "quoted" word'])
 @pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity"])
-def test_a_number_that_is_no_json_costs_its_own_event(display: Display, odd: str) -> None:
-    events = json.dumps({"events": [GOOD, GOOD | {"charge_pe": [1, "odd", 2]}, GOOD]}).replace('"odd"', odd)
-    status, answer, _ = display.ask("/v1/reconstruct", events.encode())
+def test_a_number_that_is_no_json_costs_its_own_event(display: Display, odd: str, key: str) -> None:
+    events = [GOOD, {key: 1}, GOOD | {"charge_pe": [1, "odd", 2]}, GOOD]
+    body = json.dumps({"events": events}).replace('"odd"', odd)
+    status, answer, _ = display.ask("/v1/reconstruct", body.encode())
     assert status == 200
-    assert [one["error"]["reason"] if "error" in one else "" for one in answer["results"]] == ["", "undecodable", ""]
+    failed = [one["error"]["reason"] if "error" in one else "" for one in answer["results"]]
+    assert failed == ["", "undecodable", "undecodable", ""]
 
 
 def test_the_client_behind_a_trusted_proxy_is_the_one_that_is_limited(start: Start) -> None:

@@ -1,8 +1,9 @@
 -- Read the state of the streams; writes nothing.
 -- KEYS: events, directions, rejected, sign of life of the emitters, counter of results
 -- ARGV: group of the bridges, group of the recorder, most entries to count where Redis does not know a group's lag,
---       oldest entries that are looked at whether a bridge holds them
--- Returns JSON; ages are in ms by the server's clock and missing where there is nothing.
+--       oldest entries that are looked at whether a bridge holds them, ms that a sign of life lasts
+-- Returns JSON. The oldest of some entries is its id and its age in ms by the server's clock, and missing where there is nothing.
+-- Where the clock was set back, ids are ahead of it, and ages negative.
 local now = redis.call('TIME')
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 
@@ -28,7 +29,7 @@ local function counter(key)
     return type(value) == 'string' and tonumber(value) or 0
 end
 
-local function age_ms(id) return id and math.max(0, now_ms - tonumber(string.match(id, '^%d+'))) or nil end
+local function oldest(id) return id and { id, now_ms - tonumber(string.match(id, '^%d+')) } or nil end
 
 local function pending(key, group)
     local reply = redis.pcall('XPENDING', key, group)
@@ -73,19 +74,20 @@ if not oldest_unrecorded then
     oldest_unrecorded = first and first[1]
 end
 
+local life_ms = redis.call('PTTL', KEYS[4]) -- longer than a sign of life lasts: its end was set by a clock that was ahead
 return cjson.encode({
     backlog = redis.call('XLEN', KEYS[1]),
     pending = held,
-    oldest_pending_ms = age_ms(oldest_held),
-    oldest_unheld_ms = age_ms(oldest_unheld()),
-    last_event_ms = (events['entries-added'] or 0) > 0 and age_ms(events['last-generated-id']) or nil,
+    oldest_pending = oldest(oldest_held),
+    oldest_unheld = oldest(oldest_unheld()),
+    last_event = (events['entries-added'] or 0) > 0 and oldest(events['last-generated-id']) or nil,
     unrecorded = unrecorded + lag,
-    oldest_unrecorded_ms = age_ms(oldest_unrecorded),
+    oldest_unrecorded = oldest(oldest_unrecorded),
     emitted_total = events['entries-added'] or 0,
     stored_total = counter(KEYS[5]),
     rejected = redis.call('XLEN', KEYS[3]),
     rejected_total = stream(KEYS[3])['entries-added'] or 0,
-    emitter = redis.call('EXISTS', KEYS[4]) == 1,
+    emitter = life_ms > 0 and life_ms <= tonumber(ARGV[5]),
     bridges_idle_ms = idle_ms(KEYS[1], ARGV[1]),
     recorders_idle_ms = idle_ms(KEYS[2], ARGV[2]),
 })

@@ -14,7 +14,7 @@ from icestream.streams.connection import RedisError, connect, is_away
 from icestream.streams.event_queue import MAX_PAYLOAD_BYTES, Entry, EventQueue, Outcome, Rejection
 from icestream.streams.publisher import Publisher, RunCounts, count_run
 from icestream.streams.results import GroupReader
-from icestream.streams.status import StreamStatus, read_status, read_status_asyncio
+from icestream.streams.status import Oldest, StreamStatus, read_status, read_status_asyncio
 from tests.events import encoded, event, made_result, put, results
 from tests.icestream.streams.queues import complete, queue_of, with_client
 from tests.servers import RedisProcess
@@ -234,13 +234,13 @@ def test_entries_that_are_nobodys_are_taken_up(redis: Any, redis_server: RedisPr
         assert len(await gone.read(2)) == 2
         redis.xgroup_delconsumer(keys.EVENTS, keys.BRIDGE_GROUP, "gone")  # as operators' scripts do
         redis.xgroup_setid(keys.EVENTS, keys.BRIDGE_GROUP, redis.xrange(keys.EVENTS)[2][0])
-        assert (await read_status_asyncio(client)).oldest_unheld_s > 0
+        assert (await read_status_asyncio(client)).oldest_unheld.age_s > 0
         assert [await alive.tidy(), await alive.tidy()] == [(3, 0), (0, 0)]
         claimed = await claim_all(alive)
         assert [wire.decode_event(entry.payload).event_id for entry in claimed] == [1, 2, 3]
         assert [entry.tries for entry in claimed] == [2, 2, 2]
         assert [wire.decode_event(entry.payload).event_id for entry in await alive.read(10)] == [4]
-        assert (await alive.tidy(), (await read_status_asyncio(client)).oldest_unheld_s) == ((0, 0), 0)
+        assert (await alive.tidy(), (await read_status_asyncio(client)).oldest_unheld) == ((0, 0), Oldest())
 
     with_client(redis_server, use)
 
@@ -381,7 +381,7 @@ def test_the_status_of_the_streams_is_read_whoever_is_away(redis: Any, redis_ser
     async def use(client: Any) -> None:
         redis.delete(keys.EVENTS)
         assert (await read_status_asyncio(client)) == StreamStatus(
-            backlog=0, pending=0, oldest_pending_s=0, oldest_unheld_s=0, last_event_s=None, unrecorded=0, oldest_unrecorded_s=0,
+            backlog=0, pending=0, oldest_pending=Oldest(), oldest_unheld=Oldest(), unrecorded=0, oldest_unrecorded=Oldest(),
             emitted_total=0, stored_total=0, rejected_total=0, rejected=0, emitters=0, bridges=0, recorders=0,
         )  # fmt: skip
         queue = queue_of(client)
@@ -391,22 +391,21 @@ def test_the_status_of_the_streams_is_read_whoever_is_away(redis: Any, redis_ser
         [first] = await queue.read(1)
         status = await read_status_asyncio(client)
         assert (status.backlog, status.pending, status.bridges, status.emitted_total) == (2, 1, 1, 2)
-        assert status.oldest_pending_s == pytest.approx(99, abs=10)
-        assert status.last_event_s == pytest.approx(98, abs=10)
+        assert status.oldest_pending.age_s == pytest.approx(99, abs=10)
         entry_id = old(keys.DIRECTIONS, encoded(made_result(1)), 50)
         for group in (None, "0"):  # no recorder has ever joined; it has joined and not read
             if group is not None:
                 redis.xgroup_create(keys.DIRECTIONS, keys.RECORDER_GROUP, id=group)
             status = await read_status_asyncio(client)
             assert (status.unrecorded, status.recorders) == (1, 0)
-            assert status.oldest_unrecorded_s == pytest.approx(50, abs=10)
+            assert status.oldest_unrecorded.age_s == pytest.approx(50, abs=10)
         redis.xreadgroup(keys.RECORDER_GROUP, "recorder", {keys.DIRECTIONS: ">"})
         status = read_status(connect(redis_server.url))
         assert (status.unrecorded, status.recorders) == (1, 1)  # read, and not on disk
-        assert status.oldest_unrecorded_s == pytest.approx(50, abs=10)
+        assert status.oldest_unrecorded.age_s == pytest.approx(50, abs=10)
         redis.xack(keys.DIRECTIONS, keys.RECORDER_GROUP, entry_id)
         status = await read_status_asyncio(client)
-        assert (status.unrecorded, status.oldest_unrecorded_s) == (0, 0)
+        assert (status.unrecorded, status.oldest_unrecorded) == (0, Oldest())
         await queue.reject(Rejection(entry=first, reason="undecodable", detail=""))
         assert (await read_status_asyncio(client)).rejected_total == 1
 

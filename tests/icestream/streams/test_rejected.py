@@ -11,7 +11,7 @@ from icestream import wire
 from icestream.streams import keys
 from icestream.streams.connection import RedisError, connect
 from icestream.streams.event_queue import Rejection
-from icestream.streams.publisher import Publisher, count_run
+from icestream.streams.publisher import Publisher, count_run, read_description
 from icestream.streams.rejected import DeadLetters, Replayed
 from tests.events import event, put
 from tests.icestream.streams.queues import queue_of, with_client
@@ -132,3 +132,26 @@ def test_a_replay_that_is_refused_changes_no_count(redis: Any, redis_server: Red
         assert count_run(redis, 7).rejected == len(list(letters.latest())) == 1
 
     with_client(redis_server, use)
+
+
+def test_what_a_writer_says_of_its_run_ends_no_reader(redis: Any, redis_server: RedisProcess) -> None:
+    client = connect(redis_server.url)
+    said = {
+        "source": b"kaggle:/data/caf\xe9",
+        "rate": b"1" * 10**6,
+        "emitted": b"many",
+        "run_id": b"\xff",
+        "stored": b"x",
+    }
+    redis.hset(keys.run(7), mapping=said)
+    found = read_description(client, 7)
+    assert found["source"] == "kaggle:/data/caf\ufffd"
+    assert len(found["rate"]) == 500
+    assert count_run(client, 7).emitted == 0
+
+
+@pytest.mark.parametrize("size", [b"9" * 5000, b"\xb2", b""])
+def test_a_dead_letter_of_any_size_is_listed(redis: Any, redis_server: RedisProcess, size: bytes) -> None:
+    redis.xadd(keys.REJECTED, {"e": b"abc", "bytes": size, "tries": size, "reason": b"\xff"})
+    [letter] = DeadLetters(connect(redis_server.url)).latest(10)
+    assert (letter.size, letter.tries) == (3, 0)

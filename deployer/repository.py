@@ -25,7 +25,7 @@ class Repository:
     def __init__(self, folder: Path, shipped: Path):
         self._folder, self.shipped = folder, shipped
         folder.mkdir(parents=True, exist_ok=True)
-        for half_written in folder.glob(".*"):
+        for half_written in folder.glob(f".{self._version}*"):
             shutil.rmtree(half_written, ignore_errors=True)
         for member in self._members():
             if not self.has(member.name.split(OF)[0]):

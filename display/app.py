@@ -37,6 +37,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+SET_BACK_S = 0.5
 OPEN_TO_ALL = ("v1.openapi", "page.health")  # without a token
 
 _encode = msgspec.json.Encoder().encode
@@ -73,6 +74,7 @@ def make_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     trust(app, trusted_proxies)
     limiter = Limiter(get_remote_address, app=app, storage_uri="memory://")
+    forget_when_set_back(app, limiter)
     live = Live(services.follower, services.inference, services.metrics, services.stop)
     for blueprint in (_rest_blueprint(services, token is not None), page_blueprint(live, services.links)):
         limiter.limit(f"{requests_per_s} per second")(blueprint)
@@ -97,6 +99,19 @@ def make_app(
         return _json(error(reason, detail.get(code, failure.description or "")), code, headers)
 
     return app
+
+
+def forget_when_set_back(app: Flask, limiter: Limiter) -> None:
+    """Begin to count anew when the time of day is set back: the limiter's seconds end by it, and would last for hours."""
+    ahead_s = time.time() - time.monotonic()
+
+    def look() -> None:
+        nonlocal ahead_s
+        before_s, ahead_s = ahead_s, time.time() - time.monotonic()
+        if ahead_s < before_s - SET_BACK_S:
+            limiter.reset()
+
+    app.before_request_funcs.setdefault(None, []).insert(0, look)  # before the limiter looks
 
 
 def _guard(app: Flask, token: str | None, allowed_hosts: Sequence[str]) -> None:

@@ -116,6 +116,10 @@ class Emission:
             events.close()
             if source.left_out:
                 self._log.warning("pulses that are of no DOM of IceCube-86 are left out", pulses=source.left_out)
+            if source.joined:
+                self._log.warning(
+                    "events have pulses in several files, which are taken for one event", events=source.joined
+                )
 
     def _emit(self, events: Prefetcher, run_id: int, emitted: int, max_backlog: Backlog) -> None:
         self._wait_for(events)  # before the schedule begins

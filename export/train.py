@@ -21,6 +21,7 @@ from icestream.service.extras import require
 require("export")
 
 import argparse
+import pickle
 import signal
 import time
 from collections import deque
@@ -166,7 +167,10 @@ def begin(options: argparse.Namespace, recipe: Recipe, console: Console) -> Trai
                 f"{options.start_from} was not made by export/train.py: its card says no place to go on"
             )
         return Training(recipe, options.seed, start)
-    training = Training.load(resume)
+    try:
+        training = Training.load(resume)
+    except (OSError, EOFError, KeyError, TypeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{resume} cannot be read ({error!r}): remove it to begin anew") from None
     if (training.recipe.variant, training.progress.seed) != (recipe.variant, options.seed):
         raise CheckpointError(
             f"{resume} is of a training of {training.recipe.variant} with seed {training.progress.seed}: remove it, or give another --output"

@@ -127,7 +127,7 @@ def load_detector(geometry: Path | None = None, ice: Path | None = None, *, own_
 def _read_table(path: Path, delimiter: str | None, columns: int, layout: str) -> NDArray[np.float64]:
     try:
         table = np.loadtxt(path, delimiter=delimiter, skiprows=1, ndmin=2)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DetectorFileError(f"{path}: cannot be read ({error}); expected one header line, then {layout}") from None
     if table.shape[1] != columns or not np.isfinite(table).all():
         raise DetectorFileError(f"{path}: expected {columns} finite columns ({layout}), found {table.shape[1]}")

@@ -53,8 +53,9 @@ CORES_PER_BRIDGE, MOST_BRIDGES = 4, 4  # the model needs cores, too; one Redis s
 def main() -> None:
     options = _parser().parse_args()
     # This machine's own servers are asked directly, without any HTTP proxy.
-    given = [os.environ.get(name) for name in ("no_proxy", "NO_PROXY")]
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys(filter(None, [*given, HOST])))
+    given = list(filter(None, (os.environ.get(name) for name in ("no_proxy", "NO_PROXY"))))
+    direct = "*" if "*" in given else ",".join(dict.fromkeys([*given, HOST]))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = direct
     os.environ["PYTHONSAFEPATH"] = "1"  # a file here named like a process is not it
     commands: dict[str, Callable[[argparse.Namespace], int]] = {
         "up": _up, "simulate": _simulate, "send": _send, "mlflow": _mlflow, "rejected": _rejected, "inspect": _inspect,
@@ -72,6 +73,9 @@ def main() -> None:
         SourceError,
     ) as error:
         sys.exit(f"icestream: {error}")
+    except BrokenPipeError:  # as in `icestream inspect | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         sys.exit(f"icestream: {error.filename or 'this machine'}: {error.strerror or error}")
 
@@ -205,7 +209,7 @@ def _up(options: argparse.Namespace) -> int:
     source = options.source
     if is_replay(source):
         kind, _, place = source.partition(":")
-        source = f"{kind}:{Path(place).resolve()}"
+        source = f"{kind}:{os.path.realpath(place)}"  # that of a loop of links as well, which is refused later
     plan = Plan(
         Options(
             events=options.events,
@@ -243,7 +247,10 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _send(options: argparse.Namespace) -> int:
-    token = options.token_file.read_text().strip() if options.token_file else None
+    try:
+        token = options.token_file.read_text().strip() if options.token_file else None
+    except UnicodeDecodeError:
+        raise SendError(f"{options.token_file} holds no token: it is no UTF-8") from None
     failed = send(options.source, options.url, token, options.output)
     if failed:
         sys.stderr.write(f"icestream: {failed} events could not be reconstructed; the column error says why\n")

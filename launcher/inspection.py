@@ -70,6 +70,8 @@ def inspect(source: str, everything: bool) -> Iterator[str]:
     yield _row("truth", f"{files.truth}; of {seen.truths} of {read} events")
     if files.left_out:
         yield _row("left out", f"{files.left_out} pulses of no DOM of IceCube-86")
+    if files.joined:
+        yield _row("joined", f"{files.joined} events have pulses in several files, are these of one set?")
     if seen.dropped:
         yield _row("dropped", f"{seen.dropped} pulses outside the readout window, of {seen.outside} events")
     yield _row("rejected", f"{sum(seen.reasons.values())}")

@@ -25,7 +25,9 @@ def serve_recorded(state_dir: Path, console: Console) -> int:
             f"{state_dir} has no recorded session: run `icestream up` first, or give another --state-dir"
         )
     lock = open_state_dir(state_dir)  # two servers must not write one store
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     (state_dir / "logs").mkdir(exist_ok=True)
     log = state_dir / "logs" / "icestream-mlflow.log"
     try:

@@ -60,7 +60,7 @@ class Plan:
 
     def __init__(self, options: Options):
         self.options = options
-        self.state_dir = options.state_dir.resolve()
+        self.state_dir = Path(os.path.realpath(options.state_dir))  # of a loop of links, too: it is refused below
         self._lock = open_state_dir(options.state_dir)
         self.redis_users = RedisUsers(self.state_dir / "redis-users", [*PROCESSES, "admin"])
         self.deployed = self.state_dir / "models"  # Triton's repository of the versions beside the first model
@@ -311,10 +311,10 @@ def mlflow_command() -> str:
 
 
 def mlflow_server(mlflow: str, folder: Path, port: int) -> list[str]:
-    """The command line of an MLflow server with its store in a folder."""
+    """The command line of an MLflow server with its store in a folder, where it runs: not every path can be written as its URLs."""
     return [
-        sys.executable, mlflow, "server", "--host", HOST, "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts"),
+        "env", "-C", str(folder), sys.executable, mlflow, "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        "--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "artifacts",
     ]  # fmt: skip
 
 

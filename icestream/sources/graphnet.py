@@ -90,7 +90,7 @@ class _Database:
     """An SQLite file; its events come by event_no."""
 
     def __init__(self, path: Path, pulse_map: str):
-        self._path, self.left_out = path, 0
+        self._path, self.left_out, self.joined = path, 0, 0
         with _opened(path) as database:
             query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')"
             columns = {name: _columns(database, name) for (name,) in database.execute(query).fetchall()}
@@ -175,13 +175,12 @@ def _in_groups(
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads; raises SourceError."""
-    log = path.with_name(path.name + "-wal")  # where there is none, or nothing in it, the folder need not be writable
-    whole = not log.exists() or log.stat().st_size == 0
+    real = path.resolve()
+    logs = [real.with_name(real.name + end) for end in ("-wal", "-journal")]
+    whole = not any(log.exists() and log.stat().st_size for log in logs)  # then the folder need not be writable
     options = "mode=ro&immutable=1" if whole else "mode=ro"
     try:
-        with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?{options}", uri=True, check_same_thread=False)
-        ) as database:
+        with closing(sqlite3.connect(f"{real.as_uri()}?{options}", uri=True, check_same_thread=False)) as database:
             database.text_factory = lambda text: text.decode(errors="replace")
             yield database
     except sqlite3.Error as error:

@@ -55,8 +55,9 @@ def _batches(folder: Path) -> list[Path]:
 def _metas(folder: Path) -> list[Path]:
     """Files that may hold the truth, of this folder, or of the one above if this is its train/ or test/."""
     places = [(folder, "*")]
-    if folder.resolve().name in ("train", "test"):
-        places.append((folder.resolve().parent, folder.resolve().name))
+    for real in (folder.absolute(), folder.resolve()):  # one of the two may be a link
+        if real.name in ("train", "test"):
+            places.append((real.parent, real.name))
     found = [
         path
         for place, name in places
@@ -68,7 +69,14 @@ def _metas(folder: Path) -> list[Path]:
 
 
 def write_folder(folder: Path, events: Iterable[tuple[Event, Truth]]) -> None:
-    """Write simulated events in the competition's form: train/batch_N.parquet and train_meta.parquet."""
+    """Write simulated events in the competition's form: train/batch_N.parquet and train_meta.parquet.
+
+    Raises:
+        SourceError: there are such files already.
+    """
+    there = [*folder.glob("*meta*.parquet"), *folder.glob("train/batch_*.parquet"), *folder.glob("batch_*.parquet")]
+    if there:
+        raise SourceError(f"{there[0]} is there already: give a folder without events")
     (folder / "train").mkdir(parents=True, exist_ok=True)
     metas = []
     remaining = iter(events)

@@ -21,6 +21,7 @@ class PulseFiles:
         contents: name, size and first events of the files, those whose event ids may overlap together: a run that was begun without
             one of them cannot be continued with it.
         left_out: pulses of DOMs that are not IceCube-86's, so far.
+        joined: events in several files, so far.
         truth: where the truth comes from, or why it is not known.
 
     Raises:
@@ -34,7 +35,7 @@ class PulseFiles:
         ranges = [found for path in paths for found in statistics(path, layout.event_id)]
         self._truths = TruthTable(truths, layout.event_id, ranges)
         self.truth = self._truths.words
-        self.left_out = 0
+        self.left_out = self.joined = 0
         self._groups = self._overlapping()
         self.contents = ["; ".join(_described(path, layout.event_id) for path in group) for group in self._groups]
 
@@ -114,7 +115,9 @@ class PulseFiles:
                 yield tables[number], scanned[number]
             else:
                 table = self._table([path for number in sorted(group) for path in tables[number].paths])
-                yield table, table.scan()
+                events = table.scan()
+                self.joined += sum(len(scanned[number].ids) for number in group) - len(events.ids)
+                yield table, events
 
 
 def _described(path: Path, event_id: str) -> str:

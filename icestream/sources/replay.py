@@ -43,6 +43,11 @@ class Replay:
         """Pulses of DOMs that are not IceCube-86's, so far."""
         return self._files.left_out
 
+    @property
+    def joined(self) -> int:
+        """Events that were put together from several files, so far."""
+        return self._files.joined
+
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
         """The events of a run, from its start or after a position; raises SourceError."""
         first = run_id if after is None else after.run_id

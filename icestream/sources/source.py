@@ -26,12 +26,13 @@ class Files(Protocol):
     """What has been recorded, event by event.
 
     Attributes:
-        contents, truth, left_out: as of `Source`.
+        contents, truth, left_out, joined: as of `Source`.
     """
 
     contents: list[str]
     truth: str
     left_out: int
+    joined: int
 
     def events(self, run_id: int, after: int | None = None) -> Iterator[EventAndTruth]:
         """All events, or those after an event_id; raises SourceError."""
@@ -51,6 +52,10 @@ class Source(Protocol):
     @property
     def left_out(self) -> int:
         """Pulses that were left out so far, because their DOMs are not IceCube-86's."""
+
+    @property
+    def joined(self) -> int:
+        """Events so far that were put together from pulses in several files."""
 
     def events(self, run_id: int, after: Position | None) -> Iterator[EventAndTruth]:
         """The events of a run, from its start or after a position; raises SourceError."""

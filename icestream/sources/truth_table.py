@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icestream.sources.pulse_table import batches, column_names, numbers, statistics, whole_numbers
+from icestream.sources.source import SourceError
 from icestream.truth import Truth
 
 LIMITS = {"azimuth": 2 * math.pi, "zenith": math.pi}
@@ -50,7 +51,8 @@ class TruthTable:
     def of(self, ids: NDArray[np.int64], run_id: int) -> Iterator[Truth | None]:
         """The truth of each of these events, None where it is not known; angles that are none are not. Raises SourceError."""
         wanted = np.sort(ids)
-        angles = np.full((len(wanted), len(LIMITS)), np.nan)
+        angles, said_by = np.full((len(wanted), len(LIMITS)), np.nan), np.full(len(wanted), -1)
+        paths = list(dict.fromkeys(path for path, _, _ in self._groups))
         for path, number, group in self._groups:
             if not len(wanted) or not _overlap(group, (wanted[0], wanted[-1])):
                 continue
@@ -58,7 +60,15 @@ class TruthTable:
                 event_id = whole_numbers(path, batch, self._event_id)
                 place = np.searchsorted(wanted, event_id).clip(max=len(wanted) - 1)
                 asked = wanted[place] == event_id
-                angles[place[asked]] = np.stack([numbers(path, batch, name) for name in LIMITS], axis=1)[asked]
+                said = np.stack([numbers(path, batch, name) for name in LIMITS], axis=1)[asked]
+                asked_at, own = place[asked], paths.index(path)
+                others = (said_by[asked_at] >= 0) & (said_by[asked_at] != own)
+                if (differing := others & (abs(angles[asked_at] - said) > ROUNDED).any(axis=1)).any():
+                    first = asked_at[differing][0]
+                    raise SourceError(
+                        f"{paths[said_by[first]]} and {path} say different truths of event {wanted[first]}: take one of them away"
+                    )
+                angles[asked_at], said_by[asked_at] = said, own
         inside = np.all((angles >= 0) & (angles <= np.array([*LIMITS.values()]) + ROUNDED), axis=1)
         return _each(ids, angles[np.searchsorted(wanted, ids)], inside[np.searchsorted(wanted, ids)], run_id)
 

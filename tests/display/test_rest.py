@@ -20,8 +20,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from flask import Flask, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
 
-from display.app import trust
+from display.app import forget_when_set_back, trust
 from display.settings import networks
 from icestream import wire
 from icestream.detector import nominal_icecube86
@@ -401,3 +403,17 @@ def test_idle_connections_and_pages_that_do_not_read_keep_nobody_out(display: Di
 
         wait_until(page_begins, "another page is let in", 180)
         assert display.ask("/v1/status")[0] == 200
+
+
+def test_the_rate_is_counted_anew_when_the_time_of_day_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, now, behind_s = Flask(__name__), time.time, 0.0
+    limiter = Limiter(get_remote_address, app=app, storage_uri="memory://")
+    forget_when_set_back(app, limiter)
+    app.route("/")(limiter.limit("2 per second")(lambda: "answer"))
+    monkeypatch.setattr(time, "time", lambda: now() - behind_s)
+    client = app.test_client()
+    wait_until(lambda: client.get("/").status_code == 429, "too many")
+    behind_s = 3600.0
+    assert client.get("/").status_code == 200
+    wait_until(lambda: client.get("/").status_code == 429, "too many")
+    wait_until(lambda: client.get("/").status_code == 200, "a second later")

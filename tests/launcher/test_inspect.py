@@ -1,5 +1,6 @@
 """`icestream inspect` on files."""
 
+import shlex
 import subprocess
 import sys
 from itertools import islice
@@ -46,3 +47,10 @@ def test_what_is_no_source_is_said() -> None:
     assert "a source of files is kaggle:DIR or graphnet:FILE" in inspect("/data").stderr
     missing = inspect("graphnet:/nowhere.db")
     assert (missing.returncode, missing.stderr) == (1, "icestream: /nowhere.db: no such file or folder\n")
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    write_folder(tmp_path, list(islice(simulated_events(nominal_icecube86(), seed=5, run_id=3), 50)))
+    command = f"{shlex.quote(sys.executable)} -m launcher inspect {shlex.quote(f'kaggle:{tmp_path}')} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == ""

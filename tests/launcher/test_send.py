@@ -92,3 +92,14 @@ def test_no_display_is_named_with_its_cure() -> None:
     assert "start `icestream up`, or give another --url" in done.stderr
     assert send("-", stdin="{").stderr.startswith("icestream: line 1 is no JSON")
     assert "does not answer" in send("-", "--url", "localhost", stdin=json.dumps(GOOD)).stderr
+
+
+def test_what_is_answered_is_kept_whatever_happens_then(display: Display, tmp_path: Path) -> None:
+    """The second request is more than a body may be."""
+    lines = [json.dumps(GOOD | {"event_id": number}) for number in range(256)] + [
+        json.dumps(GOOD | {"colour": "x" * 40 * 2**20})
+    ]
+    done = send("-", "--url", display.url, "--output", tmp_path / "out.csv", stdin="\n".join(lines))
+    assert done.returncode == 1
+    assert "the answers to 256 events before are written" in done.stderr
+    assert pyarrow.csv.read_csv(tmp_path / "out.csv")["event_id"].to_pylist() == list(range(256))

@@ -84,11 +84,13 @@ def report(folder: Path) -> dict[str, Any]:
 
 def test_it_works_on_when_nobody_reads_what_it_says_any_more(tmp_path: Path) -> None:
     """As in `icestream up | head`, or when the terminal is closed."""
-    command = [*UP, "--events", "100", "--rate", "50"]
+    command = ["nohup", *UP, "--events", "100", "--rate", "50"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout
         process.stdout.readline()
         process.stdout.close()
+        wait_until(lambda: (tmp_path / ".icestream" / "pids.json").exists(), "its services start", 60)
+        process.send_signal(signal.SIGHUP)
         assert process.wait(180) == 0
     assert report(tmp_path)["recorded"] == 100
 

@@ -2,20 +2,31 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from prometheus_client import CollectorRegistry
 
 from icestream import wire
+from icestream.service.logs import configure_logs
 from icestream.streams import keys
 from icestream.streams.connection import connect
 from icestream.streams.publisher import Publisher
+from icestream.streams.results import GroupReader
 from launcher.report import recorded
+from recorder.collector import Collector
+from recorder.judge import Judge
+from recorder.loops import collect, upload
+from recorder.metrics import RecorderMetrics
+from recorder.retention import Retention
+from recorder.settings import RecorderSettings
+from recorder.uploader import Uploader
 from tests.events import encoded, made_result
-from tests.recorder.streams import SPOOLS, collector, put_results, spooled
+from tests.recorder.streams import SPOOLS, collector, put_results, spool, spooled
 from tests.servers import Program, RedisProcess
 from tests.waiting import wait_until
 from tritonserver.process import HOST
@@ -92,7 +103,7 @@ def test_a_run_names_each_model_that_made_some_of_its_results(redis: Any, mlflow
 
 
 def test_a_run_has_an_end_and_its_results_are_kept_as_long_as_wanted(
-    redis: Any, mlflow_url: str, recorder: Start
+    redis: Any, mlflow_url: str, recorder: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = MlflowClient(mlflow_url)
 
@@ -109,9 +120,16 @@ def test_a_run_has_an_end_and_its_results_are_kept_as_long_as_wanted(
     assert [run.info.status for run in found()] == ["FINISHED", "FINISHED"]
     assert all(client.list_artifacts(run.info.run_id, "predictions") for run in found())
 
-    process = recorder(experiment="days", window_s=0.2, keep_days=1e-9)
-    wait_until(lambda: all("icestream.results_deleted" in run.data.tags for run in found()), "deletion")
-    assert process.stop(60) == 0
+    now_s = 10_000.0
+    monkeypatch.setattr("recorder.retention.time.monotonic", lambda: now_s)
+    retention = Retention(client, "days", 1e-9, configure_logs("recorder"))
+    for later_s in (0, 1800, 1801):  # one look is not enough: the time of day may be wrong for a while
+        assert not any("icestream.results_deleted" in run.data.tags for run in found())
+        now_s += later_s
+        retention.apply()
+    now_s += 3600
+    retention.apply()
+    assert all("icestream.results_deleted" in run.data.tags for run in found())
     for run in found():
         assert run.data.metrics["events"] == 1
         assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"latest"}
@@ -273,3 +291,66 @@ def test_what_somebody_deletes_in_mlflow_stops_no_upload(
     assert client.get_experiment(experiment.experiment_id).lifecycle_stage == "active"
     assert {path.name for path in (tmp_path / "spool").iterdir()} == {"lock", "recent.npy"}
     assert "Traceback" not in process.log
+
+
+class Trickling(BaseHTTPRequestHandler):
+    """Answers a byte now and then: no read of it ever takes too long."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with suppress(OSError):
+            while not self.server.over.wait(0.05):  # type: ignore[attr-defined]
+                self.wfile.write(b" ")
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """No line for each request."""
+
+
+def test_an_mlflow_whose_replies_have_no_end_is_named_and_holds_up_nothing(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recorder.uploader.HANGS_S", 0.5)
+    monkeypatch.setattr("recorder.loops.CLOSING_S", 0.0)
+    server = ThreadingHTTPServer((HOST, 0), Trickling)
+    server.over = threading.Event()  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    registry, log, stop = CollectorRegistry(), configure_logs("recorder"), threading.Event()
+    settings = RecorderSettings(mlflow_url=f"http://{HOST}:{server.server_port}")
+    metrics, files = RecorderMetrics(registry), spool(tmp_path)
+    uploader = Uploader(
+        files,
+        settings,
+        metrics,
+        describe_run=lambda _: {},
+        read_challenge=lambda: None,
+        log=log,
+    )
+    redis.delete(keys.RECORDER)
+    one = Collector(GroupReader(redis), files, metrics)
+    given = {"stop": stop, "hangs": lambda: uploader.hangs, "metrics": metrics, "log": log}
+    collecting = threading.Thread(target=collect, args=(one, Judge(redis, metrics, log), 0.1), kwargs=given)
+    collecting.start()
+    try:
+        put_results(redis, 1)
+        wait_until(lambda: spooled(tmp_path) == [1], "a window")
+        given_too = {"stop": stop, "metrics": metrics, "log": log}
+        sending = threading.Thread(target=upload, args=(uploader, 0.1), kwargs=given_too, daemon=True)
+        sending.start()
+        waiting = {"what": "mlflow"}
+        wait_until(lambda: registry.get_sample_value("icestream_recorder_waiting_for", waiting) == 1, "it is named")
+        put_results(redis, 2)
+        wait_until(
+            lambda: registry.get_sample_value("icestream_recorder_spool_files") == 2, "the spool is seen to grow"
+        )
+    finally:
+        stop.set()
+        collecting.join(60)
+        server.over.set()  # type: ignore[attr-defined]
+        server.shutdown()
+        server.server_close()
+    sending.join(60)
+    assert not sending.is_alive()

@@ -210,3 +210,42 @@ def test_while_the_disk_is_full_no_more_is_read_than_a_window(
         stop.set()
         running.join(60)
     assert sorted(spooled(tmp_path)) == list(range(200))
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    theirs = [tmp_path / "incoming" / "a.part", tmp_path / "b.part", tmp_path / "12" / "c.part"]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    ours = [
+        tmp_path / "recent.npy.part",
+        tmp_path / "12" / "run.json.part",
+        tmp_path / "12" / "window-00000001-0a0a0a0a.parquet.part",
+    ]
+    for path in ours:
+        path.write_text("half written")
+    spool(tmp_path)
+    assert [path.exists() for path in theirs] == [True] * 3
+    assert [path.exists() for path in ours] == [False] * 3
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_an_error_that_passes_damages_no_window(
+    redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    put_results(redis, 1)
+    one = collector(redis, tmp_path)
+    one.read(None)
+    one.close_window()
+    [run] = [run for run in SPOOLS[tmp_path].runs() if run.windows()]
+    [window] = run.windows()
+
+    def failing(path: Path) -> bytes:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", failing)
+        with pytest.raises(type(error)):
+            SPOOLS[tmp_path].read(window)
+    assert SPOOLS[tmp_path].read(window) is not None
+    assert SPOOLS[tmp_path].damaged == 0

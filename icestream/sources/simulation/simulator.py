@@ -89,7 +89,7 @@ def simulated_events(
 class Simulation:
     """A source of simulated events without end."""
 
-    left_out = 0
+    left_out = joined = 0
 
     def __init__(self, detector: Detector, seed: int):
         self._detector, self._seed = detector, seed

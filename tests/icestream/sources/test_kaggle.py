@@ -53,8 +53,8 @@ def test_several_files_are_taken_in_the_order_of_their_numbers(
     tmp_path: Path, simulated: list[tuple[Event, Truth]]
 ) -> None:
     for number, part in ((10, simulated[40:]), (2, simulated[:40])):
-        write_folder(tmp_path / "part", part)
-        shutil.move(tmp_path / "part" / "train" / "batch_1.parquet", tmp_path / f"batch_{number}.parquet")
+        write_folder(tmp_path / f"part{number}", part)
+        shutil.move(tmp_path / f"part{number}" / "train" / "batch_1.parquet", tmp_path / f"batch_{number}.parquet")
     back = [(event, truth) for event, truth in open_folder(tmp_path).events(1)]
     assert [event.event_id for event, _ in back] == [event.event_id for event, _ in simulated]
     assert all(truth is None for _, truth in back)  # no meta: a test set
@@ -102,3 +102,13 @@ def test_no_event_at_all_is_not_repeated_for_ever(tmp_path: Path, rows: pd.DataF
     rows[:0].to_parquet(tmp_path / "batch_1.parquet")
     with pytest.raises(SourceError, match="there is no event in the files to repeat"):
         list(Replay(open_folder(tmp_path), loop=True).events(1, None))
+
+
+@pytest.mark.parametrize("name", ["train_meta.parquet", "train/batch_7.parquet", "batch_1.parquet"])
+def test_files_that_are_there_are_not_replaced(tmp_path: Path, simulated: list[tuple[Event, Truth]], name: str) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SourceError, match="is there already: give a folder without events"):
+        write_folder(tmp_path, simulated)
+    assert list(tmp_path.rglob("*.parquet")) == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "mine"

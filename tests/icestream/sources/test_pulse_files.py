@@ -228,3 +228,15 @@ def test_an_event_that_is_too_large_is_cut_and_costs_no_other(
     else:
         found = {event.event_id: event.n_pulses for event, _ in open_folder(tmp_path).events(1)}
         assert found == {event_id: min(40, size) for event_id, size in sizes.items()}
+
+
+def test_events_that_are_joined_of_several_files_are_counted(
+    tmp_path: Path, rows: pd.DataFrame, simulated: list[tuple[Event, Truth]]
+) -> None:
+    """Whoever puts two simulations side by side has to see that they became one."""
+    other = rows.assign(time=rows.time + 7)
+    rows.to_parquet(tmp_path / "batch_1.parquet")
+    other[other.event_id.isin(other.event_id.unique()[:20])].to_parquet(tmp_path / "batch_2.parquet")
+    files = open_folder(tmp_path)
+    assert len(list(files.events(1))) == len(simulated)
+    assert files.joined == 20

@@ -84,3 +84,22 @@ def test_no_meta_file_is_said(tmp_path: Path, simulated: list[tuple[Event, Truth
     write_folder(tmp_path, simulated)
     (tmp_path / "train_meta.parquet").unlink()
     assert open_folder(tmp_path).truth == "not known: there is no file of it beside the pulses"
+
+
+def test_two_truths_of_one_event_are_refused(tmp_path: Path, simulated: list[tuple[Event, Truth]]) -> None:
+    write_folder(tmp_path, simulated)
+    meta = pd.read_parquet(tmp_path / "train_meta.parquet")
+    meta.to_parquet(tmp_path / "train_meta_copy.parquet")
+    assert all(truth is not None for _, truth in open_folder(tmp_path).events(1))
+    meta.loc[7, "azimuth"] = (meta.azimuth[7] + 1) % 6
+    meta.to_parquet(tmp_path / "train_meta_old.parquet")
+    with pytest.raises(SourceError, match=r"say different truths of event \d+: take one of them away"):
+        list(open_folder(tmp_path).events(1))
+
+
+def test_the_truth_is_found_above_a_folder_that_is_a_link(tmp_path: Path, simulated: list[tuple[Event, Truth]]) -> None:
+    write_folder(tmp_path / "made", simulated)
+    (tmp_path / "made" / "train").rename(tmp_path / "elsewhere")
+    (tmp_path / "made" / "train").symlink_to(tmp_path / "elsewhere")
+    files = open_folder(tmp_path / "made" / "train")
+    assert [truth and truth.azimuth for _, truth in files.events(1)] == [truth.azimuth for _, truth in simulated]

@@ -59,9 +59,9 @@ def test_an_entry_is_as_old_as_it_has_been_the_oldest(
     assert age_s() == 0
     now_s = 170.0
     assert age_s() == 70
-    redis.xtrim(keys.EVENTS, maxlen=1)  # the second is the oldest now
+    redis.xtrim(keys.EVENTS, maxlen=1, approximate=False)  # the second is the oldest now
     assert age_s() == 0
-    redis.xtrim(keys.EVENTS, maxlen=0)
+    redis.xtrim(keys.EVENTS, maxlen=0, approximate=False)
     now_s = 200.0
     assert age_s() == 0
 

@@ -20,7 +20,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from icestream.service.garbage import collect_rarely
-from icestream.service.logs import configure_logs
+from icestream.service.logs import Log, configure_logs
 from icestream.service.settings import load
 from icestream.service.shutdown import stop_event
 from icestream.service.tracing import tracing
@@ -49,17 +49,7 @@ def main() -> None:
     log.info("serving /metrics", port=metrics.serve(settings.metrics_host, settings.metrics_port))
     collect_rarely()
     redis = connect(settings.redis_url, settings.redis_password)
-    try:
-        spool = Spool(settings.spool_dir, settings.run_hours * 3600)
-    except SpoolInUse as error:
-        sys.exit(f"recorder: {error}: each needs a folder of its own")
-    except OSError as error:
-        sys.exit(f"recorder: {settings.spool_dir} cannot be used as a spool ({error.strerror}): give another folder")
-    if spool.damaged:
-        metrics.damaged(spool.damaged)
-        log.error(
-            "files of the spool are damaged: their results are lost, they are kept in damaged/", files=spool.damaged
-        )
+    spool = _spool(settings, metrics, log)
     uploader = Uploader(
         spool,
         settings,
@@ -99,6 +89,22 @@ def main() -> None:
             traces.close()
     log.info("stopped")
     sys.exit(refused or (0 if faults.empty() else 1))
+
+
+def _spool(settings: RecorderSettings, metrics: RecorderMetrics, log: Log) -> Spool:
+    """The spool; ends the process if it cannot be used."""
+    try:
+        spool = Spool(settings.spool_dir, settings.run_hours * 3600)
+    except SpoolInUse as error:
+        sys.exit(f"recorder: {error}: each needs a folder of its own")
+    except OSError as error:
+        sys.exit(f"recorder: {settings.spool_dir} cannot be used as a spool ({error.strerror}): give another folder")
+    if spool.damaged:
+        metrics.damaged(spool.damaged)
+        log.error(
+            "files of the spool are damaged: their results are lost, they are kept in damaged/", files=spool.damaged
+        )
+    return spool
 
 
 if __name__ == "__main__":

@@ -44,11 +44,7 @@ def collect(
     while True:
         try:
             if not prepared:
-                for warning in collector.check_server():
-                    log.warning(warning)
-                for _ in collector.prepare():
-                    judge.judge(collector.close_window())
-                    metrics.beat()
+                _take_up(collector, judge, metrics=metrics, log=log)
                 prepared = True
             if collector.full:  # a window that could not be closed: nothing is read beside it
                 judge.judge(collector.close_window())
@@ -85,6 +81,15 @@ def collect(
             prepared = False
             if stop.wait(pause_s):
                 return  # what was read and not acknowledged is read again by the next start
+
+
+def _take_up(collector: Collector, judge: Judge, *, metrics: RecorderMetrics, log: Log) -> None:
+    """Record what was delivered before and is not on disk, so much at once as a window holds."""
+    for warning in collector.check_server():
+        log.warning(warning)
+    for _ in collector.prepare():
+        judge.judge(collector.close_window())
+        metrics.beat()
 
 
 def upload(uploader: Uploader, interval_s: float, *, stop: threading.Event, metrics: RecorderMetrics, log: Log) -> None:

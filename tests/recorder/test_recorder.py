@@ -10,13 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client import CollectorRegistry
 from redis import ConnectionError as RedisAway
+from rich.console import Console
 
 from icestream import wire
 from icestream.result import pack
 from icestream.results.table import SCHEMA, table
 from icestream.streams import keys
 from icestream.streams.results import RECORD_BYTES, AnotherReader, GroupReader, LeaseLost, Tail
-from launcher.report import Counts, report
+from launcher.report import Counts, is_whole, report
+from launcher.view import summary
 from recorder.collector import Collector
 from recorder.metrics import RecorderMetrics
 from recorder.reference import SHIPPED, describe
@@ -266,6 +268,24 @@ def test_the_report_counts_what_is_missing_and_what_is_double() -> None:
     assert figures["opening_angle_deg"]["mean"] == pytest.approx(36.87, abs=0.01)
     assert figures["padding_waste"] == pytest.approx(1 - 20 / 32)
     assert figures["mean_batch_size"] == 3  # all sent at the same time
+
+
+def test_the_report_of_results_that_are_not_recorded_is_not_whole() -> None:
+    counts = Counts(emitted=3, reconstructed=2, rejected=0, left_in_stream=1)
+
+    def found(*numbers: int) -> dict[str, Any]:
+        results = pack([made_result(number) for number in numbers])
+        return report(counts, table([results], [None] * len(numbers)), max_pulses=128)
+
+    assert is_whole(found(1, 2))
+    assert not is_whole(found(1))
+    assert not is_whole(found(1, 2, 2))
+    console = Console(width=200, record=True)
+    for numbers, words in (((1,), "only 1 are in MLflow"), ((1, 2, 2), "1 results are in MLflow twice")):
+        console.print(summary(found(*numbers) | {"triton_version": "", "redis": ""}))
+        said = " ".join(console.export_text().replace("│", " ").split())
+        assert words in said
+        assert "1 are still in the stream" in said
 
 
 def test_the_report_of_nothing_is_empty_but_whole() -> None:

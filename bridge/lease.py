@@ -54,7 +54,7 @@ class LeaseKeeper:
         while True:
             try:
                 await self._queue.renew(self.held)
-                orphans, trimmed = await self._queue.tidy()
+                orphans, trimmed = await self._queue.tidy(self.held)
                 if orphans:
                     self._log.warning("entries that no bridge held, nor would read, are taken up", entries=orphans)
                 if trimmed:

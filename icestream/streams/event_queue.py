@@ -7,7 +7,7 @@ claimed by any other bridge.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -84,6 +84,7 @@ class EventQueue:
 
     def __init__(self, redis: AsyncRedis, consumer: str, claim_idle_s: float, names: keys.Queue = keys.STREAM):
         self._redis, self._consumer, self._idle_ms = redis, consumer, int(claim_idle_s * 1000)
+        self._ahead: dict[bytes, float] = {}  # entries that were delivered at no time, so far → since when
         self._names = names
         self._is_stream = names == keys.STREAM  # a copy of an event is none of its run, and is not kept
         self._complete = redis.register_script(load("complete"))
@@ -182,8 +183,11 @@ class EventQueue:
         payload, size, deliveries = found
         return _entry(pending.entry_id, payload, size, int(deliveries))
 
-    async def tidy(self) -> tuple[int, int]:
+    async def tidy(self, held: Collection[bytes] = ()) -> tuple[int, int]:
         """Make entries claimable that are nobody's, delete consumers that hold nothing, trim results that no recorder asked for.
+
+        Args:
+            held: what this bridge has renewed just now.
 
         Returns:
             The number of entries that were nobody's, and of entries of results that were trimmed.
@@ -193,9 +197,40 @@ class EventQueue:
         ]  # fmt: skip
         streams = [self._names.events, self._names.directions, *([keys.TRUTH] if self._is_stream else [])]
         found, trimmed = await self._tidy(keys=streams, args=arguments)
+        await self._date_anew(held)
         if not self._is_stream:
             await self.expire()
         return int(found), int(trimmed)
+
+    async def _date_anew(self, held: Collection[bytes]) -> None:
+        """Make entries claimable whose delivery lies in the future, because Redis' clock was set back.
+
+        Redis says that no time has passed since. That is also so of an entry that another bridge has just renewed, but not at each look.
+        """
+        group = (self._names.events, keys.BRIDGE_GROUP)
+        oldest: list[Any] = await self._redis.xpending_range(*group, min="-", max="+", count=LOOKED_AT)
+        now_s = time.monotonic()
+        ahead = {
+            one["message_id"]: one["consumer"]
+            for one in oldest
+            if one["time_since_delivered"] == 0 and one["message_id"] not in held
+        }
+        self._ahead = {entry_id: self._ahead.get(entry_id, now_s) for entry_id in ahead}
+        for consumer in {
+            ahead[entry_id] for entry_id, since_s in self._ahead.items() if now_s - since_s > self._idle_ms / 1000
+        }:
+            theirs: list[Any] = await self._redis.xpending_range(
+                *group, min="-", max="+", count=LISTED, consumername=consumer
+            )
+            ids = [
+                one["message_id"]
+                for one in theirs
+                if one["time_since_delivered"] == 0 and one["message_id"] not in held
+            ]
+            if ids:
+                await self._redis.xclaim(
+                    *group, consumer, min_idle_time=0, message_ids=ids, idle=self._idle_ms, justid=True
+                )
 
     async def expire(self) -> None:
         """Let the keys of a challenge end by themselves, if nobody writes there any more."""

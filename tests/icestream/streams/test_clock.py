@@ -1,5 +1,6 @@
 """Clocks that were ahead, and are set back: leases, signs of life and ids keep the time of before."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -11,10 +12,11 @@ from icestream import wire
 from icestream.result import pack
 from icestream.streams import keys
 from icestream.streams.connection import connect
-from icestream.streams.event_queue import Outcome
+from icestream.streams.event_queue import EventQueue, Outcome
 from icestream.streams.results import AnotherReader, GroupReader
 from icestream.streams.status import read_status
-from tests.events import event, made_result
+from tests.events import event, made_result, put
+from tests.icestream.streams.queues import with_client
 from tests.servers import RedisProcess
 
 HOUR_MS = 3_600_000
@@ -64,6 +66,39 @@ def test_an_entry_is_as_old_as_it_has_been_the_oldest(
     redis.xtrim(keys.EVENTS, maxlen=0, approximate=False)
     now_s = 200.0
     assert age_s() == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_entries_of_a_dead_bridge_are_claimed_whatever_the_clock_was(
+    redis: Any, redis_server: RedisProcess, restarted: bool
+) -> None:
+    """And none of one that lives. A consumer that is read from the log of a Redis that crashed has been seen just now."""
+
+    async def use(client: Any) -> None:
+        put(redis, *(event(number) for number in range(30)))
+        dead, alive, third = (EventQueue(client, name, 0.2) for name in ("dead", "alive", "third"))
+        await dead.join()
+        held = [entry.entry_id for entry in await dead.read(20)]
+        own = [entry.entry_id for entry in await alive.read(10)]
+        ahead_ms = int(time.time() * 1000) + HOUR_MS
+        redis.xclaim(keys.EVENTS, keys.BRIDGE_GROUP, "dead", 0, held, time=ahead_ms, justid=True)
+        if restarted:
+            redis.xgroup_createconsumer(keys.EVENTS, keys.BRIDGE_GROUP, "another")
+
+        async def renew() -> None:
+            while True:
+                await alive.renew(own)
+                await asyncio.sleep(0.037)
+
+        renewing = asyncio.create_task(renew())
+        async with asyncio.timeout(60):
+            while not (found := await third.abandoned([])):
+                await third.tidy()
+                await asyncio.sleep(0.01)
+        renewing.cancel()
+        assert {one.entry_id for one in found} == set(held)
+
+    with_client(redis_server, use)
 
 
 @pytest.mark.parametrize("emitted_ns", [0, 2**62])

@@ -27,7 +27,7 @@ def test_the_whole_stream_runs_where_nothing_is_usual(tmp_path: Path) -> None:
     for one in (folder, temporary):
         one.mkdir()
     shutil.copytree(ROOT / "model_repository" / "icemix", folder / "models" / "icemix")
-    for name in ("display", "bridge", "recorder", "deployer", "emitter", "launcher"):
+    for name in ("display", "bridge", "recorder", "deployer", "emitter", "launcher", "mlflow", "uvicorn", "redis"):
         (folder / f"{name}.py").write_text("raise SystemExit('this is the file of a user')")
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "all_proxy", "grpc_proxy"), DEAD_PROXY)
     environment = {

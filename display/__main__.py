@@ -7,6 +7,7 @@ from icestream.service.extras import require
 
 require("display")
 
+import errno
 import os
 import signal
 import sys
@@ -69,7 +70,8 @@ def main() -> None:
         refuses = partial(refuses_body, settings.token)
         server = create_server(app, settings.host, settings.port, threads=THREADS, refuses=refuses)
     except OSError as error:
-        sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}): give another port")
+        cure = "" if error.errno == errno.EMFILE else ": give another port"
+        sys.exit(f"display: {settings.host}:{settings.port} cannot be used ({error.strerror}){cure}")
 
     def leave(*_: object) -> None:
         stop.set()  # page connections are closed, so that the server need not wait for them

@@ -4,6 +4,7 @@ Waitress keeps a whole body before it asks the application. Here a body is kept 
 application will not refuse for its token, size or type, while there is room for it, and the time to send it has an end.
 """
 
+import errno
 import io
 import resource
 import threading
@@ -23,6 +24,7 @@ from display.schemas import error
 
 CONNECTIONS = 4000  # open at a time, at most; one that is idle holds no thread
 OWN_FILES = 200  # descriptors for everything else
+FEWEST = 20  # connections that are worth a start
 MAX_HEAD_BYTES = 16 * 1024  # of a request
 MAX_CHUNK_HEAD_BYTES = 8 * 1024
 IDLE_S = 20  # after which a connection is closed
@@ -172,13 +174,15 @@ def create_server(
 
 
 def _connections() -> int:
-    """How many connections this process may have open."""
+    """How many connections this process may have open; raises OSError if it may open hardly any file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + OWN_FILES
     if soft < wanted and (hard == resource.RLIM_INFINITY or hard > soft):
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(1, min(CONNECTIONS, soft - OWN_FILES))
+    if soft < OWN_FILES + FEWEST:
+        raise OSError(errno.EMFILE, f"{soft} open files are allowed, {OWN_FILES + FEWEST} are needed: ulimit -n")
+    return min(CONNECTIONS, soft - OWN_FILES)
 
 
 def channel_class(room: Room, refuses: Callable[[str, Mapping[str, str]], bool]) -> type[HTTPChannel]:

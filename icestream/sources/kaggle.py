@@ -49,6 +49,9 @@ def _batches(folder: Path) -> list[Path]:
     ]
     if not numbered:
         raise SourceError(f"{folder}: no batch_N.parquet in it, nor in its train/ or test/")
+    for _, _, path in numbered:
+        if not path.is_file():  # a pipe would be waited for
+            raise SourceError(f"{path} is no regular file")
     return [path for _, _, path in sorted(numbered)]
 
 
@@ -63,7 +66,7 @@ def _metas(folder: Path) -> list[Path]:
         for place, name in places
         for pattern in (f"{name}meta*.parquet", f"{name}_meta*.parquet", f"{name}_meta/*.parquet")
         for path in place.glob(pattern)
-        if not path.name.startswith(".")
+        if not path.name.startswith(".") and path.is_file()
     ]
     return sorted(set(found))
 

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import shlex
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from waitress.adjustments import Adjustments
 
 from display.door import Room, channel_class
 from tests.servers import Display, RedisProcess, TritonProcess
-from tests.waiting import wait_until
+from tests.waiting import ROOT, wait_until
 from tritonserver.process import HOST
 
 MEMORY_BYTES = 2**30  # the container's limit
@@ -251,3 +254,11 @@ def test_room_is_given_back() -> None:
     assert not room.take(4)
     room.give(7)
     assert room.take(10)
+
+
+def test_too_few_open_files_are_named() -> None:
+    command = f"ulimit -n 100; exec {shlex.quote(sys.executable)} -m display --port 0 --metrics-port 0"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 1
+    assert "100 open files are allowed, 220 are needed: ulimit -n" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 """The competition's files, as folders have them."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -112,3 +113,10 @@ def test_files_that_are_there_are_not_replaced(tmp_path: Path, simulated: list[t
         write_folder(tmp_path, simulated)
     assert list(tmp_path.rglob("*.parquet")) == [tmp_path / name]
     assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train_meta.parquet")
+    os.mkfifo(tmp_path / "batch_1.parquet")
+    with pytest.raises(SourceError, match=r"batch_1\.parquet is no regular file"):
+        open_folder(tmp_path)

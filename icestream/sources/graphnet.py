@@ -184,7 +184,8 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             database.text_factory = lambda text: text.decode(errors="replace")
             yield database
     except sqlite3.Error as error:
-        raise SourceError(f"{path}: not a readable SQLite database ({error})") from None
+        cure = "" if whole else "; a write to it was not finished: open it once with sqlite3, which rolls it back"
+        raise SourceError(f"{path}: not a readable SQLite database ({error}){cure}") from None
 
 
 def _reason_against(database: sqlite3.Connection) -> str:

@@ -278,6 +278,13 @@ INJECTED: list[Callable[[Stream, random.Random], str]] = [
 ]  # fmt: skip
 
 
+def emitted(stream: Stream) -> int:
+    """Events of the run, as Redis counts them; 0 while it is away."""
+    with suppress(RedisError):
+        return int(stream.redis.hget(keys.run(RUN_ID), "emitted") or 0)
+    return 0
+
+
 def settle(stream: Stream) -> None:
     """Wait until all that is in the stream is reconstructed and recorded."""
 
@@ -351,11 +358,14 @@ def main() -> None:
         wait_until(lambda: int(stream.redis.get(keys.STORED) or 0) > 50, "the stream runs")
         began = time.monotonic()
         for number in range(1, options.faults + 1):
+            before = emitted(stream)
             fault = chance.choice(INJECTED)
             words = fault(stream, chance)
             done[fault.__name__] += 1
             print(f"{number:4} {time.monotonic() - began:6.0f} s  {words}", flush=True)
             time.sleep(chance.uniform(0, 4))
+        # What the last fault may have made Redis lose is emitted again.
+        wait_until(lambda: emitted(stream) > before + 5 * RATE, "the emitter goes on", SETTLED_S)
         emitter = stream.programs.pop("emitter")
         assert emitter.stop() == 0
         settle(stream)

@@ -60,7 +60,6 @@ class BridgeMetrics(ProcessMetrics):
             super().__init__(registry, "challenger", TABLE, lambda name: "challenger_" + name.removeprefix("bridge_"))
         else:
             super().__init__(registry, "bridge", TABLE)
-
         self._oldest: dict[str, tuple[str, float]] = {}  # metric → entry, since when it is the oldest
 
     def completed(self, results: Results, outcomes: Sequence[Outcome], stored_ns: int) -> None:

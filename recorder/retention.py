@@ -25,9 +25,8 @@ class Retention:
     def __init__(self, client: MlflowClient, experiment: str, keep_days: float, log: Log):
         self._client, self._experiment, self._keep_days, self._log = client, experiment, keep_days, log
         self._due = 0.0
-        self._seen: dict[
-            str, float
-        ] = {}  # runs that were due at an earlier look → the first of those, by a clock that nobody sets
+        # Runs that were due at an earlier look → the first of those, by a clock that nobody sets.
+        self._seen: dict[str, float] = {}
 
     def apply(self) -> None:
         """Delete what is too old, if it was not looked for lately.

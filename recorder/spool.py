@@ -207,9 +207,9 @@ class Spool:
             ]
             since = (rows.schema.metadata or {}).get(SINCE)
             return WindowContent(rows=pa.table(columns, schema=SCHEMA), since_ns=None if since is None else int(since))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, MemoryError):
-                raise
+        except MemoryError:
+            raise
+        except (pa.ArrowException, OSError, ValueError):
             self._set_aside(window.path, f"{window.path.parent.name}-{window.path.name}")
             return None
 
@@ -238,9 +238,10 @@ class Spool:
 
     def _kept_events(self) -> list[EventKey]:
         path = self._folder / "recent.npy"
-        if not path.exists():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             return []
-        content = path.read_bytes()
         try:
             return list(map(tuple, np.load(io.BytesIO(content)).reshape(-1, 2).tolist()))
         except Exception:  # NumPy raises whatever its parser of the header does

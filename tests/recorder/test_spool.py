@@ -23,7 +23,7 @@ from recorder.collector import Collector
 from recorder.judge import Judge
 from recorder.loops import collect
 from recorder.metrics import RecorderMetrics
-from recorder.spool import Spool, SpoolInUse
+from recorder.spool import RecorderRun, Spool, SpoolInUse
 from tests.events import made_result
 from tests.recorder.streams import SPOOLS, collector, put_results, spool, spooled
 from tests.servers import RedisProcess
@@ -89,14 +89,20 @@ def test_a_half_written_window_is_not_read(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*/*.part")) == []
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_flipped_bit_costs_its_window_and_nothing_else(redis: Any, tmp_path: Path, seed: int) -> None:
-    one = collector(redis, tmp_path)
-    for number in (1, 2):
+def with_windows(redis: Any, folder: Path, *numbers: int) -> RecorderRun:
+    """A run of the recorder with a window for each of these results."""
+    one = collector(redis, folder)
+    for number in numbers:
         put_results(redis, number)
         one.read(None)
         one.close_window()
-    [run] = [run for run in SPOOLS[tmp_path].runs() if run.windows()]
+    [run] = [run for run in SPOOLS[folder].runs() if run.windows()]
+    return run
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_costs_its_window_and_nothing_else(redis: Any, tmp_path: Path, seed: int) -> None:
+    run = with_windows(redis, tmp_path, 1, 2)
     first, second = run.windows()
     content, chance = bytearray(first.path.read_bytes()), random.Random(seed)
     content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
@@ -110,11 +116,7 @@ def test_a_flipped_bit_costs_its_window_and_nothing_else(redis: Any, tmp_path: P
 
 
 def test_windows_of_an_earlier_version_are_read_without_a_checksum(redis: Any, tmp_path: Path) -> None:
-    put_results(redis, 1)
-    one = collector(redis, tmp_path)
-    one.read(None)
-    one.close_window()
-    [run] = [run for run in SPOOLS[tmp_path].runs() if run.windows()]
+    run = with_windows(redis, tmp_path, 1)
     [window] = run.windows()
     window.path.rename(run.folder / "window-00000001.parquet")
     assert spool(tmp_path).damaged == 0
@@ -130,12 +132,7 @@ def test_windows_of_an_earlier_version_are_read_without_a_checksum(redis: Any, t
 def test_a_kill_while_a_folder_is_removed_uploads_nothing_again(
     redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
-    one = collector(redis, tmp_path)
-    for number in (1, 2, 3):
-        put_results(redis, number)
-        one.read(None)
-        one.close_window()
-    [run] = [run for run in SPOOLS[tmp_path].runs() if run.windows()]
+    run = with_windows(redis, tmp_path, 1, 2, 3)
     run.uploaded = 3  # killed before the windows were deleted
     left, unlink = iter(range(killed_at)), Path.unlink
 
@@ -233,11 +230,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 def test_an_error_that_passes_damages_no_window(
     redis: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    put_results(redis, 1)
-    one = collector(redis, tmp_path)
-    one.read(None)
-    one.close_window()
-    [run] = [run for run in SPOOLS[tmp_path].runs() if run.windows()]
+    run = with_windows(redis, tmp_path, 1)
     [window] = run.windows()
 
     def failing(path: Path) -> bytes:

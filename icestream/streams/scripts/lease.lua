@@ -3,7 +3,7 @@
 -- ARGV: holder, ms that it lasts (0 gives it up), 1 to renew it only
 -- Returns the holder; nothing if there is none.
 local value = redis.call('GET', KEYS[1])
-local holder, lasts_ms = string.match(value or '', '^(%S+) (%d+)$')
+local holder, lasts_ms = string.match(value or '', '^(.+) (%d+)$')
 holder = holder or value -- of a version that did not write how long it lasts
 -- One that ends later than it may was taken by a clock that was ahead: its end is kept as a time of day.
 if lasts_ms and redis.call('PTTL', KEYS[1]) > tonumber(lasts_ms) then holder = nil end

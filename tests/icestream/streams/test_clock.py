@@ -35,6 +35,17 @@ def test_a_lease_that_ends_later_than_it_may_is_over(redis: Any, redis_server: R
     one.take()
 
 
+@pytest.mark.parametrize("name", ["one", "bridge of Anna", "bridge 7"])
+def test_a_turn_is_its_takers_until_it_is_given_back(redis: Any, redis_server: RedisProcess, name: str) -> None:
+    async def use(client: Any) -> None:
+        one, other = EventQueue(client, name, 10), EventQueue(client, "other", 10)
+        assert [await one.take_turn(60), await one.take_turn(60), await other.take_turn(60)] == [True, True, False]
+        await one.give_turn()
+        assert await other.take_turn(60)
+
+    with_client(redis_server, use)
+
+
 def test_a_sign_of_life_that_lasts_too_long_is_none(redis: Any, redis_server: RedisProcess) -> None:
     client = connect(redis_server.url)
     redis.set(keys.EMITTER, "an emitter", px=5000)
